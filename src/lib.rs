@@ -1,0 +1,2 @@
+//! The PortalRelease operator.
+pub mod database;
