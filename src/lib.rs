@@ -1,2 +1,3 @@
 //! The PortalRelease operator.
+pub mod api;
 pub mod database;

@@ -1,0 +1,23 @@
+//! What users write and read: the kinds `Portal` and `PortalRelease`.
+//!
+//! The types here are the single source of the CRDs in `crds/`. They import nothing of ours, so that every other module can
+//! use them.
+
+mod crd;
+mod phase;
+mod portal;
+mod release;
+mod scalars;
+mod status;
+
+pub use crd::{crds, crds_yaml};
+pub use phase::PhaseName;
+pub use portal::*;
+pub use release::*;
+pub use scalars::*;
+pub use status::*;
+
+/// The API group of every kind.
+pub const GROUP: &str = "portalrelease.dev";
+/// The finalizer that keeps a release until its workers are back and its lock is free.
+pub const FINALIZER: &str = "portalrelease.dev/release";

@@ -1,0 +1,644 @@
+//! `Portal`: everything about one portal that stays the same from release to release.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{DataKey, Duration, FrozenWorkload, Identifier, ItemName, Label, ObjectName, Percentage, PhaseName, Sql};
+
+/// One portal: its database, tables, views, imports, workers, gates and defaults. Written by the platform team; it may
+/// contain SQL and name Secrets and workloads of its own namespace.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "portalrelease.dev",
+    version = "v1alpha1",
+    kind = "Portal",
+    namespaced,
+    shortname = "portal",
+    category = "portal-release",
+    status = "PortalStatus",
+    derive = "PartialEq",
+    doc = "A data portal: its database, tables, views, imports, workers and gates.",
+    printcolumn(
+        name = "CURRENT",
+        type_ = "string",
+        json_path = ".status.currentLabel",
+        description = "Label of the release that readers see"
+    ),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "FROZEN", type_ = "boolean", json_path = ".spec.frozen", description = "Emergency freeze requested"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.materializedViews.all(v, has(v.query) != has(v.queryFrom))").message("each materialized view needs either query or queryFrom, and not both"))]
+#[x_kube(validation = Rule::new("!has(self.imports) || self.imports.core.all(i, self.imports.related.all(r, r.name != i.name))").message("an import's name must be unique among imports.core and imports.related"))]
+pub struct PortalSpec {
+    /// The portal's database.
+    pub database: Database,
+    /// A regular expression that every release's label must match.
+    #[serde(default = "default_label_pattern")]
+    #[schemars(length(min = 1, max = 256))]
+    pub label_pattern: String,
+    /// The relations that a release replaces, in swap order: independent, then main, then junction.
+    pub tables: Tables,
+    /// How staged tables are built.
+    #[serde(default)]
+    pub staging: Staging,
+    /// How materialized views are handled.
+    #[serde(default)]
+    pub views: Views,
+    /// Materialized views over the foreign tables, in the order in which they are built.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub materialized_views: Vec<MaterializedView>,
+    /// What must be true of the views before anything is imported.
+    #[serde(default)]
+    pub preflight: Preflight,
+    /// SQL checks: hard gates stop the release, soft ones are reported.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub gates: Vec<Gate>,
+    /// What fills the staged tables.
+    #[serde(default)]
+    pub imports: Imports,
+    /// What must be true of the staged tables before they may go live.
+    #[serde(default)]
+    pub validation: Validation,
+    /// The view that the site's download generators read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downloads_view: Option<DownloadsView>,
+    /// When and how workers are frozen.
+    #[serde(default)]
+    pub freeze: Freeze,
+    /// The workloads that must not run while data is swapped.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub workers: Vec<Worker>,
+    /// What happens after the swap and the workers' return: HTTP hooks, called in order.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub post_swap: Vec<Hook>,
+    /// Object stores that imports read from.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub object_stores: Vec<ObjectStore>,
+    /// Who is told about a release's progress.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub notifications: Vec<Notification>,
+    /// What a release uses where it says nothing.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// Emergency freeze: `true` scales the workers to zero now and keeps them there, with or without a release.
+    #[serde(default)]
+    pub frozen: bool,
+}
+
+fn default_label_pattern() -> String {
+    "^[A-Z][a-z]{2}[0-9]{4}$".to_owned()
+}
+
+/// A key of a Secret in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    pub name: ObjectName,
+    /// Key inside it.
+    pub key: DataKey,
+}
+
+/// A Secret in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretRef {
+    /// Name of the Secret.
+    pub name: ObjectName,
+}
+
+/// How to reach the portal's database and how patient to be with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.lockTimeout) > duration('0s') && duration(self.lockTimeout) <= duration('1h')").message("database.lockTimeout must be more than 0s and at most 1h"))]
+#[x_kube(validation = Rule::new("duration(self.statementTimeout) > duration('0s') && duration(self.statementTimeout) <= duration('24h')").message("database.statementTimeout must be more than 0s and at most 24h"))]
+pub struct Database {
+    /// Secret key with a `postgres://` URL of a direct connection to the primary.
+    pub connection_secret_ref: SecretKeyRef,
+    /// The schema that holds the portal's relations.
+    #[serde(default = "default_schema")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "!self.startsWith('pg_') && self != 'portal_release' && self != 'information_schema'", "message": "database.schema must be the portal's own schema, not a system schema or the operator's ledger"}]))]
+    pub schema: Identifier,
+    /// Key of the advisory lock that keeps other release tools out.
+    #[serde(default = "default_lock_key")]
+    pub lock_key: i64,
+    /// Total budget for getting the swap's table locks, spent in short attempts.
+    #[serde(default = "default_lock_timeout")]
+    pub lock_timeout: Duration,
+    /// Limit of one statement of the swap.
+    #[serde(default = "default_statement_timeout")]
+    pub statement_timeout: Duration,
+}
+
+fn default_schema() -> Identifier {
+    "public".into()
+}
+fn default_lock_key() -> i64 {
+    42_000_001
+}
+fn default_lock_timeout() -> Duration {
+    "30s".into()
+}
+fn default_statement_timeout() -> Duration {
+    "5m".into()
+}
+
+/// The relations that a release replaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.independent.size() + self.main.size() + self.junction.size() > 0").message("tables must name at least one table to release"))]
+#[x_kube(validation = Rule::new("(self.independent + self.main + self.junction + self.lookup).all(t, (self.independent + self.main + self.junction + self.lookup).exists_one(o, o == t))").message("a table may be named only once in tables"))]
+#[x_kube(validation = Rule::new("(self.independent + self.main + self.junction + self.lookup).all(t, !t.startsWith('staging_') && !t.matches('^bk[0-9]{10}_'))").message("tables names live tables; staging_* and bkYYMMDDHHMM_* are made by the operator"))]
+pub struct Tables {
+    /// Tables without foreign keys to the other swapped tables.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub independent: Vec<Identifier>,
+    /// The main entities.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub main: Vec<Identifier>,
+    /// Tables that reference the others.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub junction: Vec<Identifier>,
+    /// Look-up tables: not swapped; their new rows are staged and published in the swap's transaction.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub lookup: Vec<Identifier>,
+}
+
+impl Tables {
+    /// The swapped tables in swap order.
+    pub fn swapped(&self) -> Vec<String> {
+        self.independent.iter().chain(&self.main).chain(&self.junction).map(|name| name.0.clone()).collect()
+    }
+
+    /// The look-up tables.
+    pub fn lookups(&self) -> Vec<String> {
+        self.lookup.iter().map(|name| name.0.clone()).collect()
+    }
+}
+
+/// How staged tables are built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Staging {
+    /// Load first, then build indexes and foreign keys.
+    #[serde(default = "yes")]
+    pub lightweight: bool,
+}
+
+impl Default for Staging {
+    fn default() -> Self {
+        Self { lightweight: true }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How materialized views are handled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Views {
+    /// Refresh the live materialized views concurrently before the preflight.
+    #[serde(default)]
+    pub refresh: bool,
+    /// Build staged twins of the materialized views, which the imports read and the swap publishes.
+    #[serde(default = "yes")]
+    pub create_staging: bool,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Self { refresh: false, create_staging: true }
+    }
+}
+
+/// A query, written here or kept in a ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QuerySource {
+    /// A key of a ConfigMap in the same namespace.
+    pub config_map_key_ref: ConfigMapKeyRef,
+}
+
+/// A key of a ConfigMap in the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConfigMapKeyRef {
+    /// Name of the ConfigMap.
+    pub name: ObjectName,
+    /// Key inside it.
+    pub key: DataKey,
+}
+
+/// One materialized view over the foreign tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MaterializedView {
+    /// Name of the live view.
+    pub name: Identifier,
+    /// Columns of a unique index, needed to refresh it concurrently.
+    #[serde(default)]
+    #[schemars(length(max = 8))]
+    pub unique_key: Vec<Identifier>,
+    /// Template of the view's query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<Sql>,
+    /// Where the template is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_from: Option<QuerySource>,
+}
+
+/// What must be true of the views before anything is imported.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Preflight {
+    /// Relations that must each hold at least one row.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub require_any_rows: Vec<Identifier>,
+    /// Geometry columns that must be valid and of one SRID.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub geometry: Vec<GeometryCheck>,
+    /// Column lists that must be unique.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub unique: Vec<UniqueCheck>,
+}
+
+/// A geometry column of a view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GeometryCheck {
+    /// The view.
+    pub relation: Identifier,
+    /// Its geometry column.
+    pub column: Identifier,
+    /// The SRID that every geometry must have.
+    #[serde(default = "default_srid")]
+    #[schemars(range(min = 0, max = 999_999))]
+    pub srid: i32,
+}
+
+fn default_srid() -> i32 {
+    4326
+}
+
+/// Columns of a view that must be unique together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UniqueCheck {
+    /// The view.
+    pub relation: Identifier,
+    /// The columns.
+    #[schemars(length(min = 1, max = 8))]
+    pub columns: Vec<Identifier>,
+}
+
+/// A SQL check. It passes when it returns exactly one row whose first column is true.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Gate {
+    /// Its name in messages.
+    pub name: ItemName,
+    /// The phase at whose end it is checked.
+    pub phase: GatePhase,
+    /// `true`: the release stops when it does not pass. `false`: it is reported.
+    #[serde(default = "yes")]
+    pub hard: bool,
+    /// Template of the query.
+    pub sql: Sql,
+}
+
+/// The phases that check gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum GatePhase {
+    /// Before anything is imported.
+    Preflight,
+    /// After the import, before the manifest is written.
+    ValidateAndManifest,
+}
+
+/// What fills the staged tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Imports {
+    /// Run by ImportCore.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub core: Vec<Import>,
+    /// Run by ImportRelated.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub related: Vec<Import>,
+}
+
+/// One import into one staged table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.query), has(self.queryFrom), has(self.csv)].filter(x, x).size() == 1").message("an import needs exactly one of query, queryFrom and csv"))]
+#[x_kube(validation = Rule::new("!(has(self.key) && has(self.csv))").message("key ranges are for queries; a csv import is one unit"))]
+pub struct Import {
+    /// Its name in messages, metrics and `imports.only`.
+    pub name: ItemName,
+    /// The live table whose staged twin it fills.
+    pub into: Identifier,
+    /// Output column whose ranges are imported and checkpointed one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Identifier>,
+    /// Rows of one key range.
+    #[serde(default = "default_batch_rows")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub batch_rows: i64,
+    /// Imports that must be done before this one starts.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub depends_on: Vec<ItemName>,
+    /// Template of the query; its output columns are matched by name with the target's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<Sql>,
+    /// Where the template is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_from: Option<QuerySource>,
+    /// A CSV file in an object store, loaded through COPY.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csv: Option<Csv>,
+}
+
+fn default_batch_rows() -> i64 {
+    20_000
+}
+
+/// A CSV file in an object store. Its header names the target's columns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!self.path.startsWith('/') && !self.path.split('/').exists(p, p == '..')").message("csv.path must be relative to the object store and must not contain '..'"))]
+#[x_kube(validation = Rule::new("self.header").message("csv.header must be true: the header names the columns"))]
+pub struct Csv {
+    /// One of the Portal's `objectStores`.
+    pub object_store_ref: ItemName,
+    /// Template of the object's key.
+    #[schemars(length(min = 1, max = 512))]
+    pub path: String,
+    /// The first line names the columns.
+    #[serde(default = "yes")]
+    pub header: bool,
+}
+
+/// What must be true of the staged tables before they may go live.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Validation {
+    /// Tables that must hold at least one row.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub non_empty: Vec<Identifier>,
+    /// Geometry columns that must be present in every row and valid.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub geometry: Vec<TableGeometry>,
+    /// By table: how much smaller than the live one the staged table may be.
+    #[serde(default)]
+    #[schemars(extend("maxProperties" = 64))]
+    pub max_shrink: BTreeMap<String, Percentage>,
+}
+
+/// A geometry column of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TableGeometry {
+    /// The live table's name.
+    pub table: Identifier,
+    /// Its geometry column.
+    pub column: Identifier,
+}
+
+/// The view that the site's download generators read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DownloadsView {
+    /// Its name.
+    pub name: Identifier,
+    /// Template of its query.
+    pub query: Sql,
+}
+
+/// When and how workers are frozen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.timeout) > duration('0s') && duration(self.timeout) <= duration('24h')").message("freeze.timeout must be more than 0s and at most 24h"))]
+pub struct Freeze {
+    /// The phase just before which workers are frozen.
+    #[serde(default)]
+    pub before: FreezeBefore,
+    /// How long the workers may take to stop, and to come back.
+    #[serde(default = "default_freeze_timeout")]
+    pub timeout: Duration,
+    /// Database roles of which no session may be left once the workers are gone.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub database_roles: Vec<Identifier>,
+}
+
+impl Default for Freeze {
+    fn default() -> Self {
+        Self { before: FreezeBefore::default(), timeout: default_freeze_timeout(), database_roles: Vec::new() }
+    }
+}
+
+fn default_freeze_timeout() -> Duration {
+    "2m".into()
+}
+
+/// Where Freeze stands in the plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum FreezeBefore {
+    /// The golden sequence: workers rest during the whole release.
+    Preflight,
+    /// Workers rest from the building of the staged tables on.
+    BuildStaging,
+    /// As late as possible.
+    #[default]
+    FinaliseSwap,
+}
+
+impl FreezeBefore {
+    /// The phase that it names.
+    pub fn phase(self) -> PhaseName {
+        match self {
+            Self::Preflight => PhaseName::Preflight,
+            Self::BuildStaging => PhaseName::BuildStaging,
+            Self::FinaliseSwap => PhaseName::FinaliseSwap,
+        }
+    }
+}
+
+/// A workload that must not run while data is swapped.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Worker {
+    /// Its kind.
+    pub kind: WorkerKind,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+/// The kinds of workloads that can be frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum WorkerKind {
+    /// Scaled to zero.
+    Deployment,
+    /// Scaled to zero.
+    StatefulSet,
+    /// Suspended.
+    CronJob,
+}
+
+impl WorkerKind {
+    /// The kind's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::CronJob => "CronJob",
+        }
+    }
+}
+
+/// Something to call after the swap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Hook {
+    /// Its name in messages.
+    pub name: ItemName,
+    /// The request.
+    pub http: HttpRequest,
+}
+
+/// An HTTP request that must be answered with a status in the 200s.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.url.startsWith('http://') || self.url.startsWith('https://')").message("http.url must begin with http:// or https://"))]
+pub struct HttpRequest {
+    /// Where it goes. Redirects are not followed.
+    #[schemars(length(min = 8, max = 2048))]
+    pub url: String,
+    /// The method.
+    #[serde(default)]
+    pub method: HttpMethod,
+}
+
+/// Methods of a hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+#[allow(clippy::upper_case_acronyms)]
+pub enum HttpMethod {
+    /// GET
+    GET,
+    /// POST with an empty body.
+    #[default]
+    POST,
+    /// PUT with an empty body.
+    PUT,
+    /// DELETE
+    DELETE,
+}
+
+/// An object store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.url.matches('^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/]+)*/?$') && !self.url.contains('/../')").message("objectStores[].url must look like s3://bucket/prefix"))]
+pub struct ObjectStore {
+    /// Its name inside the Portal.
+    pub name: ItemName,
+    /// `s3://bucket/prefix`.
+    #[schemars(length(min = 8, max = 512))]
+    pub url: String,
+    /// Secret with `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, where it applies, `AWS_REGION` and `AWS_ENDPOINT_URL`.
+    pub secret_ref: SecretRef,
+}
+
+/// Someone who is told about a release's progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Notification {
+    /// Its name inside the Portal.
+    pub name: ItemName,
+    /// A Slack incoming webhook.
+    pub slack: Slack,
+    /// Tell when a release starts.
+    #[serde(default = "yes")]
+    pub start: bool,
+    /// Tell when a phase is complete.
+    #[serde(default = "yes")]
+    pub phase_complete: bool,
+    /// Tell how an import goes on.
+    #[serde(default = "yes")]
+    pub import_progress: bool,
+    /// Tell when a release is live.
+    #[serde(default = "yes")]
+    pub success: bool,
+    /// Tell when a release failed.
+    #[serde(default = "yes")]
+    pub failure: bool,
+}
+
+/// A Slack incoming webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Slack {
+    /// Secret key with the webhook's URL.
+    pub url_secret_ref: SecretKeyRef,
+}
+
+/// What a release uses where it says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Defaults {
+    /// Backups kept after a successful release.
+    #[serde(default = "default_keep_backups")]
+    #[schemars(range(min = 0, max = 100))]
+    pub keep_backups: i32,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { keep_backups: default_keep_backups() }
+    }
+}
+
+fn default_keep_backups() -> i32 {
+    1
+}
+
+/// What the operator found out about a portal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortalStatus {
+    /// The generation that this status speaks of; -1 until the operator has seen the object.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Label of the release that readers see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_label: Option<Label>,
+    /// What the emergency freeze stopped, as it was before.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub frozen_workloads: Vec<FrozenWorkload>,
+    /// `Ready`, `Reconciling`, `Stalled` (kstatus) and `WorkersFrozen`.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,182 @@
+//! `PortalRelease`: one release of a portal.
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ItemName, Label, ObjectName, PhaseName, PortalReleaseStatus};
+
+/// One release of a portal. Written by the release manager, or by Git.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "portalrelease.dev",
+    version = "v1alpha1",
+    kind = "PortalRelease",
+    namespaced,
+    shortname = "prel",
+    category = "portal-release",
+    status = "PortalReleaseStatus",
+    derive = "PartialEq",
+    doc = "One release of a data portal: staging, import, validation, an atomic swap, and back.",
+    printcolumn(name = "LABEL", type_ = "string", json_path = ".spec.label"),
+    printcolumn(name = "STATE", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "PROGRESS", type_ = "integer", json_path = ".status.progress"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "CURRENT", type_ = "boolean", json_path = ".status.current", description = "Readers see this release"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.message", priority = 1),
+    printcolumn(name = "BACKUP", type_ = "string", json_path = ".status.backup", priority = 1),
+    printcolumn(name = "STARTED", type_ = "date", json_path = ".status.startedAt", priority = 1),
+    printcolumn(name = "DURATION", type_ = "string", json_path = ".status.duration", priority = 1),
+    selectable = ".spec.portalRef.name",
+    selectable = ".spec.label",
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.state) || oldSelf.status.state in ['Pending', 'Queued', 'DryRunComplete', 'Suspended', 'Failed', 'Aborted'] || (self.spec.phases == oldSelf.spec.phases && self.spec.imports == oldSelf.spec.imports && self.spec.views == oldSelf.spec.views && self.spec.staging == oldSelf.spec.staging)").message("phases, imports, views and staging may change only while the release stands still (DryRunComplete, Suspended, Failed, Aborted); suspend it first"),
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.portalRef.name == oldSelf.portalRef.name").message("portalRef.name is immutable: make a new PortalRelease for another portal"))]
+#[x_kube(validation = Rule::new("self.label == oldSelf.label").message("label is immutable: make a new PortalRelease for another label"))]
+#[x_kube(validation = Rule::new("!has(oldSelf.abort) || has(self.abort)").message("abort is a one-way latch: raise retry to run the release again"))]
+#[x_kube(validation = Rule::new("!(has(self.abort) && has(self.rollback))").message("abort is for a release that has not swapped yet, rollback for one that is live: give only one of them"))]
+#[x_kube(validation = Rule::new("self.retry >= oldSelf.retry").message("retry can only be raised"))]
+pub struct PortalReleaseSpec {
+    /// The portal, in the same namespace. Immutable.
+    pub portal_ref: PortalRef,
+    /// Label of the release, unique per portal; must match the Portal's `labelPattern`. Immutable.
+    pub label: Label,
+    /// Run up to and including ValidateAndManifest, then stop with staging kept for inspection.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Which phases to run.
+    #[serde(default)]
+    pub phases: PhaseSelection,
+    /// Which imports to run.
+    #[serde(default)]
+    pub imports: ImportSelection,
+    /// Overrides of the Portal's `views`.
+    #[serde(default)]
+    pub views: ViewOverrides,
+    /// Overrides of the Portal's `staging`.
+    #[serde(default)]
+    pub staging: StagingOverrides,
+    /// How many backups to keep.
+    #[serde(default)]
+    pub retention: Retention,
+    /// Stop at the next safe point; `false` goes on.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Presence aborts the release: before the swap staging is dropped and workers come back; after it the abort is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abort: Option<Abort>,
+    /// Presence rolls the live release back; clearing it rolls forward again from the kept staging.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<Rollback>,
+    /// Raise it to run a Failed or Aborted release again.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub retry: i64,
+    /// Free text for the audit trail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub reason: Option<String>,
+}
+
+/// A Portal in the same namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PortalRef {
+    /// Its name.
+    pub name: ObjectName,
+}
+
+/// Which phases of the plan to run. `AcquireLock` and `ReleaseLock` always run, and workers that were frozen always come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.only.size() == 0 || (!has(self.startAt) && !has(self.stopAfter) && self.skip.size() == 0)").message("phases.only stands alone: leave out startAt, stopAfter and skip"))]
+#[x_kube(validation = Rule::new("!has(self.startAt) || !has(self.stopAfter) || ['AcquireLock','RefreshViews','CreateStagingViews','Preflight','BuildStaging','ImportCore','ImportRelated','ValidateAndManifest','Freeze','FinaliseSwap','CreateDownloadsView','Scale','PostSwap','CleanupAndRetention','ReleaseLock','ResetCheckpoints'].indexOf(self.startAt) <= ['AcquireLock','RefreshViews','CreateStagingViews','Preflight','BuildStaging','ImportCore','ImportRelated','ValidateAndManifest','Freeze','FinaliseSwap','CreateDownloadsView','Scale','PostSwap','CleanupAndRetention','ReleaseLock','ResetCheckpoints'].indexOf(self.stopAfter)").message("phases.startAt comes after phases.stopAfter: no phase would run"))]
+#[x_kube(validation = Rule::new("self.skip.all(p, !(p in ['AcquireLock', 'ReleaseLock', 'Freeze', 'Scale', 'Preflight', 'ValidateAndManifest', 'FinaliseSwap']))").message("phases.skip may not name AcquireLock, ReleaseLock, Freeze, Scale, Preflight, ValidateAndManifest or FinaliseSwap: they keep the data safe (use stopAfter to end before the swap)"))]
+#[x_kube(validation = Rule::new("self.only.all(p, self.only.exists_one(o, o == p)) && self.skip.all(p, self.skip.exists_one(o, o == p))").message("a phase may be named only once"))]
+pub struct PhaseSelection {
+    /// First phase to run; what it needs of the phases before must be there from an earlier run of the same label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_at: Option<PhaseName>,
+    /// Last phase to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_after: Option<PhaseName>,
+    /// Run just these.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub only: Vec<PhaseName>,
+    /// Leave these out.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub skip: Vec<PhaseName>,
+}
+
+/// Which imports to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.only.size() == 0 || self.skip.size() == 0").message("imports.only and imports.skip exclude each other"))]
+pub struct ImportSelection {
+    /// Run just these.
+    #[serde(default)]
+    #[schemars(length(max = 96))]
+    pub only: Vec<ItemName>,
+    /// Leave these out.
+    #[serde(default)]
+    #[schemars(length(max = 96))]
+    pub skip: Vec<ItemName>,
+    /// At most this many rows per import.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub sample: Option<i64>,
+}
+
+/// Overrides of the Portal's `views`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ViewOverrides {
+    /// Refresh the live materialized views concurrently before the preflight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<bool>,
+    /// Build staged twins of the materialized views.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_staging: Option<bool>,
+}
+
+/// Overrides of the Portal's `staging`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StagingOverrides {
+    /// Load first, then build indexes and foreign keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lightweight: Option<bool>,
+}
+
+/// How many backups to keep.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retention {
+    /// Backups kept after success; the Portal's default where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub keep_backups: Option<i32>,
+}
+
+/// Why a release is aborted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Abort {
+    /// For the audit trail.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reason: String,
+}
+
+/// Where to roll back to, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.to == 'Previous' || self.to.matches('^[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])([01][0-9]|2[0-3])[0-5][0-9]$')").message("rollback.to must be Previous or a backup timestamp YYMMDDHHMM such as 2607011200"))]
+pub struct Rollback {
+    /// `Previous`, or a backup timestamp `YYMMDDHHMM`.
+    #[schemars(length(min = 8, max = 10))]
+    pub to: String,
+    /// For the audit trail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub reason: Option<String>,
+}

@@ -1,0 +1,241 @@
+//! The status of a `PortalRelease`: a projection of the ledger.
+
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{PhaseName, WorkerKind};
+
+/// Where a release stands. Projected from the ledger; never read back to decide anything.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortalReleaseStatus {
+    /// The generation that this status speaks of; -1 until the operator has seen the object.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Where the release stands as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ReleaseState>,
+    /// The phase that runs now or ran last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<PhaseName>,
+    /// 0 to 100.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub progress: i32,
+    /// What happens, or what to do, in one sentence.
+    #[serde(default)]
+    #[schemars(length(max = 2048))]
+    pub message: String,
+    /// Readers see this release.
+    #[serde(default)]
+    pub current: bool,
+    /// When its first phase began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When its last run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Time>,
+    /// From start to completion, such as `3m12s`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub duration: Option<String>,
+    /// The plan, and how far it got.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub phases: Vec<PhaseStatus>,
+    /// The imports, and how far they got.
+    #[serde(default)]
+    #[schemars(length(max = 96))]
+    pub imports: Vec<ImportStatus>,
+    /// Workloads that this release stopped, as they were before.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub frozen_workloads: Vec<FrozenWorkload>,
+    /// Timestamp `YYMMDDHHMM` of the backup that this release's swap made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 10))]
+    pub backup: Option<String>,
+    /// The manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<ManifestRef>,
+    /// `Ready`, `Reconciling`, `Stalled` (kstatus) and the release's own conditions.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+}
+
+/// Where a release stands as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum ReleaseState {
+    /// Seen, not started.
+    Pending,
+    /// Waits for another release of the portal.
+    Queued,
+    /// Its phases run.
+    Running,
+    /// Stopped at a safe point, or at the end of the selected phases.
+    Suspended,
+    /// Staging is built and validated; `dryRun: false` goes live with it.
+    DryRunComplete,
+    /// Its data is live.
+    Live,
+    /// Its data was live; a later release's is now.
+    Superseded,
+    /// Its data is being replaced by the former one.
+    RollingBack,
+    /// Its data was live and was rolled back; staging is kept to roll forward.
+    RolledBack,
+    /// Stopped on request before the swap; nothing of it is left.
+    Aborted,
+    /// Stopped by a failure; `retry` goes on.
+    Failed,
+}
+
+impl ReleaseState {
+    /// The name as it stands in the status and the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Queued => "Queued",
+            Self::Running => "Running",
+            Self::Suspended => "Suspended",
+            Self::DryRunComplete => "DryRunComplete",
+            Self::Live => "Live",
+            Self::Superseded => "Superseded",
+            Self::RollingBack => "RollingBack",
+            Self::RolledBack => "RolledBack",
+            Self::Aborted => "Aborted",
+            Self::Failed => "Failed",
+        }
+    }
+
+    /// The state of that name, if there is one.
+    pub fn parse(name: &str) -> Option<Self> {
+        [
+            Self::Pending,
+            Self::Queued,
+            Self::Running,
+            Self::Suspended,
+            Self::DryRunComplete,
+            Self::Live,
+            Self::Superseded,
+            Self::RollingBack,
+            Self::RolledBack,
+            Self::Aborted,
+            Self::Failed,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == name)
+    }
+}
+
+impl fmt::Display for ReleaseState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One phase of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PhaseStatus {
+    /// Its name.
+    pub name: PhaseName,
+    /// How far it got.
+    pub state: PhaseState,
+    /// When its last attempt began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Time>,
+    /// How often it was begun.
+    #[serde(default)]
+    pub attempts: i32,
+    /// What it did, or why it failed or was skipped.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+/// How far a phase got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum PhaseState {
+    /// Not begun.
+    Pending,
+    /// Begun.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Ended with an error.
+    Failed,
+    /// Nothing to do, or left out on request.
+    Skipped,
+    /// Done, and then taken back.
+    Undone,
+}
+
+impl PhaseState {
+    /// The name as it stands in the status and the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Skipped => "Skipped",
+            Self::Undone => "Undone",
+        }
+    }
+
+    /// The state of that name, if there is one.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Skipped, Self::Undone]
+            .into_iter()
+            .find(|state| state.as_str() == name)
+    }
+}
+
+/// One import.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportStatus {
+    /// Its name.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// Rows in the staged table so far.
+    pub rows: i64,
+    /// Rows that the source holds, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_total: Option<i64>,
+    /// How far it got.
+    pub state: PhaseState,
+}
+
+/// A workload that was stopped, as it was before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct FrozenWorkload {
+    /// Its kind.
+    pub kind: WorkerKind,
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Replicas before the freeze; for a CronJob 1 when it was active and 0 when it was suspended already.
+    pub replicas: i32,
+}
+
+/// Where the manifest is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ManifestRef {
+    /// Its address.
+    #[schemars(length(max = 2048))]
+    pub url: String,
+    /// SHA-256 of its bytes, in hexadecimal.
+    #[schemars(length(max = 64))]
+    pub sha256: String,
+}
