@@ -1,3 +1,4 @@
 //! The PortalRelease operator.
 pub mod api;
 pub mod database;
+pub mod release;

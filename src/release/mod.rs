@@ -1,0 +1,17 @@
+//! What to do next: pure decisions, testable without a cluster or a database.
+//!
+//! Nothing here talks to Kubernetes or Postgres or reads a clock; what was observed comes in, a [`Step`] goes out. The test
+//! `the_core_is_pure` keeps it so.
+
+pub mod observed;
+pub mod phase;
+pub mod plan;
+pub mod status;
+pub mod step;
+
+pub use observed::{Blocker, LockView, Observed, PhaseRecord, ReleaseRecord, RunKind, RunRecord, TaskView};
+pub use plan::{PlannedPhase, plan};
+pub use step::{Step, next};
+
+#[cfg(test)]
+mod tests;

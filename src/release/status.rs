@@ -1,0 +1,335 @@
+//! The status: a projection of what was observed and decided, with every condition, in one place.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::{Blocker, Observed, RunKind, RunRecord, Step, plan::plan, step::is_ours};
+use crate::api::{FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState};
+
+/// What the status shows beside the decision: facts that no decision depends on.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The object's generation.
+    pub generation: i64,
+    /// The imports so far.
+    pub imports: Vec<ImportStatus>,
+    /// Workloads stopped on behalf of this release.
+    pub frozen_workloads: Vec<FrozenWorkload>,
+    /// Where the manifest is served.
+    pub manifest: Option<ManifestRef>,
+    /// The status before.
+    pub before: PortalReleaseStatus,
+}
+
+/// Kstatus in one word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Health {
+    InProgress,
+    Stalled,
+    Healthy,
+}
+
+/// Projects the status.
+pub fn project(observed: &Observed, step: &Step, facts: Facts) -> PortalReleaseStatus {
+    let state = state(observed, step);
+    let message = bounded(message(observed, step, state), 2048);
+    let phases = phases(observed);
+    let release = observed.release.as_ref().filter(|_| is_ours(observed));
+    let started_at = release.and_then(|release| release.started_at);
+    let completed_at = release.and_then(|release| release.completed_at).filter(|_| !is_open(observed));
+    let mut status = PortalReleaseStatus {
+        observed_generation: facts.generation,
+        state: Some(state),
+        phase: phase(observed, &phases),
+        progress: progress(&phases, &facts.imports, state),
+        message: message.clone(),
+        current: observed.current && release.is_some(),
+        started_at: started_at.map(Time),
+        completed_at: completed_at.map(Time),
+        duration: started_at.zip(completed_at).map(|(start, end)| span(end.duration_since(start))),
+        phases,
+        imports: facts.imports,
+        frozen_workloads: facts.frozen_workloads,
+        backup: release.and_then(|release| release.backup.clone()),
+        manifest: facts.manifest,
+        conditions: Vec::new(),
+    };
+    status.conditions = conditions(observed, step, state, &message, facts.generation, &facts.before.conditions);
+    status
+}
+
+fn is_open(observed: &Observed) -> bool {
+    is_ours(observed) && observed.run.as_ref().is_some_and(|run| run.open)
+}
+
+fn state(observed: &Observed, step: &Step) -> ReleaseState {
+    match (step, &observed.release) {
+        (Step::Hold, _) => ReleaseState::Suspended,
+        (Step::Queue(_), Some(release)) if is_ours(observed) && release.state != ReleaseState::Pending => release.state,
+        (Step::Queue(_), _) => ReleaseState::Queued,
+        (Step::Refuse(refusal), _) if refusal.reason == "LabelInUse" => ReleaseState::Failed,
+        (_, Some(release)) if is_open(observed) && release.state == ReleaseState::Pending => ReleaseState::Running,
+        (_, Some(_)) if is_open(observed) => match observed.run.as_ref().map(|run| run.kind) {
+            Some(RunKind::Rollback) => ReleaseState::RollingBack,
+            _ => ReleaseState::Running,
+        },
+        (_, Some(release)) => release.state,
+        (_, None) => ReleaseState::Pending,
+    }
+}
+
+fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
+    if let Some(task) = &observed.task {
+        let what = task.phase.map_or("winding up a release whose object is gone".to_owned(), |phase| phase.to_string());
+        return if task.message.is_empty() { what } else { format!("{what}: {}", task.message) };
+    }
+    match step {
+        Step::Refuse(refusal) => refusal.message.clone(),
+        Step::Queue(blocker) => waits_for(blocker),
+        Step::Hold if is_open(observed) => "suspended at a safe point; set suspend to false to go on".to_owned(),
+        Step::Hold => "suspended before it started; set suspend to false to start it".to_owned(),
+        Step::End { message, .. } | Step::Close { message, .. } => message.clone(),
+        Step::Wait { again: Some(_) } => observed
+            .run
+            .as_ref()
+            .and_then(|run| run.phases.iter().find(|phase| phase.state == PhaseState::Failed))
+            .map_or_else(String::new, |phase| format!("{} will be tried again: {}", phase.name, phase.message)),
+        _ => match &observed.release {
+            Some(release) if !is_ours(observed) => format!(
+                "label {} has been released by PortalRelease {} and is {state}; nothing was run; choose a new label for a new release",
+                observed.spec.label, release.name
+            ),
+            Some(release) if is_open(observed) => {
+                observed.run.as_ref().map_or_else(|| release.message.clone(), |run| run_message(observed, run))
+            }
+            Some(release) if observed.spec.abort.is_some() && release.swapped && state == ReleaseState::Live => {
+                format!("{}; abort is refused: the data is live already; use spec.rollback instead", release.message)
+            }
+            Some(release) => release.message.clone(),
+            None => "seen, not started".to_owned(),
+        },
+    }
+}
+
+fn run_message(observed: &Observed, run: &RunRecord) -> String {
+    let what = run
+        .phases
+        .iter()
+        .find(|phase| matches!(phase.state, PhaseState::Running | PhaseState::Pending))
+        .map_or_else(|| run.message.clone(), |phase| phase.name.to_string());
+    if observed.spec.abort.is_some() && run.is_done(PhaseName::FinaliseSwap) {
+        return format!("{what}; abort is refused: the data is live already; use spec.rollback once this run has ended");
+    }
+    what
+}
+
+fn waits_for(blocker: &Blocker) -> String {
+    match blocker {
+        Blocker::Running { name } => format!("waits for PortalRelease {name}, which runs"),
+        Blocker::Older { name } => format!("waits for PortalRelease {name}, which was created earlier"),
+        Blocker::DryRun { name } => {
+            format!("waits for PortalRelease {name}: its validated staging would be lost; set its dryRun to false, abort it or delete it")
+        }
+        Blocker::Orphan { name, .. } => format!("waits until the run of the deleted PortalRelease {name} is wound up"),
+        Blocker::LabelInUse { name } => format!("the label is used by PortalRelease {name}"),
+    }
+}
+
+fn phases(observed: &Observed) -> Vec<PhaseStatus> {
+    if let Some(run) = observed.run.as_ref().filter(|_| is_ours(observed)) {
+        return run
+            .phases
+            .iter()
+            .map(|phase| PhaseStatus {
+                name: phase.name,
+                state: phase.state,
+                started_at: phase.started_at.map(Time),
+                completed_at: phase.completed_at.map(Time),
+                attempts: phase.attempts,
+                message: bounded(phase.message.clone(), 1024),
+            })
+            .collect();
+    }
+    let Ok(portal) = &observed.portal else { return Vec::new() };
+    if observed.release.is_some() {
+        // A finished label of another object: nothing of this object will run.
+        return Vec::new();
+    }
+    plan(RunKind::Release, portal, &observed.spec)
+        .into_iter()
+        .map(|planned| PhaseStatus {
+            name: planned.name,
+            state: if planned.skipped.is_some() { PhaseState::Skipped } else { PhaseState::Pending },
+            started_at: None,
+            completed_at: None,
+            attempts: 0,
+            message: planned.skipped.unwrap_or_default(),
+        })
+        .collect()
+}
+
+/// The phase that runs, or failed, or comes next; at the end the last one that was done.
+fn phase(observed: &Observed, phases: &[PhaseStatus]) -> Option<PhaseName> {
+    let with = |state: PhaseState| phases.iter().find(|phase| phase.state == state).map(|phase| phase.name);
+    let last_done = || phases.iter().rev().find(|phase| phase.state == PhaseState::Succeeded).map(|phase| phase.name);
+    observed
+        .task
+        .as_ref()
+        .and_then(|task| task.phase)
+        .or_else(|| with(PhaseState::Failed))
+        .or_else(|| with(PhaseState::Running))
+        .or_else(|| if is_open(observed) { with(PhaseState::Pending) } else { None })
+        .or_else(last_done)
+}
+
+/// The share of the plan that is done; a running import counts for the share of its rows.
+fn progress(phases: &[PhaseStatus], imports: &[ImportStatus], state: ReleaseState) -> i32 {
+    if matches!(state, ReleaseState::Live | ReleaseState::Superseded | ReleaseState::RolledBack | ReleaseState::DryRunComplete) {
+        return 100;
+    }
+    let planned: Vec<&PhaseStatus> = phases.iter().filter(|phase| phase.state != PhaseState::Skipped).collect();
+    if planned.is_empty() {
+        return 0;
+    }
+    let done = planned.iter().filter(|phase| phase.state == PhaseState::Succeeded).count() as f64;
+    let importing = planned
+        .iter()
+        .any(|phase| phase.state == PhaseState::Running && matches!(phase.name, PhaseName::ImportCore | PhaseName::ImportRelated));
+    let (rows, total) =
+        imports.iter().fold((0, 0), |(rows, total), import| (rows + import.rows, total + import.rows_total.unwrap_or(import.rows)));
+    let part = if importing && total > 0 { (rows as f64 / total as f64).min(1.0) } else { 0.0 };
+    (((done + part) / planned.len() as f64) * 100.0).floor().min(99.0) as i32
+}
+
+fn conditions(
+    observed: &Observed,
+    step: &Step,
+    state: ReleaseState,
+    message: &str,
+    generation: i64,
+    before: &[Condition],
+) -> Vec<Condition> {
+    let health = match (state, step) {
+        (_, Step::Refuse(_)) => Health::Stalled,
+        (ReleaseState::Failed | ReleaseState::Aborted, Step::Rest) => Health::Stalled,
+        (ReleaseState::Live | ReleaseState::DryRunComplete | ReleaseState::Superseded | ReleaseState::RolledBack, Step::Rest) => {
+            Health::Healthy
+        }
+        _ => Health::InProgress,
+    };
+    let reason = match step {
+        Step::Refuse(refusal) => refusal.reason.to_owned(),
+        _ => state.as_str().to_owned(),
+    };
+    let mut list = ConditionList { observed, generation, before, list: Vec::new() };
+    let flag = |when: bool| if when { "True" } else { "False" };
+    list.push(
+        "Ready",
+        if health == Health::Healthy {
+            "True"
+        } else if health == Health::Stalled {
+            "False"
+        } else {
+            "Unknown"
+        },
+        &reason,
+        message,
+    );
+    list.push("Reconciling", flag(health == Health::InProgress), &reason, message);
+    list.push("Stalled", flag(health == Health::Stalled), &reason, message);
+
+    let run = observed.run.as_ref().filter(|_| is_ours(observed));
+    let done = |phase: PhaseName| run.is_some_and(|run| run.is_done(phase));
+    let failed = |phase: PhaseName| run.is_some_and(|run| run.state_of(phase) == Some(PhaseState::Failed));
+    list.push(
+        "WorkersFrozen",
+        flag(observed.workers_frozen),
+        if observed.workers_frozen { "Frozen" } else { "NotFrozen" },
+        if observed.workers_frozen {
+            "workers are stopped and will come back to their recorded numbers"
+        } else {
+            "no worker is stopped by this release"
+        },
+    );
+    let (status, reason, text) = match (done(PhaseName::Preflight), failed(PhaseName::Preflight)) {
+        (true, _) => ("True", "Passed", "every hard check passed"),
+        (_, true) => ("False", "Refused", message),
+        _ => ("Unknown", "NotChecked", "the preflight has not run"),
+    };
+    list.push("PreflightPassed", status, reason, text);
+    let swapped = observed.release.as_ref().is_some_and(|release| is_ours(observed) && release.swapped);
+    let (status, reason, text) = match (swapped, observed.current) {
+        (true, true) => ("True", "Swapped", "readers see this release"),
+        (true, false) => ("False", "Replaced", "the data was live; readers see another release now"),
+        (false, _) => ("False", "NotSwapped", "the data has not been live"),
+    };
+    list.push("DataSwapped", status, reason, text);
+    let restored = done(PhaseName::Scale) || run.is_some_and(|run| run.state_of(PhaseName::Freeze) == Some(PhaseState::Undone));
+    list.push(
+        "WorkersRestored",
+        if restored { "True" } else { "Unknown" },
+        if restored { "Restored" } else { "NothingToRestore" },
+        if restored { "workers are back at their recorded numbers" } else { "no worker had to be restored yet" },
+    );
+    let available = observed.rollback_available && observed.current;
+    list.push(
+        "RollbackAvailable",
+        flag(available),
+        if available { "BackupKept" } else { "NoBackup" },
+        if available { "spec.rollback restores the former data" } else { "there is no backup that this release could be rolled back to" },
+    );
+    list.list
+}
+
+struct ConditionList<'a> {
+    observed: &'a Observed,
+    generation: i64,
+    before: &'a [Condition],
+    list: Vec<Condition>,
+}
+
+impl ConditionList<'_> {
+    fn push(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
+        let since = self
+            .before
+            .iter()
+            .find(|condition| condition.type_ == type_ && condition.status == status)
+            .map_or_else(|| Time(whole_seconds(self.observed.now)), |condition| condition.last_transition_time.clone());
+        self.list.push(Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: bounded(message.to_owned(), 2048),
+            observed_generation: Some(self.generation),
+            last_transition_time: since,
+        });
+    }
+}
+
+/// Kubernetes keeps times to the second; more would make every comparison differ.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// `3h04m`, `3m12s` or `4s`.
+fn span(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s:02}s"),
+        (h, m, _) => format!("{h}h{m:02}m"),
+    }
+}
+
+/// At most `limit` bytes, cut between characters.
+pub fn bounded(mut text: String, limit: usize) -> String {
+    if text.len() > limit {
+        let mut end = limit.saturating_sub(3);
+        while !text.is_char_boundary(end) {
+            end = end.saturating_sub(1);
+        }
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}
