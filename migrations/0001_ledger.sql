@@ -45,6 +45,7 @@ CREATE TABLE portal_release.runs (
     target     text,                                      -- a rollback's destination: Previous or a backup's timestamp
     ending     text,                                      -- set when the run is being wound up: the state to end in
     message    text        NOT NULL DEFAULT '',
+    recheck    boolean     NOT NULL DEFAULT false,       -- the staging is from before a standstill: compare it with its source first
     opened_at  timestamptz NOT NULL DEFAULT now(),
     closed_at  timestamptz
 );

@@ -1,6 +1,7 @@
 //! What was observed of a release, its portal and the ledger.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
 
 use crate::api::{PhaseName, PhaseState, PortalReleaseSpec, PortalSpec, ReleaseState};
 
@@ -47,7 +48,7 @@ pub struct Refusal {
 }
 
 /// The ledger's row of a release.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ReleaseRecord {
     /// Its id.
     pub id: i64,
@@ -62,6 +63,7 @@ pub struct ReleaseRecord {
     /// The `spec.retry` that the last run answered.
     pub retry_seen: i64,
     /// Its data has been live.
+    #[serde(rename = "swapped_at", deserialize_with = "is_set")]
     pub swapped: bool,
     /// Where its data is kept after a rollback.
     pub parked: Option<String>,
@@ -76,7 +78,7 @@ pub struct ReleaseRecord {
 }
 
 /// What a run does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub enum RunKind {
     /// Takes the release live.
     Release,
@@ -95,26 +97,26 @@ impl RunKind {
             Self::RollForward => "RollForward",
         }
     }
-
-    /// The kind of that name, if there is one.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Release, Self::Rollback, Self::RollForward].into_iter().find(|kind| kind.as_str() == name)
-    }
 }
 
 /// One run of a release.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RunRecord {
     /// Its id.
     pub id: i64,
     /// What it does.
     pub kind: RunKind,
+    /// A rollback's destination: `Previous` or a backup's timestamp.
+    pub target: Option<String>,
     /// It has not ended.
+    #[serde(rename = "closed_at", deserialize_with = "is_unset")]
     pub open: bool,
     /// It is being wound up and will end in this state.
     pub ending: Option<ReleaseState>,
     /// Why.
     pub message: String,
+    /// The staging is from before a standstill: compare it with its source before going on.
+    pub recheck: bool,
     /// Its phases, in order.
     pub phases: Vec<PhaseRecord>,
 }
@@ -132,9 +134,10 @@ impl RunRecord {
 }
 
 /// How far a phase got.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PhaseRecord {
     /// Its name.
+    #[serde(rename = "phase")]
     pub name: PhaseName,
     /// Its state.
     pub state: PhaseState,
@@ -200,4 +203,12 @@ pub struct TaskView {
     pub message: String,
     /// It has been told to stop.
     pub stopping: bool,
+}
+
+fn is_set<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Option::<Timestamp>::deserialize(deserializer).map(|at| at.is_some())
+}
+
+fn is_unset<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    is_set(deserializer).map(|set| !set)
 }

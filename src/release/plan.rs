@@ -1,7 +1,7 @@
 //! The ordered plan of a run: one pure function, shown in the status before anything runs.
 
-use super::RunKind;
-use crate::api::{PhaseName, PortalReleaseSpec, PortalSpec};
+use super::{PhaseRecord, RunKind};
+use crate::api::{PhaseName, PhaseState, PortalReleaseSpec, PortalSpec};
 
 /// One phase of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,4 +101,36 @@ fn nothing_to_do(phase: PhaseName, portal: &PortalSpec, release: &PortalReleaseS
         | PhaseName::ReleaseLock
         | PhaseName::ResetCheckpoints => None,
     }
+}
+
+/// What a run that is opened again starts from: the phases that are done stay done where what they did still holds.
+///
+/// `fresh` says that nothing holds any more (the release was aborted, or its staging is gone). Each phase comes with its state
+/// and, where it is skipped, the reason.
+pub fn replan(done: &[PhaseRecord], planned: Vec<PlannedPhase>, fresh: bool) -> Vec<(PhaseName, PhaseState, String)> {
+    let before = |name: PhaseName| done.iter().find(|record| record.name == name);
+    let swapped = before(PhaseName::FinaliseSwap).is_some_and(|record| record.state == PhaseState::Succeeded);
+    planned
+        .into_iter()
+        .map(|planned| {
+            let record = before(planned.name);
+            let was = record.map(|record| record.state);
+            let again = match planned.name {
+                PhaseName::AcquireLock | PhaseName::ReleaseLock | PhaseName::ResetCheckpoints => true,
+                // The staging is validated, and the workers are frozen, for the swap that follows and for no other.
+                PhaseName::ValidateAndManifest | PhaseName::Freeze | PhaseName::Scale => !swapped,
+                _ => false,
+            };
+            if planned.name == PhaseName::Freeze && swapped && was == Some(PhaseState::Undone) {
+                return (planned.name, PhaseState::Skipped, "the swap is done: workers need not rest again".to_owned());
+            }
+            match (planned.skipped, was) {
+                (_, Some(PhaseState::Succeeded)) if !fresh && !again => {
+                    (planned.name, PhaseState::Succeeded, record.map(|record| record.message.clone()).unwrap_or_default())
+                }
+                (Some(reason), _) => (planned.name, PhaseState::Skipped, reason),
+                (None, _) => (planned.name, PhaseState::Pending, String::new()),
+            }
+        })
+        .collect()
 }

@@ -1,0 +1,96 @@
+//! The connection to a portal's database: a small pool for work, and the ledger's schema in place.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    ConnectOptions, PgPool,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+use thiserror::Error;
+
+/// The migrations of schema `portal_release`.
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Connections of one portal's pool. One phase works at a time; the rest is for the ledger and for cancelling.
+const POOL_SIZE: u32 = 6;
+
+/// Why a portal's database cannot be used.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The Secret's text is no connection URL. The text itself is never repeated: it holds a password.
+    #[error("the Secret does not hold a postgres:// URL; write it as postgres://user:password@host:port/database")]
+    Url,
+    /// Nothing answered, or it refused.
+    #[error("cannot connect to the database at {host}:{port} as {user}: {cause}")]
+    Connect {
+        /// Host of the URL.
+        host: String,
+        /// Port of the URL.
+        port: u16,
+        /// User of the URL.
+        user: String,
+        /// What the driver says.
+        cause: sqlx::Error,
+    },
+    /// The server is a standby.
+    #[error("the server at {host}:{port} is a standby (in recovery); give the URL of the primary")]
+    Standby {
+        /// Host of the URL.
+        host: String,
+        /// Port of the URL.
+        port: u16,
+    },
+    /// The ledger's schema could not be brought up to date.
+    #[error("cannot create or upgrade schema portal_release as {user}: {cause}; the role needs CREATE on the database")]
+    Migrate {
+        /// User of the URL.
+        user: String,
+        /// What the migration says.
+        cause: sqlx::migrate::MigrateError,
+    },
+}
+
+/// Opens the pool and brings the ledger's schema up to date.
+///
+/// `schema` is the portal's schema: it leads the search path of every connection, so that queries of the Portal may name its
+/// tables without it. `application` is shown in `pg_stat_activity`.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPool, PgConnectOptions), ConnectError> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| ConnectError::Url)?
+        .application_name(application)
+        // Time and number formats never depend on the server's or the role's settings.
+        .options([("search_path", search_path(schema).as_str()), ("TimeZone", "UTC"), ("DateStyle", "ISO"), ("statement_timeout", "0")])
+        .disable_statement_logging();
+    let user = options.get_username().to_owned();
+    let host = options.get_host().to_owned();
+    let port = options.get_port();
+    let failed = |cause: sqlx::Error| ConnectError::Connect { host: host.clone(), port, user: user.clone(), cause };
+    let pool = PgPoolOptions::new()
+        .max_connections(POOL_SIZE)
+        // At rest no connection stays open for long, and none is pinged.
+        .idle_timeout(Duration::from_secs(60))
+        .acquire_timeout(Duration::from_secs(15))
+        .connect_with(options.clone())
+        .await
+        .map_err(failed)?;
+    let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&pool).await.map_err(failed)?;
+    if standby {
+        return Err(ConnectError::Standby { host, port });
+    }
+    let mut migrator = Migrator { migrations: MIGRATIONS.migrations.clone(), ..Migrator::DEFAULT };
+    // An older operator beside a newer one must not stumble over the newer one's migrations.
+    migrator.set_ignore_missing(true);
+    migrator.create_schema("portal_release");
+    migrator.dangerous_set_table_name("portal_release._sqlx_migrations");
+    migrator.run(&pool).await.map_err(|cause| ConnectError::Migrate { user, cause })?;
+    Ok((pool, options))
+}
+
+fn search_path(schema: &str) -> String {
+    // `options` is split at spaces by the server, so there are none here.
+    if schema == "public" { "public".to_owned() } else { format!("{schema},public") }
+}

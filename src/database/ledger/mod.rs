@@ -1,0 +1,147 @@
+//! The ledger: the truth about every release. Tables are described in `migrations/`.
+//!
+//! [`observe`] reads everything a decision needs in one statement; the modules beside it write. Writes of a phase take part in
+//! the phase's own transaction, so that what it did and the row that says so commit together.
+
+pub mod data;
+pub mod phases;
+pub mod runs;
+
+use serde::Deserialize;
+use sqlx::{PgConnection, types::Json};
+
+use crate::{
+    api::{FrozenWorkload, ImportStatus, PhaseState, ReleaseState},
+    release::{ReleaseRecord, RunRecord},
+};
+
+/// What the ledger knows of one release and its portal.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct View {
+    /// The portal's row; absent before its first release.
+    pub portal: Option<PortalRecord>,
+    /// The release's row.
+    pub release: Option<ReleaseRecord>,
+    /// Its latest run.
+    pub run: Option<RunRecord>,
+    /// The portal's open run, whichever release it belongs to.
+    pub open: Option<OpenRun>,
+    /// The release whose data the staging holds.
+    pub staging_owner: Option<Owner>,
+    /// Imports of the release.
+    #[serde(default)]
+    pub imports: Vec<ImportRecord>,
+    /// Workloads stopped on behalf of the release.
+    #[serde(default)]
+    pub frozen: Vec<FrozenWorkload>,
+    /// Timestamps of the backups that are there.
+    #[serde(default)]
+    pub backups: Vec<String>,
+}
+
+/// A portal's row.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PortalRecord {
+    /// The fencing epoch.
+    pub epoch: i64,
+    /// What readers see.
+    pub current_release: Option<i64>,
+}
+
+/// The portal's open run.
+#[derive(Clone, Debug, Deserialize)]
+pub struct OpenRun {
+    /// The run.
+    pub run: i64,
+    /// Its release.
+    pub release: i64,
+    /// Uid of the release's object.
+    pub uid: String,
+    /// Name of that object.
+    pub name: String,
+}
+
+/// The release whose data the staging holds.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Owner {
+    /// The release.
+    pub id: i64,
+    /// Name of its object.
+    pub name: String,
+    /// Where it stands.
+    pub state: ReleaseState,
+}
+
+/// One import of a release.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ImportRecord {
+    /// Its name.
+    pub import: String,
+    /// How far it got.
+    pub state: PhaseState,
+    /// Rows so far.
+    pub rows: i64,
+    /// Rows of the source, once known.
+    pub rows_total: Option<i64>,
+}
+
+impl From<ImportRecord> for ImportStatus {
+    fn from(record: ImportRecord) -> Self {
+        Self { name: record.import, rows: record.rows, rows_total: record.rows_total, state: record.state }
+    }
+}
+
+/// Reads what the ledger knows of the release with `label` of `portal`, in one statement and so of one moment.
+///
+/// # Errors
+/// When the database does not answer, or holds rows that this version cannot read.
+pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -> Result<View, sqlx::Error> {
+    let Json(view): Json<View> = sqlx::query_scalar(
+        "WITH r AS (SELECT * FROM portal_release.releases WHERE portal = $1 AND label = $2)
+         SELECT jsonb_build_object(
+            'portal', (SELECT to_jsonb(p) FROM portal_release.portals p WHERE p.portal = $1),
+            'release', (SELECT to_jsonb(r) - 'manifest' - 'staging' FROM r),
+            'run', (SELECT to_jsonb(u) || jsonb_build_object('phases',
+                        (SELECT coalesce(jsonb_agg(to_jsonb(h) ORDER BY h.position), '[]') FROM portal_release.phases h WHERE h.run_id = u.id))
+                    FROM portal_release.runs u WHERE u.release_id = (SELECT id FROM r) ORDER BY u.id DESC LIMIT 1),
+            'open', (SELECT jsonb_build_object('run', u.id, 'release', o.id, 'uid', o.uid, 'name', o.name)
+                     FROM portal_release.runs u JOIN portal_release.releases o ON o.id = u.release_id
+                     WHERE u.portal = $1 AND u.closed_at IS NULL),
+            'staging_owner', (SELECT jsonb_build_object('id', o.id, 'name', o.name, 'state', o.state)
+                     FROM portal_release.portals p JOIN portal_release.releases o ON o.id = p.staging_release WHERE p.portal = $1),
+            'imports', (SELECT coalesce(jsonb_agg(to_jsonb(i) ORDER BY i.position), '[]') FROM portal_release.imports i WHERE i.release_id = (SELECT id FROM r)),
+            'frozen', (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', f.kind, 'name', f.name, 'replicas', f.replicas) ORDER BY f.kind, f.name), '[]')
+                     FROM portal_release.frozen_workloads f WHERE f.portal = $1 AND f.release_id = (SELECT id FROM r)),
+            'backups', (SELECT coalesce(jsonb_agg(DISTINCT b.backup), '[]') FROM portal_release.backups b WHERE b.portal = $1 AND b.gone_at IS NULL))",
+    )
+    .bind(portal)
+    .bind(label)
+    .fetch_one(connection)
+    .await?;
+    Ok(view)
+}
+
+/// Writes one line of the audit trail.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn event(
+    connection: &mut PgConnection,
+    release: i64,
+    run: Option<i64>,
+    event: &str,
+    phase: Option<&str>,
+    message: &str,
+    epoch: Option<i64>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO portal_release.release_events (release_id, run_id, event, phase, message, epoch) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(release)
+        .bind(run)
+        .bind(event)
+        .bind(phase)
+        .bind(message)
+        .bind(epoch)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

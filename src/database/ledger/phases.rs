@@ -1,0 +1,128 @@
+//! How far phases got. Every change names the attempt that it belongs to, so that a late writer changes nothing.
+
+use sqlx::{Connection, PgConnection};
+
+use super::event;
+use crate::api::PhaseName;
+
+/// One attempt of one phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The release.
+    pub release: i64,
+    /// The run.
+    pub run: i64,
+    /// The phase.
+    pub phase: PhaseName,
+    /// 1 for the first.
+    pub number: i32,
+    /// The epoch under which it runs.
+    pub epoch: i64,
+}
+
+/// More failures than any phase may have: a refusal is final at once.
+const FINAL: i32 = i32::MAX / 2;
+
+/// Notes that an attempt begins, and returns it.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn begin(connection: &mut PgConnection, release: i64, run: i64, phase: PhaseName, epoch: i64) -> Result<Attempt, sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    let number: i32 = sqlx::query_scalar(
+        "UPDATE portal_release.phases SET state = 'Running', attempts = attempts + 1, started_at = now(), completed_at = NULL, message = ''
+         WHERE run_id = $1 AND phase = $2 AND state <> 'Succeeded' RETURNING attempts",
+    )
+    .bind(run)
+    .bind(phase.as_str())
+    .fetch_one(&mut *tx)
+    .await?;
+    event(&mut tx, release, Some(run), "PhaseStarted", Some(phase.as_str()), &format!("attempt {number}"), Some(epoch)).await?;
+    tx.commit().await?;
+    Ok(Attempt { release, run, phase, number, epoch })
+}
+
+/// Notes, in the phase's own transaction, that the attempt succeeded.
+///
+/// # Errors
+/// `RowNotFound` when the attempt is not the running one any more; then the transaction must not commit.
+pub async fn succeed(tx: &mut PgConnection, attempt: Attempt, message: &str) -> Result<(), sqlx::Error> {
+    let _: i32 = sqlx::query_scalar(
+        "UPDATE portal_release.phases SET state = 'Succeeded', failures = 0, completed_at = now(), message = $4
+         WHERE run_id = $1 AND phase = $2 AND attempts = $3 AND state = 'Running' RETURNING attempts",
+    )
+    .bind(attempt.run)
+    .bind(attempt.phase.as_str())
+    .bind(attempt.number)
+    .bind(message)
+    .fetch_one(&mut *tx)
+    .await?;
+    event(tx, attempt.release, Some(attempt.run), "PhaseSucceeded", Some(attempt.phase.as_str()), message, Some(attempt.epoch)).await
+}
+
+/// Notes that the attempt failed. Nothing happens when it succeeded after all: a COMMIT whose answer was lost.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn fail(connection: &mut PgConnection, attempt: Attempt, message: &str, is_final: bool) -> Result<(), sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    let failed = sqlx::query(
+        "UPDATE portal_release.phases SET state = 'Failed', failures = CASE WHEN $5 THEN $6 ELSE failures + 1 END, completed_at = now(), message = $4
+         WHERE run_id = $1 AND phase = $2 AND attempts = $3 AND state = 'Running'",
+    )
+    .bind(attempt.run)
+    .bind(attempt.phase.as_str())
+    .bind(attempt.number)
+    .bind(message)
+    .bind(is_final)
+    .bind(FINAL)
+    .execute(&mut *tx)
+    .await?
+    .rows_affected();
+    if failed == 1 {
+        event(&mut tx, attempt.release, Some(attempt.run), "PhaseFailed", Some(attempt.phase.as_str()), message, Some(attempt.epoch)).await?;
+    }
+    tx.commit().await
+}
+
+/// Notes, in the transaction that took it back, that a phase is undone.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn undone(tx: &mut PgConnection, release: i64, run: i64, phase: PhaseName, message: &str, epoch: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.phases SET state = 'Undone', completed_at = now(), message = CASE WHEN state = 'Failed' THEN message || '; ' || $3 ELSE $3 END WHERE run_id = $1 AND phase = $2")
+        .bind(run)
+        .bind(phase.as_str())
+        .bind(message)
+        .execute(&mut *tx)
+        .await?;
+    event(tx, release, Some(run), "PhaseUndone", Some(phase.as_str()), message, Some(epoch)).await
+}
+
+/// What the staging was built from has changed: everything from the first of `phases` on is to be done again.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn restart(connection: &mut PgConnection, release: i64, run: i64, phases: &[PhaseName], why: &str, epoch: i64) -> Result<(), sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    let names: Vec<&str> = phases.iter().map(|phase| phase.as_str()).collect();
+    sqlx::query("UPDATE portal_release.phases SET state = 'Pending', message = $3, failures = 0 WHERE run_id = $1 AND phase = ANY($2) AND state <> 'Skipped'")
+        .bind(run)
+        .bind(&names)
+        .bind(why)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("UPDATE portal_release.runs SET recheck = false WHERE id = $1").bind(run).execute(&mut *tx).await?;
+    super::data::reset_imports(&mut tx, release).await?;
+    event(&mut tx, release, Some(run), "StagingRebuilt", None, why, Some(epoch)).await?;
+    tx.commit().await
+}
+
+/// The staging was compared with its source and holds.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn rechecked(connection: &mut PgConnection, run: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.runs SET recheck = false WHERE id = $1").bind(run).execute(connection).await?;
+    Ok(())
+}

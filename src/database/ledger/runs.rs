@@ -1,0 +1,236 @@
+//! Opening, ending and closing runs.
+
+use sqlx::{Connection, PgConnection};
+
+use super::event;
+use crate::{
+    api::{PhaseName, PhaseState, ReleaseState},
+    release::{PlannedPhase, RunKind},
+};
+
+/// A run to be opened.
+#[derive(Clone, Debug)]
+pub struct NewRun<'a> {
+    /// `namespace/name` of the Portal.
+    pub portal: &'a str,
+    /// The release's label.
+    pub label: &'a str,
+    /// The object's name.
+    pub name: &'a str,
+    /// The object's uid.
+    pub uid: &'a str,
+    /// Why, for the audit trail.
+    pub reason: Option<&'a str>,
+    /// What the run does.
+    pub kind: RunKind,
+    /// A rollback's destination.
+    pub target: Option<&'a str>,
+    /// The `spec.retry` that it answers.
+    pub retry: i64,
+    /// Its plan.
+    pub plan: &'a [PlannedPhase],
+}
+
+/// Opens a run. `false`: another release of the portal has an open run.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<bool, sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    sqlx::query("INSERT INTO portal_release.portals (portal) VALUES ($1) ON CONFLICT DO NOTHING").bind(new.portal).execute(&mut *tx).await?;
+    let state = match new.kind {
+        RunKind::Rollback => ReleaseState::RollingBack,
+        RunKind::Release | RunKind::RollForward => ReleaseState::Running,
+    };
+    let release: i64 = sqlx::query_scalar(
+        "INSERT INTO portal_release.releases (portal, label, name, uid, state, reason, retry_seen, started_at) VALUES ($1, $2, $3, $4, $5, $6, $7, now())
+         ON CONFLICT (portal, label) DO UPDATE
+             SET state = $5, reason = coalesce($6, releases.reason), retry_seen = $7, started_at = coalesce(releases.started_at, now()), message = ''
+         RETURNING id",
+    )
+    .bind(new.portal)
+    .bind(new.label)
+    .bind(new.name)
+    .bind(new.uid)
+    .bind(state.as_str())
+    .bind(new.reason)
+    .bind(new.retry)
+    .fetch_one(&mut *tx)
+    .await?;
+    let run: Option<i64> = sqlx::query_scalar(
+        "INSERT INTO portal_release.runs (release_id, portal, kind, target) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (portal) WHERE closed_at IS NULL DO NOTHING RETURNING id",
+    )
+    .bind(release)
+    .bind(new.portal)
+    .bind(new.kind.as_str())
+    .bind(new.target)
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some(run) = run else { return Ok(false) };
+    let rows: Vec<_> = new
+        .plan
+        .iter()
+        .map(|planned| match &planned.skipped {
+            Some(reason) => (planned.name, PhaseState::Skipped, reason.clone()),
+            None => (planned.name, PhaseState::Pending, String::new()),
+        })
+        .collect();
+    write_plan(&mut tx, run, &rows).await?;
+    let started = match new.kind {
+        RunKind::Release => "Started",
+        RunKind::Rollback => "RollbackStarted",
+        RunKind::RollForward => "RollForwardStarted",
+    };
+    event(&mut tx, release, Some(run), started, None, new.reason.unwrap_or_default(), None).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// How a run is opened again.
+#[derive(Clone, Debug)]
+pub struct Reopening<'a> {
+    /// The release.
+    pub release: i64,
+    /// Its latest run.
+    pub run: i64,
+    /// The `spec.retry` that it answers.
+    pub retry: i64,
+    /// The phases to start from.
+    pub phases: &'a [(PhaseName, PhaseState, String)],
+    /// Nothing of the former attempt holds: imports start anew.
+    pub fresh: bool,
+    /// Compare the staging with its source before going on.
+    pub recheck: bool,
+    /// Why, for the audit trail.
+    pub why: &'a str,
+}
+
+/// Opens the latest run again. `false`: another release of the portal has an open run.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn reopen(connection: &mut PgConnection, how: &Reopening<'_>) -> Result<bool, sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    let reopened = sqlx::query(
+        "UPDATE portal_release.runs u SET closed_at = NULL, ending = NULL, message = '', recheck = $2 WHERE id = $1
+         AND NOT EXISTS (SELECT FROM portal_release.runs o WHERE o.portal = u.portal AND o.closed_at IS NULL)",
+    )
+    .bind(how.run)
+    .bind(how.recheck)
+    .execute(&mut *tx)
+    .await;
+    match reopened {
+        Ok(done) if done.rows_affected() == 1 => {}
+        Ok(_) => return Ok(false),
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    sqlx::query("UPDATE portal_release.releases SET state = CASE (SELECT kind FROM portal_release.runs WHERE id = $3) WHEN 'Rollback' THEN 'RollingBack' ELSE 'Running' END, retry_seen = $2, message = '' WHERE id = $1")
+        .bind(how.release)
+        .bind(how.retry)
+        .bind(how.run)
+        .execute(&mut *tx)
+        .await?;
+    write_plan(&mut tx, how.run, how.phases).await?;
+    if how.fresh {
+        super::data::reset_imports(&mut tx, how.release).await?;
+    }
+    event(&mut tx, how.release, Some(how.run), "Resumed", None, how.why, None).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+async fn write_plan(tx: &mut PgConnection, run: i64, phases: &[(PhaseName, PhaseState, String)]) -> Result<(), sqlx::Error> {
+    let names: Vec<&str> = phases.iter().map(|(name, ..)| name.as_str()).collect();
+    let states: Vec<&str> = phases.iter().map(|(_, state, _)| state.as_str()).collect();
+    let messages: Vec<&str> = phases.iter().map(|(.., message)| message.as_str()).collect();
+    sqlx::query("DELETE FROM portal_release.phases WHERE run_id = $1 AND phase <> ALL($2)").bind(run).bind(&names).execute(&mut *tx).await?;
+    sqlx::query(
+        "INSERT INTO portal_release.phases (run_id, phase, position, state, message)
+         SELECT $1, name, position, state, message FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS t(name, state, message, position)
+         ON CONFLICT (run_id, phase) DO UPDATE SET position = excluded.position, state = excluded.state, message = excluded.message, failures = 0",
+    )
+    .bind(run)
+    .bind(&names)
+    .bind(&states)
+    .bind(&messages)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Begins to wind up an open run, which will end in `state`.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn end(connection: &mut PgConnection, run: i64, state: ReleaseState, message: &str) -> Result<(), sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    let release: Option<i64> = sqlx::query_scalar("UPDATE portal_release.runs SET ending = $2, message = $3 WHERE id = $1 AND ending IS NULL AND closed_at IS NULL RETURNING release_id")
+        .bind(run)
+        .bind(state.as_str())
+        .bind(message)
+        .fetch_optional(&mut *tx)
+        .await?;
+    if let Some(release) = release {
+        event(&mut tx, release, Some(run), "Ending", None, &format!("{state}: {message}"), None).await?;
+    }
+    tx.commit().await
+}
+
+/// Closes an open run; its release is in `state` from now on. The lock counts as released.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn close(connection: &mut PgConnection, run: i64, state: ReleaseState, message: &str) -> Result<(), sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    let release: Option<i64> =
+        sqlx::query_scalar("UPDATE portal_release.runs SET closed_at = now(), message = $2 WHERE id = $1 AND closed_at IS NULL RETURNING release_id")
+            .bind(run)
+            .bind(message)
+            .fetch_optional(&mut *tx)
+            .await?;
+    if let Some(release) = release {
+        sqlx::query("UPDATE portal_release.phases SET state = 'Succeeded', attempts = attempts + 1, started_at = now(), completed_at = now(), message = 'released at the end of the run' WHERE run_id = $1 AND phase = 'ReleaseLock' AND state = 'Pending'")
+            .bind(run)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("UPDATE portal_release.releases SET state = $2, message = $3, completed_at = now() WHERE id = $1")
+            .bind(release)
+            .bind(state.as_str())
+            .bind(message)
+            .execute(&mut *tx)
+            .await?;
+        event(&mut tx, release, Some(run), state.as_str(), None, message, None).await?;
+    }
+    tx.commit().await
+}
+
+/// Gives the row of a label to a new object: its former object is gone before it was finished.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn adopt(connection: &mut PgConnection, release: i64, name: &str, uid: &str) -> Result<(), sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    sqlx::query("UPDATE portal_release.releases SET name = $2, uid = $3, state = 'Pending', retry_seen = 0, message = '', started_at = NULL, completed_at = NULL WHERE id = $1")
+        .bind(release)
+        .bind(name)
+        .bind(uid)
+        .execute(&mut *tx)
+        .await?;
+    super::data::reset_imports(&mut tx, release).await?;
+    event(&mut tx, release, None, "Adopted", None, &format!("by PortalRelease {name}, uid {uid}"), None).await?;
+    tx.commit().await
+}
+
+/// A failed rollback is no longer wanted: the release is live as before.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn settle(connection: &mut PgConnection, release: i64) -> Result<(), sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    let message = "live; a failed rollback was given up";
+    sqlx::query("UPDATE portal_release.releases SET state = 'Live', message = $2 WHERE id = $1").bind(release).bind(message).execute(&mut *tx).await?;
+    event(&mut tx, release, None, "Live", None, message, None).await?;
+    tx.commit().await
+}

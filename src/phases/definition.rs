@@ -1,0 +1,106 @@
+//! What the Portal and the release say about views, tables and imports, with the queries fetched from their ConfigMaps.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{Context, PhaseError};
+use crate::{
+    api::{ConfigMapKeyRef, Import, Sql, QuerySource},
+    cluster,
+    database::template::TemplateContext,
+};
+
+/// The resolved definition.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// Templates of the materialized views, in building order.
+    pub views: Vec<(String, String)>,
+    /// The imports with their query templates; a CSV import has none.
+    pub core: Vec<(Import, Option<String>)>,
+    /// As `core`.
+    pub related: Vec<(Import, Option<String>)>,
+    /// Hash over all of it and the release's own selections.
+    pub hash: String,
+}
+
+impl Definition {
+    /// Fetches the queries.
+    ///
+    /// # Errors
+    /// When a ConfigMap or its key is not there.
+    pub async fn resolve(context: &Context) -> Result<Self, PhaseError> {
+        let mut views = Vec::new();
+        for view in &context.portal.materialized_views {
+            let sql = query(context, &view.query, &view.query_from, &format!("materialized view {}", view.name)).await?.unwrap_or_default();
+            views.push((view.name.0.clone(), sql));
+        }
+        let core = imports(context, &context.portal.imports.core).await?;
+        let related = imports(context, &context.portal.imports.related).await?;
+        let hash = hash(&(
+            &context.portal.tables,
+            &context.portal.materialized_views,
+            &views,
+            (&core, &related),
+            (&context.spec.imports, &context.spec.views, &context.spec.staging),
+        ))?;
+        Ok(Self { views, core, related, hash })
+    }
+
+    /// The imports of both phases.
+    pub fn imports(&self) -> impl Iterator<Item = &(Import, Option<String>)> {
+        self.core.iter().chain(&self.related)
+    }
+}
+
+async fn imports(context: &Context, imports: &[Import]) -> Result<Vec<(Import, Option<String>)>, PhaseError> {
+    let mut resolved = Vec::new();
+    for import in imports {
+        let sql = query(context, &import.query, &import.query_from, &format!("import {}", import.name)).await?;
+        resolved.push((import.clone(), sql));
+    }
+    Ok(resolved)
+}
+
+async fn query(context: &Context, here: &Option<Sql>, there: &Option<QuerySource>, what: &str) -> Result<Option<String>, PhaseError> {
+    match (here, there) {
+        (Some(sql), _) => Ok(Some(sql.0.clone())),
+        (None, Some(QuerySource { config_map_key_ref: ConfigMapKeyRef { name, key } })) => {
+            cluster::read_config_map_key(&context.client, &context.namespace, name.as_str(), key.as_str())
+                .await
+                .map(Some)
+                .map_err(|error| if error.is_missing() { PhaseError::Refused(format!("{what}: {error}")) } else { PhaseError::Failed(format!("{what}: {error}")) })
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+fn hash(of: &impl Serialize) -> Result<String, PhaseError> {
+    let bytes = serde_json::to_vec(of).map_err(|error| PhaseError::Refused(format!("the Portal cannot be hashed: {error}")))?;
+    Ok(hex(&Sha256::digest(bytes)))
+}
+
+/// Lower case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the templates of this release may use.
+pub(super) fn templates(context: &Context) -> TemplateContext {
+    let relations = context.relations();
+    TemplateContext {
+        schema: relations.schema,
+        tables: relations.tables,
+        lookups: relations.lookups,
+        views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(),
+        stage_views: context.stages_views(),
+        label: context.label().0.clone(),
+        date: context.started_at.strftime("%Y-%m-%d").to_string(),
+        id: context.release,
+        sample: context.spec.imports.sample,
+    }
+}
+
+/// By name.
+pub(super) type ByName<T> = BTreeMap<String, T>;

@@ -1,0 +1,325 @@
+//! The phases: what each does, and what takes it back, side by side.
+//!
+//! A phase gets a [`Context`] and returns [`Done`], which only [`Work::complete`] makes: the row that says that the phase is done
+//! commits in the transaction that did it. A phase may be killed anywhere and run again.
+
+mod definition;
+mod freeze;
+mod imports;
+mod lock;
+mod manifest;
+mod post_swap;
+mod preflight;
+mod recheck;
+mod retention;
+mod staging;
+mod swap;
+mod validate;
+mod views;
+
+use std::{
+    collections::HashSet,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use kube::Client;
+use sqlx::{PgConnection, Postgres, Transaction};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+pub use definition::Definition;
+
+use crate::{
+    api::{Label, PhaseName, PortalReleaseSpec, PortalSpec},
+    cluster::workers::WorkerError,
+    database::{
+        identifiers::Relations,
+        ledger::{
+            self,
+            phases::{Attempt, undone},
+        },
+        lock::{Fence, Fenced},
+        portal::PortalDatabase,
+    },
+    release::RunRecord,
+    runner::Progress,
+    services::Services,
+};
+
+/// Everything a phase works with.
+pub struct Context {
+    /// The cluster.
+    pub client: Client,
+    /// Namespace of the release and its portal.
+    pub namespace: String,
+    /// Name of the Portal.
+    pub portal_name: String,
+    /// The Portal's spec.
+    pub portal: PortalSpec,
+    /// The release's spec.
+    pub spec: PortalReleaseSpec,
+    /// The release's row in the ledger.
+    pub release: i64,
+    /// Where the release's data is kept after a rollback.
+    pub parked: Option<String>,
+    /// The backup that the release's swap made.
+    pub backup: Option<String>,
+    /// When the release started, for `release.date`.
+    pub started_at: jiff::Timestamp,
+    /// The run.
+    pub run: RunRecord,
+    /// The portal's database.
+    pub database: Arc<PortalDatabase>,
+    /// What every change checks.
+    pub fence: Fence,
+    /// This attempt.
+    pub attempt: Attempt,
+    /// Stop at once.
+    pub cancel: CancellationToken,
+    /// Stop at the next safe point.
+    pub pause: CancellationToken,
+    /// What people see meanwhile.
+    pub progress: Arc<Progress>,
+    /// Notifications, metrics, addresses.
+    pub services: Arc<Services>,
+    /// Backends that work for this phase, to be ended when it is cancelled.
+    pub backends: Arc<Mutex<HashSet<i32>>>,
+}
+
+/// The phase is done, and the ledger says so.
+#[derive(Debug)]
+#[must_use]
+pub struct Done(());
+
+/// Why a phase is not done.
+#[derive(Debug, Error)]
+pub enum PhaseError {
+    /// A check says no, or the input is wrong: trying again changes nothing.
+    #[error("{0}")]
+    Refused(String),
+    /// Something did not work this time.
+    #[error("{0}")]
+    Failed(String),
+    /// What the staging was built from has changed: it must be built again.
+    #[error("{0}")]
+    Stale(String),
+    /// Stopped at a safe point; it goes on from there later.
+    #[error("stopped at a safe point")]
+    Paused,
+    /// Stopped at once.
+    #[error("stopped")]
+    Cancelled,
+    /// The change is not ours to make any more.
+    #[error(transparent)]
+    Fenced(Fenced),
+}
+
+impl From<Fenced> for PhaseError {
+    fn from(error: Fenced) -> Self {
+        match error {
+            Fenced::Database(error) => Self::from(error),
+            fenced => Self::Fenced(fenced),
+        }
+    }
+}
+
+impl From<sqlx::Error> for PhaseError {
+    /// What the server says of the statement is final; what is wrong with the connection or the moment is not.
+    fn from(error: sqlx::Error) -> Self {
+        match error.as_database_error() {
+            Some(database) => {
+                let code = database.code().unwrap_or_default().into_owned();
+                let text = format!("{} (SQLSTATE {code})", database.message());
+                if is_transient(&code) { Self::Failed(text) } else { Self::Refused(text) }
+            }
+            None => Self::Failed(format!("database: {error}")),
+        }
+    }
+}
+
+/// SQLSTATE classes that may pass by themselves: connection, resources, operator intervention, lock and serialisation conflicts.
+fn is_transient(code: &str) -> bool {
+    ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
+}
+
+/// Errors of the data plane keep the driver's error inside; whether it may pass decides whether the phase is tried again.
+pub(crate) fn of_database<E: std::error::Error + 'static>(error: E) -> PhaseError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(inner) = cause {
+        if let Some(sqlx) = inner.downcast_ref::<sqlx::Error>() {
+            let transient = sqlx.as_database_error().is_none_or(|database| is_transient(&database.code().unwrap_or_default()));
+            return if transient { PhaseError::Failed(error.to_string()) } else { PhaseError::Refused(error.to_string()) };
+        }
+        cause = inner.source();
+    }
+    PhaseError::Refused(error.to_string())
+}
+
+impl From<WorkerError> for PhaseError {
+    fn from(error: WorkerError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl Context {
+    /// The label of the release.
+    pub fn label(&self) -> &Label {
+        &self.spec.label
+    }
+
+    /// `namespace/name` of the Portal, the ledger's key.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.portal_name)
+    }
+
+    /// The relations that the release replaces.
+    pub fn relations(&self) -> Relations {
+        let views = if self.stages_views() { self.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect() } else { Vec::new() };
+        Relations { schema: self.portal.database.schema.0.clone(), tables: self.portal.tables.swapped(), views, lookups: self.portal.tables.lookups() }
+    }
+
+    /// The release builds staged twins of the materialized views.
+    pub fn stages_views(&self) -> bool {
+        self.spec.views.create_staging.unwrap_or(self.portal.views.create_staging) && !self.portal.materialized_views.is_empty()
+    }
+
+    /// Begins a transaction that may change the portal's database: the fence is checked in it and stands until it ends.
+    ///
+    /// # Errors
+    /// [`PhaseError::Fenced`] when another operator took over or the lock is lost.
+    pub async fn work(&self) -> Result<Work, PhaseError> {
+        let tx = self.database.pool().begin().await?;
+        self.guard(tx).await
+    }
+
+    /// Makes a transaction that was begun elsewhere one of this phase.
+    ///
+    /// # Errors
+    /// As [`Context::work`].
+    pub async fn guard(&self, mut tx: Transaction<'static, Postgres>) -> Result<Work, PhaseError> {
+        let pid = self.fence.check(&mut tx).await?;
+        if let Ok(mut backends) = self.backends.lock() {
+            backends.insert(pid);
+        }
+        if self.cancel.is_cancelled() {
+            return Err(PhaseError::Cancelled);
+        }
+        Ok(Work { tx, pid, backends: self.backends.clone(), attempt: self.attempt, services: self.services.clone() })
+    }
+
+    /// Says what happens right now.
+    pub fn say(&self, what: impl Into<String>) {
+        self.progress.say(what.into());
+    }
+
+    /// Ends here when a suspension waits for a safe point.
+    ///
+    /// # Errors
+    /// [`PhaseError::Paused`].
+    pub fn safe_point(&self) -> Result<(), PhaseError> {
+        if self.pause.is_cancelled() { Err(PhaseError::Paused) } else { Ok(()) }
+    }
+}
+
+/// A fenced transaction of a phase. Dropped without [`Work::commit`] or [`Work::complete`], it changes nothing.
+pub struct Work {
+    tx: Transaction<'static, Postgres>,
+    pid: i32,
+    backends: Arc<Mutex<HashSet<i32>>>,
+    attempt: Attempt,
+    services: Arc<Services>,
+}
+
+impl Work {
+    /// Commits a part of the phase.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the transaction had failed.
+    pub async fn commit(self) -> Result<(), PhaseError> {
+        let Self { mut tx, pid, backends, .. } = self;
+        // In a failed transaction this is refused, where COMMIT would answer ROLLBACK without an error.
+        sqlx::query("SELECT 1").execute(&mut *tx).await?;
+        tx.commit().await?;
+        backends.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+        Ok(())
+    }
+
+    /// Commits the phase together with the row that says that it is done.
+    ///
+    /// # Errors
+    /// When the database does not answer, or this attempt is not the running one any more.
+    pub async fn complete(mut self, message: &str) -> Result<Done, PhaseError> {
+        ledger::phases::succeed(&mut self.tx, self.attempt, message).await?;
+        self.services.faults.reach(self.attempt.phase, "end").await;
+        self.commit().await?;
+        Ok(Done(()))
+    }
+
+    /// Commits the taking back of the phase together with the row that says so.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn complete_undo(mut self, message: &str) -> Result<Done, PhaseError> {
+        let Attempt { release, run, phase, epoch, .. } = self.attempt;
+        undone(&mut self.tx, release, run, phase, message, epoch).await?;
+        self.commit().await?;
+        Ok(Done(()))
+    }
+}
+
+impl Deref for Work {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        &self.tx
+    }
+}
+
+impl DerefMut for Work {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+}
+
+/// Runs a phase.
+///
+/// # Errors
+/// See [`PhaseError`].
+pub async fn run(context: &Context) -> Result<Done, PhaseError> {
+    let phase = context.attempt.phase;
+    if context.run.recheck && recheck::is_due(phase) {
+        recheck::run(context).await?;
+    }
+    match phase {
+        PhaseName::AcquireLock => lock::acquire(context).await,
+        PhaseName::RefreshViews => views::refresh(context).await,
+        PhaseName::CreateStagingViews => views::create(context).await,
+        PhaseName::Preflight => preflight::run(context).await,
+        PhaseName::BuildStaging => staging::build(context).await,
+        PhaseName::ImportCore => imports::core(context).await,
+        PhaseName::ImportRelated => imports::related(context).await,
+        PhaseName::ValidateAndManifest => validate::run(context).await,
+        PhaseName::Freeze => freeze::freeze(context).await,
+        PhaseName::FinaliseSwap => swap::run(context).await,
+        PhaseName::CreateDownloadsView => views::downloads(context).await,
+        PhaseName::Scale => freeze::scale(context).await,
+        PhaseName::PostSwap => post_swap::run(context).await,
+        PhaseName::CleanupAndRetention => retention::run(context).await,
+        PhaseName::ReleaseLock => lock::release(context).await,
+        PhaseName::ResetCheckpoints => retention::reset_checkpoints(context).await,
+    }
+}
+
+/// Takes a phase back. The release's table of phases says when.
+///
+/// # Errors
+/// See [`PhaseError`].
+pub async fn undo(context: &Context) -> Result<Done, PhaseError> {
+    match context.attempt.phase {
+        PhaseName::CreateStagingViews => views::undo_create(context).await,
+        PhaseName::BuildStaging => staging::undo_build(context).await,
+        PhaseName::ImportCore | PhaseName::ImportRelated => imports::undo(context).await,
+        PhaseName::Freeze => freeze::undo_freeze(context).await,
+        phase => context.work().await?.complete_undo(&format!("{phase} leaves nothing to take back")).await,
+    }
+}
