@@ -1,1 +1,7 @@
 //! Everything that touches the portal's database.
+pub mod backups;
+pub mod catalog;
+pub mod dependents;
+pub mod identifiers;
+pub mod staging;
+pub mod swap;
