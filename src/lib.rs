@@ -1,3 +1,7 @@
 //! The PortalRelease operator.
 pub mod api;
+pub mod cluster;
 pub mod database;
+pub mod http;
+pub mod metrics;
+pub mod telemetry;
