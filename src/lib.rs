@@ -1,4 +1,11 @@
 //! The PortalRelease operator.
 pub mod api;
+pub mod cluster;
 pub mod database;
+pub mod http;
+pub mod leader;
+pub mod metrics;
+pub mod notify;
+pub mod phases;
 pub mod release;
+pub mod telemetry;

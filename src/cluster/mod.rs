@@ -1,0 +1,400 @@
+//! Effects on the cluster: workloads, Secrets, ConfigMaps, events, status.
+//!
+//! Nothing here decides anything. Every request goes through [`call`], which bounds its time and repeats what may pass
+//! when it is repeated.
+
+mod portal_events;
+pub mod workers;
+
+use std::{error::Error, fmt, future::Future, time::Duration};
+
+use backon::{ExponentialBuilder, Retryable};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{ConfigMap, Secret},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+pub use kube::runtime::events::EventType;
+pub use portal_events::PortalEvents;
+
+/// The one name under which the operator owns fields.
+pub const FIELD_MANAGER: &str = "portal-release-operator";
+
+/// How long one request may take, its repetitions included.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one attempt may take, so that a hung connection leaves time for another.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
+/// Longest part of a server's message that is passed on.
+const MAX_CAUSE_BYTES: usize = 512;
+
+/// Why a request to the Kubernetes API failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The API server answered with an error, or could not be reached.
+    #[error("{}", describe(.0))]
+    Kube(kube::Error),
+    /// There was no good answer in time.
+    #[error("the API server gave no answer within {}s", ATTEMPT_TIMEOUT.as_secs())]
+    NoAnswer,
+    /// The request was repeated for some time and never succeeded.
+    #[error("still failing after {seconds}s: {cause}")]
+    KeptFailing {
+        /// For how long it was repeated, in seconds.
+        seconds: u64,
+        /// The last cause.
+        cause: String,
+    },
+}
+
+impl CallError {
+    /// The object does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Kube(error) if is_not_found(error))
+    }
+
+    /// The object's namespace is being deleted.
+    pub fn is_namespace_terminating(&self) -> bool {
+        matches!(self, Self::Kube(error) if is_namespace_terminating(error))
+    }
+
+    /// The same request may succeed later without anyone changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoAnswer | Self::KeptFailing { .. } => true,
+            Self::Kube(kube::Error::Api(status)) => match status.code {
+                409 => !status.is_already_exists() && !status.message.contains("Precondition failed"),
+                code => code == 429 || code >= 500,
+            },
+            Self::Kube(kube::Error::HyperError(_) | kube::Error::Service(_)) => true,
+            Self::Kube(_) => false,
+        }
+    }
+
+    /// What a person can do about it.
+    fn next_step(&self) -> &'static str {
+        match self {
+            Self::Kube(kube::Error::Api(status)) if status.is_forbidden() => "grant it to the operator's service account in that namespace",
+            Self::Kube(kube::Error::Api(status)) if status.code == 401 => "check the token of the operator's service account",
+            _ if self.is_transient() => "check that the API server is reachable and healthy",
+            _ => "check the object and the operator's log",
+        }
+    }
+}
+
+/// Why an object of the cluster could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// A Secret or ConfigMap does not exist.
+    #[error("{kind} {namespace}/{name} does not exist; create it with the key {key}")]
+    Missing {
+        /// `Secret` or `ConfigMap`.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The key that is wanted from it.
+        key: String,
+    },
+    /// A Secret or ConfigMap lacks a key, or the key holds nothing.
+    #[error("{kind} {namespace}/{name} has no value under the key {key}; add it")]
+    KeyMissing {
+        /// `Secret` or `ConfigMap`.
+        kind: &'static str,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The missing key.
+        key: String,
+    },
+    /// A Secret's value is not UTF-8.
+    #[error("the value of {namespace}/{name} under the key {key} is not UTF-8 text; store it as text")]
+    NotText {
+        /// Namespace of the Secret.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// The key.
+        key: String,
+    },
+    /// A request failed.
+    #[error("cannot {action} {object}: {cause}; {}", .cause.next_step())]
+    Call {
+        /// A verb, such as `read`.
+        action: &'static str,
+        /// Kind, namespace and name.
+        object: String,
+        /// Why.
+        cause: CallError,
+    },
+}
+
+impl ClusterError {
+    /// The failed call, if a call failed.
+    pub fn call(&self) -> Option<&CallError> {
+        match self {
+            Self::Call { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+/// A secret text. Neither `Debug` nor `Display` shows it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SecretValue(String);
+
+impl SecretValue {
+    /// Wraps a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself. Never log it or put it into a message.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl fmt::Display for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// Reads one key of a Secret as text, without white space at its end.
+///
+/// # Errors
+/// When the Secret or the key is missing or empty, the value is not UTF-8, or the request fails.
+pub async fn read_secret_key(client: &Client, namespace: &str, name: &str, key: &str) -> Result<SecretValue, ClusterError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = call(|| api.get(name)).await.map_err(|cause| unreadable("Secret", namespace, name, key, cause))?;
+    let bytes = secret.data.and_then(|mut data| data.remove(key)).map(|value| value.0).unwrap_or_default();
+    let text = String::from_utf8(bytes).map_err(|_| ClusterError::NotText {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        key: key.to_owned(),
+    })?;
+    match text.trim_end() {
+        "" => Err(key_missing("Secret", namespace, name, key)),
+        text => Ok(SecretValue::new(text)),
+    }
+}
+
+/// Reads one key of a ConfigMap.
+///
+/// # Errors
+/// When the ConfigMap or the key is missing or empty, or the request fails.
+pub async fn read_config_map_key(client: &Client, namespace: &str, name: &str, key: &str) -> Result<String, ClusterError> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let config_map = call(|| api.get(name)).await.map_err(|cause| unreadable("ConfigMap", namespace, name, key, cause))?;
+    config_map
+        .data
+        .and_then(|mut data| data.remove(key))
+        .filter(|text| !text.trim().is_empty())
+        .ok_or_else(|| key_missing("ConfigMap", namespace, name, key))
+}
+
+/// Writes the whole status of an object by server-side apply. The object's uid goes along: an object that was deleted and
+/// made again under the same name is left alone.
+///
+/// # Errors
+/// When the request fails, also with a conflict for another uid.
+pub async fn patch_status<K>(client: &Client, object: &K, status: &impl Serialize) -> Result<K, ClusterError>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + fmt::Debug,
+{
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    let api: Api<K> = Api::namespaced(client.clone(), &namespace);
+    let patch = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": name, "namespace": namespace, "uid": object.uid() },
+        "status": status,
+    });
+    let (params, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&patch));
+    call(|| api.patch_status(&name, &params, &patch)).await.map_err(|cause| ClusterError::Call {
+        action: "write the status of",
+        object: format!("{} {namespace}/{name}", K::kind(&())),
+        cause,
+    })
+}
+
+/// The object does not exist.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found())
+}
+
+/// The request was refused because the object's namespace is being deleted.
+pub fn is_namespace_terminating(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let by_cause = status.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == "NamespaceTerminating");
+    status.is_forbidden() && (by_cause || status.message.contains("because it is being terminated"))
+}
+
+/// Makes a request with a bound on its time; repeats it while it fails with something that may pass.
+///
+/// # Errors
+/// The last failure, once it is permanent or the time is over.
+pub async fn call<T, Fut>(request: impl FnMut() -> Fut) -> Result<T, CallError>
+where
+    Fut: Future<Output = Result<T, kube::Error>>,
+{
+    call_within(CALL_TIMEOUT, request).await
+}
+
+async fn call_within<T, Fut>(limit: Duration, mut request: impl FnMut() -> Fut) -> Result<T, CallError>
+where
+    Fut: Future<Output = Result<T, kube::Error>>,
+{
+    let attempt = || {
+        let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, request());
+        async { answer.await.map_err(|_| CallError::NoAnswer)?.map_err(CallError::Kube) }
+    };
+    let backoff = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .without_max_times();
+    let mut last = None;
+    let repeated = attempt.retry(backoff).when(CallError::is_transient).notify(|error, _| {
+        tracing::debug!(%error, "a request to the Kubernetes API is repeated");
+        last = Some(error.to_string());
+    });
+    match tokio::time::timeout(limit, repeated).await {
+        Ok(result) => result,
+        Err(_) => Err(last.map_or(CallError::NoAnswer, |cause| CallError::KeptFailing { seconds: limit.as_secs(), cause })),
+    }
+}
+
+/// The cause of an API error in one bounded line.
+pub fn describe(error: &kube::Error) -> String {
+    let text = match error {
+        kube::Error::Api(status) if status.message.is_empty() => format!("the API server answered {} {}", status.code, status.reason),
+        kube::Error::Api(status) => format!("{} (HTTP {})", status.message, status.code),
+        kube::Error::Service(cause) => chain(cause.as_ref()),
+        other => chain(other),
+    };
+    truncate(&text, MAX_CAUSE_BYTES).to_owned()
+}
+
+/// An error and its causes, without repeating what a message already says.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// The longest beginning of `text` that has at most `max` bytes and ends between two characters.
+pub fn truncate(text: &str, max: usize) -> &str {
+    text.get(..text.floor_char_boundary(max)).unwrap_or_default()
+}
+
+fn unreadable(kind: &'static str, namespace: &str, name: &str, key: &str, cause: CallError) -> ClusterError {
+    if cause.is_not_found() {
+        let (namespace, name, key) = (namespace.to_owned(), name.to_owned(), key.to_owned());
+        return ClusterError::Missing { kind, namespace, name, key };
+    }
+    ClusterError::Call { action: "read", object: format!("{kind} {namespace}/{name}"), cause }
+}
+
+fn key_missing(kind: &'static str, namespace: &str, name: &str, key: &str) -> ClusterError {
+    ClusterError::KeyMissing { kind, namespace: namespace.to_owned(), name: name.to_owned(), key: key.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::{
+        Status,
+        response::{StatusCause, StatusDetails},
+    };
+
+    use super::*;
+
+    fn api_error(code: u16, reason: &str, message: &str) -> kube::Error {
+        kube::Error::Api(Status::failure(message, reason).with_code(code).boxed())
+    }
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = SecretValue::new("postgres://canary");
+        assert_eq!(format!("{secret} {secret:?}"), "[secret] [secret]");
+    }
+
+    #[test]
+    fn truncation_respects_characters() {
+        assert_eq!(truncate("aé", 2), "a");
+        assert_eq!(truncate("aé", 3), "aé");
+        assert_eq!(truncate("aé", 30), "aé");
+    }
+
+    #[test]
+    fn a_terminating_namespace_is_recognised() {
+        let cause = StatusCause { reason: "NamespaceTerminating".into(), message: String::new(), field: String::new() };
+        let details = StatusDetails {
+            name: String::new(),
+            group: String::new(),
+            kind: String::new(),
+            uid: String::new(),
+            causes: vec![cause],
+            retry_after_seconds: 0,
+        };
+        let status = Status::failure("events is forbidden", "Forbidden").with_code(403).with_details(details);
+        assert!(is_namespace_terminating(&kube::Error::Api(status.boxed())));
+        assert!(!is_namespace_terminating(&api_error(403, "Forbidden", "no")));
+        assert!(!is_namespace_terminating(&api_error(404, "NotFound", "no")));
+    }
+
+    #[test]
+    fn what_may_pass_is_told_from_what_stays() {
+        for (code, reason, message, transient) in [
+            (409, "Conflict", "the object has been modified", true),
+            (409, "Conflict", "Precondition failed: UID in precondition", false),
+            (409, "AlreadyExists", "exists", false),
+            (429, "TooManyRequests", "slow down", true),
+            (503, "ServiceUnavailable", "etcd", true),
+            (403, "Forbidden", "no", false),
+            (404, "NotFound", "no", false),
+        ] {
+            assert_eq!(CallError::Kube(api_error(code, reason, message)).is_transient(), transient, "{code} {reason} {message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_is_repeated_until_it_succeeds_and_no_longer_than_allowed() {
+        let mut left = 3;
+        let answer = call(|| {
+            left -= 1;
+            let result = if left == 0 { Ok("done") } else { Err(api_error(503, "ServiceUnavailable", "etcd is away")) };
+            async { result }
+        });
+        assert_eq!(answer.await.unwrap(), "done");
+
+        let away = || async { Err::<(), _>(api_error(503, "ServiceUnavailable", "etcd is away")) };
+        let error = call_within(Duration::from_secs(1), away).await.unwrap_err();
+        assert_eq!(error.to_string(), "still failing after 1s: etcd is away (HTTP 503)");
+        assert!(error.is_transient());
+
+        let error = call(|| async { Err::<(), _>(api_error(403, "Forbidden", "no")) }).await.unwrap_err();
+        assert!(!error.is_transient());
+    }
+}

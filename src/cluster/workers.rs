@@ -1,0 +1,463 @@
+//! Freezing and thawing workloads: pure effects, no policy.
+//!
+//! Deployments and StatefulSets are read and written through their `scale` subresource only, CronJobs through
+//! `spec.suspend`. So the operator needs `get` and `patch` on `deployments/scale`, `statefulsets/scale` and `cronjobs`,
+//! and `list` on `jobs` and `pods`; it can change nothing else about a workload.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, StatefulSet},
+    autoscaling::v1::Scale,
+    batch::v1::{CronJob, Job},
+    core::v1::Pod,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{CallError, FIELD_MANAGER, call};
+use crate::api::{FrozenWorkload, Worker, WorkerKind};
+
+/// How many workloads are handled at the same time.
+const PARALLEL: usize = 8;
+/// First and longest pause between two looks at the workloads.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
+/// For how long nothing may run before the workers count as stopped: a controller may still be creating a pod.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Label of every pod of a Job.
+const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
+/// How many pods or Jobs a sentence names.
+const NAMED: usize = 5;
+
+/// Why workers could not be stopped or started.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A workload does not exist.
+    #[error("{workload} does not exist; create it or remove it from the Portal's workers")]
+    Missing {
+        /// Kind, namespace and name.
+        workload: String,
+    },
+    /// A request failed.
+    #[error("cannot {action} {workload}: {cause}; {}", .cause.next_step())]
+    Call {
+        /// A verb, such as `scale`.
+        action: &'static str,
+        /// Kind, namespace and name.
+        workload: String,
+        /// Why.
+        cause: CallError,
+    },
+    /// Something still runs at the end of the time.
+    #[error("workers did not stop within {seconds}s: {remaining}; stop it or raise freeze.timeout, then retry")]
+    NotStopped {
+        /// The time they had, in seconds.
+        seconds: u64,
+        /// Sentences about what runs.
+        remaining: String,
+    },
+    /// Something is not ready at the end of the time.
+    #[error("workers are not back within {seconds}s: {missing}; look at their pods, or raise freeze.timeout, then retry")]
+    NotAvailable {
+        /// The time they had, in seconds.
+        seconds: u64,
+        /// Sentences about what is missing.
+        missing: String,
+    },
+    /// Several workloads failed, each for its own reason. The others were handled.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(". "))]
+    Several(Vec<WorkerError>),
+    /// The caller gave up.
+    #[error("waiting for workers was cancelled; nothing was undone")]
+    Cancelled,
+}
+
+impl WorkerError {
+    /// The same call may succeed later without anyone changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Call { cause, .. } => cause.is_transient(),
+            Self::Several(errors) => errors.iter().any(Self::is_transient),
+            Self::Missing { .. } | Self::NotStopped { .. } | Self::NotAvailable { .. } | Self::Cancelled => false,
+        }
+    }
+
+    fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        match (errors.pop(), errors.is_empty()) {
+            (None, _) => Ok(()),
+            (Some(only), true) => Err(only),
+            (Some(last), false) => {
+                errors.push(last);
+                Err(Self::Several(errors))
+            }
+        }
+    }
+}
+
+/// How the workers are now. A workload in `known` is taken from there: its present state may be a zero that we caused.
+/// Call it, and store what it gives, before [`stop`].
+///
+/// # Errors
+/// When a workload does not exist or cannot be read.
+pub async fn record(
+    client: &Client,
+    namespace: &str,
+    workers: &[Worker],
+    known: &[FrozenWorkload],
+) -> Result<Vec<FrozenWorkload>, WorkerError> {
+    let mut frozen = Vec::with_capacity(workers.len());
+    for worker in workers {
+        if let Some(before) = known.iter().find(|before| before.kind == worker.kind && before.name == worker.name.0) {
+            frozen.push(before.clone());
+            continue;
+        }
+        let replicas = Workload::of(client, namespace, worker).size().await?.wanted;
+        frozen.push(FrozenWorkload { kind: worker.kind, name: worker.name.0.clone(), replicas });
+    }
+    Ok(frozen)
+}
+
+/// Scales the workloads to zero and suspends CronJobs. Does not wait. All are tried, also when one fails; doing it again
+/// changes nothing.
+///
+/// # Errors
+/// When a workload does not exist or cannot be changed.
+pub async fn stop(client: &Client, namespace: &str, frozen: &[FrozenWorkload]) -> Result<(), WorkerError> {
+    let stops = frozen.iter().map(|before| {
+        let workload = Workload::of_frozen(client, namespace, before);
+        async move { workload.set(0).await.err() }
+    });
+    WorkerError::all(stream::iter(stops).buffered(PARALLEL).filter_map(async |error| error).collect().await)
+}
+
+/// Brings the workloads back to exactly what was recorded; CronJobs go on only when they were active. Does not wait. All
+/// are tried, also when one fails; doing it again changes nothing. Gives a sentence about each workload that no longer
+/// exists.
+///
+/// # Errors
+/// When a workload cannot be changed.
+pub async fn start(client: &Client, namespace: &str, frozen: &[FrozenWorkload]) -> Result<Vec<String>, WorkerError> {
+    let starts = frozen.iter().filter(|before| before.replicas > 0).map(|before| {
+        let workload = Workload::of_frozen(client, namespace, before);
+        async move { workload.set(before.replicas).await }
+    });
+    let (mut notes, mut errors) = (Vec::new(), Vec::new());
+    for result in stream::iter(starts).buffered(PARALLEL).collect::<Vec<_>>().await {
+        match result {
+            Ok(()) => {}
+            Err(WorkerError::Missing { workload }) => notes.push(format!("{workload} no longer exists and was not started")),
+            Err(error) => errors.push(error),
+        }
+    }
+    WorkerError::all(errors).map(|()| notes)
+}
+
+/// One sentence about each thing that still runs or may start again: workloads not set to zero, their pods (terminating
+/// ones too, finished ones not), CronJobs not suspended, their unfinished Jobs and the pods of those.
+///
+/// # Errors
+/// When a workload does not exist or something cannot be read.
+pub async fn remaining(client: &Client, namespace: &str, workers: &[Worker]) -> Result<Vec<String>, WorkerError> {
+    let looks = workers.iter().map(|worker| {
+        let workload = Workload::of(client, namespace, worker);
+        async move { workload.look().await.map(|look| look.remaining(&workload)) }
+    });
+    let looks = stream::iter(looks).buffered(PARALLEL).collect::<Vec<_>>().await;
+    Ok(looks.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+}
+
+/// Waits until nothing of the workers runs and that has held for a second. A workload that someone else scales up again
+/// meanwhile is set back to zero at each look, and the error says so.
+///
+/// # Errors
+/// At the timeout, with what remains; when a workload does not exist or the operator lacks a permission; when cancelled.
+/// While the API server cannot be reached the waiting goes on.
+pub async fn wait_stopped(
+    client: &Client,
+    namespace: &str,
+    workers: &[Worker],
+    timeout: Duration,
+    cancel: &CancellationToken,
+) -> Result<(), WorkerError> {
+    let mut woken = BTreeMap::<String, (i32, u32)>::new();
+    let mut quiet_since = None;
+    let mut look = async || {
+        let mut sentences = remaining_or_unknown(remaining(client, namespace, workers).await)?;
+        for worker in workers {
+            let workload = Workload::of(client, namespace, worker);
+            match workload.size().await {
+                Ok(size) if size.wanted != 0 => {
+                    let entry = woken.entry(workload.to_string()).or_default();
+                    *entry = (size.wanted, entry.1 + 1);
+                    sentences.extend(remaining_or_unknown(workload.set(0).await.map(|()| Vec::new()))?);
+                }
+                result => sentences.extend(remaining_or_unknown(result.map(|_| Vec::new()))?),
+            }
+        }
+        if sentences.is_empty() {
+            let since = *quiet_since.get_or_insert_with(Instant::now);
+            return Ok((since.elapsed() >= SETTLE, sentences));
+        }
+        quiet_since = None;
+        sentences.extend(woken.iter().map(|(workload, (wanted, times))| {
+            format!("{workload} was woken by someone else {times} times, last to {wanted}, and set back to zero")
+        }));
+        Ok((false, sentences))
+    };
+    let waited = poll(timeout, cancel, &mut look).await?;
+    waited.map_err(|remaining| WorkerError::NotStopped { seconds: timeout.as_secs(), remaining })
+}
+
+/// Waits until the workloads have as many ready pods as recorded, or as many as they are set to by now when that is less
+/// but not zero (an autoscaler may own them again), and CronJobs that were active are so again.
+///
+/// # Errors
+/// At the timeout, with what is missing; when the operator lacks a permission; when cancelled. A workload that no longer
+/// exists counts as available. While the API server cannot be reached the waiting goes on.
+pub async fn wait_available(
+    client: &Client,
+    namespace: &str,
+    frozen: &[FrozenWorkload],
+    timeout: Duration,
+    cancel: &CancellationToken,
+) -> Result<(), WorkerError> {
+    let mut look = async || {
+        let mut sentences = Vec::new();
+        for before in frozen.iter().filter(|before| before.replicas > 0) {
+            let workload = Workload::of_frozen(client, namespace, before);
+            let missing = match workload.look().await {
+                Ok(look) => Ok(look.missing(&workload, before.replicas).into_iter().collect()),
+                Err(WorkerError::Missing { .. }) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            };
+            sentences.extend(remaining_or_unknown(missing)?);
+        }
+        Ok((sentences.is_empty(), sentences))
+    };
+    let waited = poll(timeout, cancel, &mut look).await?;
+    waited.map_err(|missing| WorkerError::NotAvailable { seconds: timeout.as_secs(), missing })
+}
+
+/// Looks again and again until it is done. The inner error has the sentences of the last look.
+async fn poll(
+    timeout: Duration,
+    cancel: &CancellationToken,
+    look: &mut impl AsyncFnMut() -> Result<(bool, Vec<String>), WorkerError>,
+) -> Result<Result<(), String>, WorkerError> {
+    let deadline = Instant::now() + timeout;
+    let mut last = vec!["the API server did not answer in that time".to_owned()];
+    let mut pause = PAUSES.0;
+    let looks = async {
+        loop {
+            match look().await? {
+                (true, _) => return Ok(()),
+                (false, sentences) => last = sentences,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(WorkerError::Cancelled),
+        ended = tokio::time::timeout_at(deadline, looks) => ended,
+    };
+    match ended {
+        Ok(result) => result.map(Ok),
+        Err(_) => Ok(Err(if last.is_empty() { "it stopped only just now".to_owned() } else { last.join("; ") })),
+    }
+}
+
+/// Turns a failure that may pass into a sentence, so that a waiting loop goes on.
+fn remaining_or_unknown(result: Result<Vec<String>, WorkerError>) -> Result<Vec<String>, WorkerError> {
+    match result {
+        Err(error) if error.is_transient() => Ok(vec![error.to_string()]),
+        other => other,
+    }
+}
+
+/// One workload in the cluster.
+struct Workload<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    kind: WorkerKind,
+    name: &'a str,
+}
+
+/// What a workload is set to.
+struct Size {
+    /// Replicas; for a CronJob 1 when it is active.
+    wanted: i32,
+    /// Selector of its pods; unused for a CronJob.
+    selector: String,
+    /// Its uid.
+    uid: String,
+}
+
+/// What there is of a workload.
+struct Look {
+    wanted: i32,
+    unfinished_jobs: Vec<String>,
+    pods: Vec<Pod>,
+}
+
+impl fmt::Display for Workload<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name)
+    }
+}
+
+impl<'a> Workload<'a> {
+    fn of(client: &'a Client, namespace: &'a str, worker: &'a Worker) -> Self {
+        Self { client, namespace, kind: worker.kind, name: worker.name.as_str() }
+    }
+
+    fn of_frozen(client: &'a Client, namespace: &'a str, before: &'a FrozenWorkload) -> Self {
+        Self { client, namespace, kind: before.kind, name: &before.name }
+    }
+
+    async fn size(&self) -> Result<Size, WorkerError> {
+        let scale = match self.kind {
+            WorkerKind::Deployment => call(|| async { self.api::<Deployment>().get_scale(self.name).await }).await,
+            WorkerKind::StatefulSet => call(|| async { self.api::<StatefulSet>().get_scale(self.name).await }).await,
+            WorkerKind::CronJob => {
+                let cron_job = call(|| async { self.api::<CronJob>().get(self.name).await }).await;
+                let cron_job = cron_job.map_err(|cause| self.failed("read", cause))?;
+                let suspended = cron_job.spec.suspend.unwrap_or(false);
+                return Ok(Size { wanted: i32::from(!suspended), selector: String::new(), uid: cron_job.uid().unwrap_or_default() });
+            }
+        };
+        let scale: Scale = scale.map_err(|cause| self.failed("read the scale of", cause))?;
+        let wanted = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
+        let selector = scale.status.and_then(|status| status.selector).unwrap_or_default();
+        Ok(Size { wanted, selector, uid: scale.metadata.uid.unwrap_or_default() })
+    }
+
+    async fn set(&self, replicas: i32) -> Result<(), WorkerError> {
+        let params = PatchParams::apply(FIELD_MANAGER);
+        let scale = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
+        let suspend = Patch::Merge(json!({ "spec": { "suspend": replicas == 0 } }));
+        let done = match self.kind {
+            WorkerKind::Deployment => {
+                call(|| async { self.api::<Deployment>().patch_scale(self.name, &params, &scale).await }).await.map(drop)
+            }
+            WorkerKind::StatefulSet => {
+                call(|| async { self.api::<StatefulSet>().patch_scale(self.name, &params, &scale).await }).await.map(drop)
+            }
+            WorkerKind::CronJob => call(|| async { self.api::<CronJob>().patch(self.name, &params, &suspend).await }).await.map(drop),
+        };
+        done.map_err(|cause| self.failed(if self.kind == WorkerKind::CronJob { "suspend or resume" } else { "scale" }, cause))
+    }
+
+    async fn look(&self) -> Result<Look, WorkerError> {
+        let size = self.size().await?;
+        let mut unfinished_jobs = Vec::new();
+        let mut owners = Vec::new();
+        let selector = if self.kind == WorkerKind::CronJob {
+            let jobs = call(|| async { self.api::<Job>().list(&ListParams::default()).await }).await;
+            for job in jobs.map_err(|cause| self.failed("list the Jobs of", cause))? {
+                if job.owner_references().iter().any(|owner| owner.uid == size.uid) {
+                    owners.extend(job.uid());
+                    unfinished_jobs.extend((!is_finished(&job)).then(|| job.name_any()));
+                }
+            }
+            JOB_NAME_LABEL.to_owned()
+        } else {
+            size.selector
+        };
+        let params = ListParams::default().labels(&selector);
+        let pods = call(|| async { self.api::<Pod>().list(&params).await }).await;
+        let mut pods = pods.map_err(|cause| self.failed("list the pods of", cause))?.items;
+        pods.retain(|pod| self.owns(pod, &size.uid, &owners) && !is_over(pod));
+        Ok(Look { wanted: size.wanted, unfinished_jobs, pods })
+    }
+
+    /// A pod that matches the selector may belong to something else when selectors overlap. One without a controller
+    /// counts as ours.
+    fn owns(&self, pod: &Pod, uid: &str, jobs: &[String]) -> bool {
+        let controller = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+        match (self.kind, controller) {
+            (WorkerKind::CronJob, controller) => controller.is_some_and(|owner| jobs.contains(&owner.uid)),
+            (_, None) => true,
+            (WorkerKind::Deployment, Some(owner)) => owner.kind == "ReplicaSet",
+            (WorkerKind::StatefulSet, Some(owner)) => owner.uid == uid,
+        }
+    }
+
+    fn failed(&self, action: &'static str, cause: CallError) -> WorkerError {
+        let workload = self.to_string();
+        if cause.is_not_found() { WorkerError::Missing { workload } } else { WorkerError::Call { action, workload, cause } }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), self.namespace)
+    }
+}
+
+impl Look {
+    fn remaining(&self, workload: &Workload<'_>) -> Vec<String> {
+        let mut sentences = Vec::new();
+        match (self.wanted, workload.kind) {
+            (0, _) => {}
+            (_, WorkerKind::CronJob) => sentences.push(format!("{workload} is not suspended")),
+            (wanted, _) => sentences.push(format!("{workload} is set to {wanted} replicas")),
+        }
+        if !self.unfinished_jobs.is_empty() {
+            sentences.push(format!("{workload} has unfinished Jobs: {}", named(&self.unfinished_jobs)));
+        }
+        if !self.pods.is_empty() {
+            let pods: Vec<String> = self.pods.iter().map(|pod| format!("{} ({})", pod.name_any(), state(pod))).collect();
+            sentences.push(format!("{workload} still has pods: {}", named(&pods)));
+        }
+        sentences
+    }
+
+    fn missing(&self, workload: &Workload<'_>, recorded: i32) -> Option<String> {
+        if workload.kind == WorkerKind::CronJob {
+            return (self.wanted == 0).then(|| format!("{workload} is suspended"));
+        }
+        let wanted = if self.wanted == 0 { recorded } else { recorded.min(self.wanted) };
+        let ready = self.pods.iter().filter(|pod| is_ready(pod)).count();
+        let enough = self.wanted > 0 && i32::try_from(ready).is_ok_and(|ready| ready >= wanted);
+        (!enough).then(|| format!("{workload} has {ready} of {wanted} pods ready and is set to {} replicas", self.wanted))
+    }
+}
+
+/// At most five of the names, and how many more there are.
+fn named(names: &[String]) -> String {
+    let shown = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn state(pod: &Pod) -> &str {
+    if pod.metadata.deletion_timestamp.is_some() {
+        return "terminating";
+    }
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("no phase yet")
+}
+
+fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    pod.metadata.deletion_timestamp.is_none() && conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+fn is_finished(job: &Job) -> bool {
+    let mut conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")
+}

@@ -1,0 +1,269 @@
+//! The process's metrics. Labels are words from fixed sets, never names of objects or texts of errors.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::api::{PhaseName, PhaseState, ReleaseState};
+
+/// The content type of [`Metrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+/// Shown only once it has a value: a timestamp of 0 would look like an old one.
+type Moment = Family<[(&'static str, &'static str); 0], Gauge<f64, AtomicU64>>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseOutcome {
+    phase: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ImporterLabel {
+    importer_kind: &'static str,
+}
+
+/// How an attempt to lock the tables of a swap ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockAttempt {
+    /// All locks were granted.
+    Acquired,
+    /// A reader or writer held one for longer than an attempt waits.
+    TimedOut,
+    /// Another error.
+    Failed,
+}
+
+/// The two groups of imports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImporterKind {
+    /// `imports.core`
+    Core,
+    /// `imports.related`
+    Related,
+}
+
+/// What became of a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The receiver took it.
+    Sent,
+    /// The receiver refused it or did not answer, also when asked again.
+    Failed,
+    /// The queue was full.
+    Dropped,
+}
+
+/// Every metric. Clones share their values.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    completed: Family<Outcome, Counter>,
+    duration: Histograms<Outcome>,
+    phase_duration: Histograms<PhaseOutcome>,
+    swap_lock_attempts: Family<ResultLabel, Counter>,
+    swap_lock_held: Histogram,
+    worker_freeze: Histogram,
+    import_rows: Family<ImporterLabel, Counter>,
+    last_success: Moment,
+    last_progress: Moment,
+    notifications: Family<ResultLabel, Counter>,
+    reconciles: Family<ResultLabel, Counter>,
+    reconcile_duration: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics without values.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Arc::default(),
+            completed: Family::default(),
+            duration: Family::new_with_constructor(long),
+            phase_duration: Family::new_with_constructor(long),
+            swap_lock_attempts: Family::default(),
+            swap_lock_held: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
+            worker_freeze: long(),
+            import_rows: Family::default(),
+            last_success: Moment::default(),
+            last_progress: Moment::default(),
+            notifications: Family::default(),
+            reconciles: Family::default(),
+            reconcile_duration: Histogram::new(exponential_buckets(0.001, 4.0, 9)),
+        };
+        metrics.registry = Arc::new(metrics.registered());
+        metrics
+    }
+
+    fn registered(&self) -> Registry {
+        let mut registry = Registry::with_prefix("portalrelease");
+        registry.register("completed", "Runs of releases that ended, by the state they ended in", self.completed.clone());
+        registry.register("duration_seconds", "Time from start to end of a run", self.duration.clone());
+        registry.register("phase_duration_seconds", "Time of one attempt of a phase", self.phase_duration.clone());
+        registry.register("swap_lock_attempts", "Attempts to lock the tables of a swap", self.swap_lock_attempts.clone());
+        registry.register("swap_lock_held_seconds", "Time for which a swap kept readers waiting", self.swap_lock_held.clone());
+        registry.register(
+            "worker_freeze_seconds",
+            "Time from the first worker's stop to the last one's return",
+            self.worker_freeze.clone(),
+        );
+        registry.register("import_rows", "Rows imported into staged tables", self.import_rows.clone());
+        registry.register("last_success_timestamp_seconds", "When a release last went live", self.last_success.clone());
+        registry.register("last_progress_timestamp_seconds", "When a running release last got on", self.last_progress.clone());
+        registry.register("notifications", "Notifications, by what became of them", self.notifications.clone());
+        registry.register("reconciles", "Reconciliations", self.reconciles.clone());
+        registry.register("reconcile_duration_seconds", "Time of one reconciliation", self.reconcile_duration.clone());
+        registry
+    }
+
+    /// A run of a release ended in `state` after `took`. `Live` also sets the time of the last success.
+    pub fn release_ended(&self, state: ReleaseState, took: Duration) {
+        let outcome = Outcome { outcome: state.as_str() };
+        self.completed.get_or_create(&outcome).inc();
+        self.duration.get_or_create(&outcome).observe(took.as_secs_f64());
+        if state == ReleaseState::Live {
+            set_to_now(&self.last_success);
+        }
+    }
+
+    /// One attempt of a phase ended in `state` after `took`.
+    pub fn phase_ended(&self, phase: PhaseName, state: PhaseState, took: Duration) {
+        let labels = PhaseOutcome { phase: phase.as_str(), outcome: state.as_str() };
+        self.phase_duration.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// An attempt to lock the tables of a swap ended.
+    pub fn swap_lock_attempted(&self, attempt: LockAttempt) {
+        let result = match attempt {
+            LockAttempt::Acquired => "acquired",
+            LockAttempt::TimedOut => "timed_out",
+            LockAttempt::Failed => "failed",
+        };
+        self.swap_lock_attempts.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// A swap held its locks for that long.
+    pub fn swap_lock_held(&self, held: Duration) {
+        self.swap_lock_held.observe(held.as_secs_f64());
+    }
+
+    /// Workers were frozen for that long.
+    pub fn workers_frozen(&self, frozen: Duration) {
+        self.worker_freeze.observe(frozen.as_secs_f64());
+    }
+
+    /// More rows were imported.
+    pub fn rows_imported(&self, kind: ImporterKind, rows: u64) {
+        let importer_kind = match kind {
+            ImporterKind::Core => "core",
+            ImporterKind::Related => "related",
+        };
+        self.import_rows.get_or_create(&ImporterLabel { importer_kind }).inc_by(rows);
+    }
+
+    /// A running release got on just now.
+    pub fn progressed(&self) {
+        set_to_now(&self.last_progress);
+    }
+
+    /// A notification was sent, failed for good or was dropped.
+    pub fn notification(&self, delivery: Delivery) {
+        let result = match delivery {
+            Delivery::Sent => "sent",
+            Delivery::Failed => "failed",
+            Delivery::Dropped => "dropped",
+        };
+        self.notifications.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// A reconciliation ended, well or with an error.
+    pub fn reconciled(&self, well: bool, took: Duration) {
+        self.reconciles.get_or_create(&ResultLabel { result: if well { "ok" } else { "error" } }).inc();
+        self.reconcile_duration.observe(took.as_secs_f64());
+    }
+
+    /// All metrics as OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        if text::encode(&mut out, &self.registry).is_err() {
+            tracing::error!("metrics could not be written as text");
+        }
+        out
+    }
+}
+
+/// From a tenth of a second to 14 hours.
+fn long() -> Histogram {
+    Histogram::new(exponential_buckets(0.1, 3.0, 13))
+}
+
+fn set_to_now(moment: &Moment) {
+    moment.get_or_create(&[]).set(Timestamp::now().as_duration().as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_the_promised_names() {
+        let metrics = Metrics::new();
+        assert!(!metrics.encode().contains("portalrelease_last_success_timestamp_seconds "), "no success yet");
+        metrics.release_ended(ReleaseState::Live, Duration::from_secs(60));
+        metrics.phase_ended(PhaseName::Freeze, PhaseState::Succeeded, Duration::from_secs(2));
+        metrics.swap_lock_attempted(LockAttempt::TimedOut);
+        metrics.swap_lock_held(Duration::from_millis(20));
+        metrics.workers_frozen(Duration::from_secs(9));
+        metrics.rows_imported(ImporterKind::Core, 1000);
+        metrics.progressed();
+        metrics.notification(Delivery::Dropped);
+        metrics.reconciled(true, Duration::from_millis(3));
+        let text = metrics.encode();
+        for line in [
+            "portalrelease_completed_total{outcome=\"Live\"} 1",
+            "portalrelease_duration_seconds_count{outcome=\"Live\"} 1",
+            "portalrelease_phase_duration_seconds_count{phase=\"Freeze\",outcome=\"Succeeded\"} 1",
+            "portalrelease_swap_lock_attempts_total{result=\"timed_out\"} 1",
+            "portalrelease_swap_lock_held_seconds_count 1",
+            "portalrelease_worker_freeze_seconds_count 1",
+            "portalrelease_import_rows_total{importer_kind=\"core\"} 1000",
+            "portalrelease_last_success_timestamp_seconds 1",
+            "portalrelease_last_progress_timestamp_seconds 1",
+            "portalrelease_notifications_total{result=\"dropped\"} 1",
+            "portalrelease_reconciles_total{result=\"ok\"} 1",
+            "portalrelease_reconcile_duration_seconds_count 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+}
