@@ -53,8 +53,8 @@ pub async fn list(
 ///
 /// # Errors
 /// When the catalogue cannot be read.
-pub async fn obstacles(conn: &mut PgConnection, relations: &Relations) -> Result<Vec<String>, sqlx::Error> {
-    Ok(sentences(&list(conn, relations, &Generation::Staging).await?))
+pub async fn obstacles(conn: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<String>, sqlx::Error> {
+    Ok(sentences(&list(conn, relations, incoming).await?))
 }
 
 pub(super) fn sentences(dependents: &[Dependent]) -> Vec<String> {

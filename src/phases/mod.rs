@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use definition::Definition;
 
 use crate::{
-    api::{Label, PhaseName, PortalReleaseSpec, PortalSpec},
+    api::{FrozenWorkload, Label, PhaseName, PortalReleaseSpec, PortalSpec},
     cluster::workers::WorkerError,
     database::{
         identifiers::Relations,
@@ -41,6 +41,7 @@ use crate::{
         },
         lock::{Fence, Fenced},
         portal::PortalDatabase,
+        run_sql,
     },
     release::RunRecord,
     runner::Progress,
@@ -75,6 +76,10 @@ pub struct Context {
     pub fence: Fence,
     /// This attempt.
     pub attempt: Attempt,
+    /// Workloads that the Portal's emergency freeze stopped, as they were before.
+    pub emergency_frozen: Vec<FrozenWorkload>,
+    /// The namespace is being deleted, and the workers with it.
+    pub namespace_terminating: bool,
     /// Stop at once.
     pub cancel: CancellationToken,
     /// Stop at the next safe point.
@@ -199,13 +204,34 @@ impl Context {
     /// As [`Context::work`].
     pub async fn guard(&self, mut tx: Transaction<'static, Postgres>) -> Result<Work, PhaseError> {
         let pid = self.fence.check(&mut tx).await?;
-        if let Ok(mut backends) = self.backends.lock() {
-            backends.insert(pid);
-        }
+        let registration = Registration::new(&self.backends, pid);
         if self.cancel.is_cancelled() {
             return Err(PhaseError::Cancelled);
         }
-        Ok(Work { tx, pid, backends: self.backends.clone(), attempt: self.attempt, services: self.services.clone() })
+        Ok(Work { tx, registration, attempt: self.attempt, services: self.services.clone() })
+    }
+
+    /// VACUUM of one relation, which cannot run inside a transaction. It changes nothing that anybody could see.
+    ///
+    /// # Errors
+    /// When the fence is gone, or the database does not answer.
+    pub async fn vacuum(&self, relation: &str, options: &str) -> Result<(), PhaseError> {
+        self.work().await?.commit().await?;
+        let mut connection = self.database.pool().acquire().await?;
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
+        let _registration = Registration::new(&self.backends, pid);
+        Ok(run_sql(&mut connection, format!("VACUUM ({options}) {relation}")).await?)
+    }
+
+    /// Completes a phase that touches only rows of its own release, after the lock is released.
+    ///
+    /// # Errors
+    /// When the database does not answer, or this attempt is not the running one any more.
+    pub async fn complete_unlocked(&self, mut tx: Transaction<'static, Postgres>, message: &str) -> Result<Done, PhaseError> {
+        ledger::phases::succeed(&mut tx, self.attempt, message).await?;
+        self.services.faults.reach(self.attempt.phase, "end").await;
+        tx.commit().await?;
+        Ok(Done(()))
     }
 
     /// Says what happens right now.
@@ -222,11 +248,29 @@ impl Context {
     }
 }
 
+/// A backend that works for a phase: the runner ends it when the phase is cancelled.
+struct Registration {
+    backends: Arc<Mutex<HashSet<i32>>>,
+    pid: i32,
+}
+
+impl Registration {
+    fn new(backends: &Arc<Mutex<HashSet<i32>>>, pid: i32) -> Self {
+        backends.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        Self { backends: backends.clone(), pid }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.backends.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
+    }
+}
+
 /// A fenced transaction of a phase. Dropped without [`Work::commit`] or [`Work::complete`], it changes nothing.
 pub struct Work {
     tx: Transaction<'static, Postgres>,
-    pid: i32,
-    backends: Arc<Mutex<HashSet<i32>>>,
+    registration: Registration,
     attempt: Attempt,
     services: Arc<Services>,
 }
@@ -237,11 +281,11 @@ impl Work {
     /// # Errors
     /// When the database does not answer, or the transaction had failed.
     pub async fn commit(self) -> Result<(), PhaseError> {
-        let Self { mut tx, pid, backends, .. } = self;
+        let Self { mut tx, registration, .. } = self;
         // In a failed transaction this is refused, where COMMIT would answer ROLLBACK without an error.
         sqlx::query("SELECT 1").execute(&mut *tx).await?;
         tx.commit().await?;
-        backends.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+        drop(registration);
         Ok(())
     }
 

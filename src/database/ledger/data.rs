@@ -7,7 +7,13 @@ use sqlx::{PgConnection, types::Json};
 
 use crate::{
     api::FrozenWorkload,
-    database::{checksum::Content, import::KeyRange},
+    database::{
+        checksum::Content,
+        identifiers::{Generation, Relations},
+        import::KeyRange,
+        swap::Moved,
+    },
+    release::RunKind,
 };
 
 /// What a release's staging was built from. While all of it still holds, a release goes on from its staging.
@@ -272,4 +278,240 @@ pub async fn frozen(connection: &mut PgConnection, portal: &str) -> Result<Vec<F
 pub async fn forget_frozen(tx: &mut PgConnection, portal: &str) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM portal_release.frozen_workloads WHERE portal = $1").bind(portal).execute(tx).await?;
     Ok(())
+}
+
+/// The staging relations hold the data of this release.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn owns_staging(connection: &mut PgConnection, portal: &str, release: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT coalesce((SELECT staging_release = $2 FROM portal_release.portals WHERE portal = $1), false)")
+        .bind(portal)
+        .bind(release)
+        .fetch_one(connection)
+        .await
+}
+
+/// The staging relations may be used: they do not hold the validated dry run of another release.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn staging_is_free(connection: &mut PgConnection, portal: &str, release: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT NOT EXISTS (SELECT FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.staging_release
+                            WHERE p.portal = $1 AND r.id <> $2 AND r.state = 'DryRunComplete')",
+    )
+    .bind(portal)
+    .bind(release)
+    .fetch_one(connection)
+    .await
+}
+
+/// Rows that these imports brought.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn imported_rows<'a>(connection: &mut PgConnection, release: i64, imports: impl Iterator<Item = &'a str>) -> Result<i64, sqlx::Error> {
+    let names: Vec<&str> = imports.collect();
+    sqlx::query_scalar("SELECT coalesce(sum(rows), 0)::bigint FROM portal_release.imports WHERE release_id = $1 AND import = ANY($2)")
+        .bind(release)
+        .bind(&names)
+        .fetch_one(connection)
+        .await
+}
+
+/// Rows by import, in order.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn import_rows(connection: &mut PgConnection, release: i64) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    sqlx::query_as("SELECT import, rows FROM portal_release.imports WHERE release_id = $1 AND state = 'Succeeded' ORDER BY position")
+        .bind(release)
+        .fetch_all(connection)
+        .await
+}
+
+/// Rows of an import so far, and in all once known.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn import_progress(connection: &mut PgConnection, release: i64, import: &str) -> Result<(i64, Option<i64>), sqlx::Error> {
+    sqlx::query_as("SELECT rows, rows_total FROM portal_release.imports WHERE release_id = $1 AND import = $2")
+        .bind(release)
+        .bind(import)
+        .fetch_one(connection)
+        .await
+}
+
+/// Database sessions of these roles, each as a few words.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn sessions_of(connection: &mut PgConnection, roles: &[&str]) -> Result<Vec<String>, sqlx::Error> {
+    if roles.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar(
+        "SELECT format('pid %s of role %s', pid, usename) FROM pg_stat_activity
+         WHERE datname = current_database() AND usename = ANY($1) AND pid <> pg_backend_pid() ORDER BY pid LIMIT 10",
+    )
+    .bind(roles)
+    .fetch_all(connection)
+    .await
+}
+
+/// The database's clock, RFC 3339 in UTC.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn now(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')").fetch_one(connection).await
+}
+
+/// The relations whose incoming generation exists: a release without staged views leaves the live views where they are.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn present(connection: &mut PgConnection, mut relations: Relations, incoming: &Generation) -> Result<Relations, sqlx::Error> {
+    let names: Vec<String> = relations.views.iter().map(|view| incoming.name(view)).collect();
+    let there: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY($2)",
+    )
+    .bind(&relations.schema)
+    .bind(&names)
+    .fetch_all(connection)
+    .await?;
+    relations.views.retain(|view| there.contains(&incoming.name(view)));
+    Ok(relations)
+}
+
+/// An exchange, as the ledger keeps it.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    /// `namespace/name` of the Portal.
+    pub portal: String,
+    /// The release whose run it is.
+    pub release: i64,
+    /// What the run does.
+    pub kind: RunKind,
+    /// What became live.
+    pub incoming: &'a Generation,
+    /// What the former live relations became.
+    pub outgoing: &'a Generation,
+    /// The relations.
+    pub moved: &'a [Moved],
+}
+
+/// Writes down, in the exchange's own transaction, what is live now, where the former data is, and which backups there are.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> Result<(), sqlx::Error> {
+    let (portal, release) = (exchange.portal.as_str(), exchange.release);
+    let former: Option<i64> =
+        sqlx::query_scalar("SELECT current_release FROM portal_release.portals WHERE portal = $1").bind(portal).fetch_one(&mut *tx).await?;
+    let restored: Option<i64> = match exchange.incoming {
+        Generation::Backup(stamp) => {
+            let holds: Option<Option<i64>> = sqlx::query_scalar("SELECT DISTINCT holds_release FROM portal_release.backups WHERE portal = $1 AND backup = $2 AND gone_at IS NULL")
+                .bind(portal)
+                .bind(stamp.to_string())
+                .fetch_optional(&mut *tx)
+                .await?;
+            backup_gone(tx, portal, &stamp.to_string(), "restored").await?;
+            holds.flatten()
+        }
+        Generation::Live | Generation::Staging => None,
+    };
+    let current = if exchange.kind == RunKind::Rollback { restored } else { Some(release) };
+    if let Generation::Backup(stamp) = exchange.outgoing {
+        for moved in exchange.moved {
+            sqlx::query(
+                "INSERT INTO portal_release.backups (portal, backup, kind, name, backup_name, relation_oid, holds_release, made_by)
+                 SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE $5 IS NOT NULL ON CONFLICT DO NOTHING",
+            )
+            .bind(portal)
+            .bind(stamp.to_string())
+            .bind(&moved.kind)
+            .bind(&moved.base)
+            .bind(&moved.outgoing_name)
+            .bind(moved.outgoing)
+            .bind(former)
+            .bind(release)
+            .execute(&mut *tx)
+            .await?;
+        }
+    }
+    let made = match exchange.outgoing {
+        Generation::Backup(stamp) => Some(stamp.to_string()),
+        Generation::Live | Generation::Staging => None,
+    };
+    match exchange.kind {
+        RunKind::Release | RunKind::RollForward => {
+            sqlx::query("UPDATE portal_release.releases SET swapped_at = now(), backup = $2, parked = NULL WHERE id = $1")
+                .bind(release)
+                .bind(made)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("UPDATE portal_release.releases SET state = 'Superseded', message = 'readers see a later release' WHERE id = $1 AND id <> $2")
+                .bind(former)
+                .bind(release)
+                .execute(&mut *tx)
+                .await?;
+            if exchange.kind == RunKind::RollForward && *exchange.incoming == Generation::Staging {
+                own_staging(tx, portal, None).await?;
+            }
+        }
+        RunKind::Rollback => {
+            sqlx::query("UPDATE portal_release.releases SET parked = coalesce($2, 'staging'), backup = NULL WHERE id = $1")
+                .bind(release)
+                .bind(&made)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("UPDATE portal_release.releases SET state = 'Live', message = 'live again: a later release was rolled back' WHERE id = $1")
+                .bind(restored)
+                .execute(&mut *tx)
+                .await?;
+            if made.is_none() {
+                own_staging(tx, portal, Some(release)).await?;
+            }
+        }
+    }
+    sqlx::query("UPDATE portal_release.portals SET current_release = $2, changed_at = now() WHERE portal = $1")
+        .bind(portal)
+        .bind(current)
+        .execute(&mut *tx)
+        .await?;
+    let message = format!("{} became live, the former data became {}", exchange.incoming, exchange.outgoing);
+    super::event(tx, release, None, "Swapped", Some("FinaliseSwap"), &message, None).await
+}
+
+/// A backup is not there any more.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn backup_gone(tx: &mut PgConnection, portal: &str, backup: &str, why: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.backups SET gone_at = now(), gone_because = $3 WHERE portal = $1 AND backup = $2 AND gone_at IS NULL")
+        .bind(portal)
+        .bind(backup)
+        .bind(why)
+        .execute(&mut *tx)
+        .await?;
+    // A release whose backup or parked data is gone cannot go there any more.
+    sqlx::query("UPDATE portal_release.releases SET parked = CASE WHEN parked = $2 THEN NULL ELSE parked END, backup = CASE WHEN backup = $2 THEN NULL ELSE backup END WHERE portal = $1 AND $2 IN (parked, backup)")
+        .bind(portal)
+        .bind(backup)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Timestamps of backups that keep a rolled back release for its roll forward.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn parked_stamps(connection: &mut PgConnection, portal: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT parked FROM portal_release.releases WHERE portal = $1 AND parked IS NOT NULL AND parked <> 'staging'")
+        .bind(portal)
+        .fetch_all(connection)
+        .await
 }

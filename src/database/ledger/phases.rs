@@ -126,3 +126,30 @@ pub async fn rechecked(connection: &mut PgConnection, run: i64) -> Result<(), sq
     sqlx::query("UPDATE portal_release.runs SET recheck = false WHERE id = $1").bind(run).execute(connection).await?;
     Ok(())
 }
+
+/// The attempt stopped at a safe point and goes on later. That is no failure.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn pause(connection: &mut PgConnection, attempt: Attempt) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.phases SET state = 'Pending' WHERE run_id = $1 AND phase = $2 AND attempts = $3 AND state = 'Running'")
+        .bind(attempt.run)
+        .bind(attempt.phase.as_str())
+        .bind(attempt.number)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// What a phase did, in its own words.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn message(connection: &mut PgConnection, run: i64, phase: PhaseName) -> Result<String, sqlx::Error> {
+    let message: Option<String> = sqlx::query_scalar("SELECT message FROM portal_release.phases WHERE run_id = $1 AND phase = $2")
+        .bind(run)
+        .bind(phase.as_str())
+        .fetch_optional(connection)
+        .await?;
+    Ok(message.unwrap_or_default())
+}

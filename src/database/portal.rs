@@ -1,0 +1,93 @@
+//! One portal's database, as this process uses it: the pool, and the lock session while a run is open.
+
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tokio::sync::Mutex;
+
+use super::{
+    connection::{ConnectError, connect},
+    lock::{Fence, LockError, LockSession},
+};
+
+/// One portal's database.
+#[derive(Debug)]
+pub struct PortalDatabase {
+    key: String,
+    pool: PgPool,
+    options: PgConnectOptions,
+    holder: String,
+    family: Option<String>,
+    session: Mutex<Option<LockSession>>,
+}
+
+impl PortalDatabase {
+    /// Connects and brings the ledger's schema up to date.
+    ///
+    /// `key` is `namespace/name` of the Portal. `family` is what the application names of all operators of this Portal begin with, and
+    /// `instance` tells this process from the others; sessions of a predecessor are ended only when `evict` says that a Lease makes
+    /// sure that there is one leader.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn open(key: &str, url: &str, schema: &str, family: &str, instance: &str, evict: bool) -> Result<Self, ConnectError> {
+        let application = format!("{family}{instance}");
+        let (pool, options) = connect(url, schema, &application).await?;
+        let family = evict.then(|| family.to_owned());
+        Ok(Self { key: key.to_owned(), pool, options, holder: application, family, session: Mutex::new(None) })
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// `namespace/name` of the Portal.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Takes the advisory lock and a new epoch, unless this process has it.
+    ///
+    /// # Errors
+    /// [`LockError::Busy`] when somebody else has it.
+    pub async fn acquire(&self, lock_key: i64) -> Result<(), LockError> {
+        let mut session = self.session.lock().await;
+        if session.as_ref().is_some_and(|session| !session.is_lost()) {
+            return Ok(());
+        }
+        *session = None;
+        *session = Some(LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref()).await?);
+        Ok(())
+    }
+
+    /// What changes check, while this process holds the lock.
+    pub async fn fence(&self) -> Option<Fence> {
+        self.session.lock().await.as_ref().filter(|session| !session.is_lost()).map(LockSession::fence)
+    }
+
+    /// Releases the lock, if this process holds it.
+    pub async fn release(&self) {
+        if let Some(session) = self.session.lock().await.take() {
+            session.release().await;
+        }
+    }
+
+    /// Forgets the session: the fence has found that the lock is gone.
+    pub async fn forget(&self) {
+        self.session.lock().await.take();
+    }
+
+    /// Ends backends of this process: what they do is rolled back.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn terminate(&self, pids: &[i32]) -> Result<(), sqlx::Error> {
+        sqlx::query("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid").bind(pids).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Releases the lock and closes every connection.
+    pub async fn close(&self) {
+        self.release().await;
+        self.pool.close().await;
+    }
+}

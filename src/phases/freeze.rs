@@ -1,0 +1,129 @@
+//! Freeze and Scale: workers to zero, and exactly back.
+
+use std::time::{Duration, Instant};
+
+use super::{Context, Done, PhaseError};
+use crate::{
+    api::{FrozenWorkload, Worker},
+    cluster::workers,
+    database::ledger::data,
+    services::merged,
+};
+
+/// Records how the workers are, scales them to zero and waits until nothing of them is left.
+pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
+    let namespace = &context.namespace;
+    // First the record, committed; then the first write to the cluster.
+    let mut work = context.work().await?;
+    let known = merged(data::frozen(&mut work, &context.key()).await?, &context.emergency_frozen);
+    let before = workers::record(&context.client, namespace, &context.portal.workers, &known)
+        .await
+        .map_err(|error| if error.is_transient() { PhaseError::from(error) } else { PhaseError::Refused(error.to_string()) })?;
+    data::record_frozen(&mut work, &context.key(), context.release, &before).await?;
+    work.commit().await?;
+    context.progress.moved();
+
+    context.say(format!("waiting until {} workloads have stopped", before.len()));
+    workers::stop(&context.client, namespace, &before).await?;
+    let timeout = context.portal.freeze.timeout.get();
+    // A timeout is final: the workers come back and a person decides.
+    workers::wait_stopped(&context.client, namespace, &context.portal.workers, timeout, &context.cancel).await.map_err(|error| match error {
+        workers::WorkerError::Cancelled => PhaseError::Cancelled,
+        error if error.is_transient() => PhaseError::from(error),
+        error => PhaseError::Refused(error.to_string()),
+    })?;
+    no_sessions(context, timeout).await?;
+    context.work().await?.complete(&described("stopped", &before)).await
+}
+
+/// No session of the workers' roles may be left: a worker that hangs on to its connection is not gone.
+async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseError> {
+    let roles: Vec<&str> = context.portal.freeze.database_roles.iter().map(|role| role.as_str()).collect();
+    let started = Instant::now();
+    loop {
+        let sessions = data::sessions_of(&mut *context.database.pool().acquire().await?, &roles).await?;
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        if started.elapsed() > timeout {
+            return Err(PhaseError::Refused(format!(
+                "database sessions of the workers are left after {}s: {}; end them, then raise retry",
+                timeout.as_secs(),
+                sessions.join(", ")
+            )));
+        }
+        context.say(format!("waiting for database sessions to end: {}", sessions.join(", ")));
+        tokio::select! {
+            () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
+/// Brings the workers back to the recorded numbers and waits until they are available.
+pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
+    let message = restore(context, true).await?;
+    let mut work = context.work().await?;
+    data::forget_frozen(&mut work, &context.key()).await?;
+    work.complete(&message).await
+}
+
+/// The run ended before Scale: the workers come back all the same. Waiting until they are available is not for a failed release.
+pub(super) async fn undo_freeze(context: &Context) -> Result<Done, PhaseError> {
+    let message = restore(context, false).await?;
+    let mut work = context.work().await?;
+    data::forget_frozen(&mut work, &context.key()).await?;
+    work.complete_undo(&message).await
+}
+
+async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
+    let mut work = context.work().await?;
+    let before = data::frozen(&mut work, &context.key()).await?;
+    work.commit().await?;
+    if before.is_empty() {
+        return Ok("no worker was stopped".to_owned());
+    }
+    if context.namespace_terminating {
+        return Ok("the namespace is being deleted, and the workers with it".to_owned());
+    }
+    if context.portal.frozen {
+        // The emergency freeze keeps them; its own record brings them back later.
+        return Ok("workers stay stopped: the Portal's frozen is true".to_owned());
+    }
+    context.say(format!("bringing {} workloads back", before.len()));
+    let notes = workers::start(&context.client, &context.namespace, &before).await?;
+    if wait {
+        let timeout = context.portal.freeze.timeout.get();
+        workers::wait_available(&context.client, &context.namespace, &before, timeout, &context.cancel).await.map_err(|error| match error {
+            workers::WorkerError::Cancelled => PhaseError::Cancelled,
+            error if error.is_transient() => PhaseError::from(error),
+            error => PhaseError::Refused(format!("{error}; the data is live and the workers are set to their numbers")),
+        })?;
+    }
+    let mut message = described("back", &before);
+    for note in notes {
+        message.push_str("; ");
+        message.push_str(&note);
+    }
+    Ok(message)
+}
+
+fn described(what: &str, workloads: &[FrozenWorkload]) -> String {
+    let list: Vec<String> = workloads.iter().map(|workload| format!("{} {} ({})", workload.kind.as_str(), workload.name, workload.replicas)).collect();
+    format!("{what}: {}", list.join(", "))
+}
+
+/// Whether nothing of the workers runs, for the last look before the swap.
+pub(super) async fn still_frozen(context: &Context) -> Result<(), PhaseError> {
+    let workers: &[Worker] = &context.portal.workers;
+    let remaining = workers::remaining(&context.client, &context.namespace, workers).await?;
+    if remaining.is_empty() {
+        return Ok(());
+    }
+    // Somebody woke them: put them back to rest, and try the swap again.
+    let mut work = context.work().await?;
+    let before = data::frozen(&mut work, &context.key()).await?;
+    work.commit().await?;
+    workers::stop(&context.client, &context.namespace, &before).await?;
+    Err(PhaseError::Failed(format!("workers run again before the swap and are being stopped: {}", remaining.join("; "))))
+}

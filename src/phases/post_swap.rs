@@ -1,0 +1,50 @@
+//! PostSwap: what is better done after readers have the new data.
+
+use super::{Context, Done, PhaseError, of_database};
+use crate::{
+    api::{Hook, HttpMethod},
+    database::{identifiers::qualified, swap::validate_constraints},
+};
+
+/// How long a hook may take to answer.
+const HOOK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// VACUUM (ANALYZE) on the swapped tables, the foreign keys that the swap added unchecked, and the HTTP hooks. A hook may be called
+/// more than once when the operator is killed in between.
+pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
+    let relations = context.relations();
+    for name in &relations.tables {
+        context.say(format!("VACUUM {name}"));
+        context.vacuum(&qualified(&relations.schema, name), "ANALYZE").await?;
+    }
+    context.say("validating foreign keys");
+    let mut work = context.work().await?;
+    let broken = validate_constraints(&mut work, &relations).await.map_err(of_database)?;
+    work.commit().await?;
+    for hook in &context.portal.post_swap {
+        context.say(format!("calling {}", hook.name));
+        call(context, hook).await?;
+    }
+    let mut message = format!("{} tables vacuumed, {} hooks called", relations.tables.len(), context.portal.post_swap.len());
+    for sentence in broken {
+        message.push_str("; ");
+        message.push_str(&sentence);
+    }
+    context.work().await?.complete(&message).await
+}
+
+async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {
+    let method = match hook.http.method {
+        HttpMethod::GET => reqwest::Method::GET,
+        HttpMethod::POST => reqwest::Method::POST,
+        HttpMethod::PUT => reqwest::Method::PUT,
+        HttpMethod::DELETE => reqwest::Method::DELETE,
+    };
+    // The answer's body is never read: it may hold anything.
+    let answer = context.services.http.request(method, &hook.http.url).timeout(HOOK_TIMEOUT).send().await;
+    match answer {
+        Ok(answer) if answer.status().is_success() => Ok(()),
+        Ok(answer) => Err(PhaseError::Failed(format!("hook {} answered {}; the data is live; correct it, then raise retry", hook.name, answer.status()))),
+        Err(error) => Err(PhaseError::Failed(format!("hook {} did not answer: {}; the data is live; correct it, then raise retry", hook.name, error.without_url()))),
+    }
+}

@@ -1,0 +1,158 @@
+//! Preflight: everything that can be checked before the first row is imported.
+
+use super::{
+    Context, Definition, Done, PhaseError,
+    definition::templates,
+    of_database, swap,
+    views::contents,
+};
+use crate::{
+    api::GatePhase,
+    database::{
+        checks::{Finding, GateFailure, GeometryRule, duplicates, gate, geometry, missing_relations, non_empty},
+        dependents,
+        identifiers::{Generation, Relations},
+        import::{Target, columns},
+        ledger::data,
+        staging::{build, build_lookup, drop_all},
+        template::TemplateContext,
+    },
+    release::RunKind,
+};
+
+/// At most this many findings are listed; a release with more has one cause.
+const LISTED: usize = 8;
+
+pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
+    if context.run.kind != RunKind::Release {
+        return swap::preflight(context).await;
+    }
+    let definition = Definition::resolve(context).await?;
+    let templates = templates(context);
+    let schema = context.portal.database.schema.as_str();
+    let relations = context.relations();
+
+    context.say("looking for the relations");
+    let mut work = context.work().await?;
+    let mut names: Vec<String> = relations.tables.iter().chain(&relations.lookups).cloned().collect();
+    names.extend(context.portal.materialized_views.iter().map(|view| view.name.0.clone()));
+    names.extend(checked_relations(context));
+    names.sort();
+    names.dedup();
+    refuse(missing_relations(&mut work, schema, &names).await.map_err(of_database)?)?;
+    refuse_sentences(dependents::obstacles(&mut work, &relations, &Generation::Staging).await?)?;
+    work.commit().await?;
+
+    let mut findings = Vec::new();
+    let preflight = &context.portal.preflight;
+    for name in &preflight.require_any_rows {
+        let mut work = context.work().await?;
+        findings.extend(non_empty(&mut work, schema, &read_as(context, name.as_str())).await.map_err(of_database)?);
+        work.commit().await?;
+    }
+    for check in &preflight.geometry {
+        context.say(format!("checking the geometry of {}", check.relation));
+        let rule = GeometryRule { column: check.column.as_str(), srid: Some(check.srid), nullable: false };
+        let mut work = context.work().await?;
+        findings.extend(geometry(&mut work, schema, &read_as(context, check.relation.as_str()), rule).await.map_err(of_database)?);
+        work.commit().await?;
+    }
+    for check in &preflight.unique {
+        context.say(format!("looking for duplicates in {}", check.relation));
+        let names: Vec<String> = check.columns.iter().map(|column| column.0.clone()).collect();
+        let mut work = context.work().await?;
+        findings.extend(duplicates(&mut work, schema, &read_as(context, check.relation.as_str()), &names).await.map_err(of_database)?);
+        work.commit().await?;
+    }
+    refuse(findings)?;
+
+    context.say("checking the imports' columns");
+    import_columns(context, &definition, &templates).await?;
+    let soft = gates(context, GatePhase::Preflight, &templates).await?;
+
+    let mut message = format!("{} relations, {} checks", names.len(), preflight.require_any_rows.len() + preflight.geometry.len() + preflight.unique.len());
+    if !context.stages_views() {
+        // The imports read the live views: keep what they hold, to notice later that they have moved on.
+        let views = contents(context, &definition).await?;
+        let mut work = context.work().await?;
+        let mut origin = data::origin(&mut work, context.release).await?;
+        origin.views = views;
+        data::set_origin(&mut work, context.release, &origin).await?;
+        work.commit().await?;
+    }
+    message.push_str(&soft);
+    context.work().await?.complete(&message).await
+}
+
+/// The relations that the checks name.
+fn checked_relations(context: &Context) -> Vec<String> {
+    let preflight = &context.portal.preflight;
+    let rows = preflight.require_any_rows.iter();
+    let geometry = preflight.geometry.iter().map(|check| &check.relation);
+    let unique = preflight.unique.iter().map(|check| &check.relation);
+    rows.chain(geometry).chain(unique).map(|name| name.0.clone()).collect()
+}
+
+/// A materialized view of the Portal is checked as the imports read it: the staged twin where there is one.
+fn read_as(context: &Context, name: &str) -> String {
+    let is_view = context.portal.materialized_views.iter().any(|view| view.name.as_str() == name);
+    if is_view && context.stages_views() { Generation::Staging.name(name) } else { name.to_owned() }
+}
+
+/// Checks that every import's columns have their place in its target, on empty staged tables that are rolled back.
+async fn import_columns(context: &Context, definition: &Definition, templates: &TemplateContext) -> Result<(), PhaseError> {
+    let tables = Relations { views: Vec::new(), ..context.relations() };
+    let mut work = context.work().await?;
+    drop_all(&mut work, &tables).await.map_err(of_database)?;
+    build(&mut work, &tables, true).await.map_err(of_database)?;
+    for lookup in &tables.lookups {
+        build_lookup(&mut work, &tables.schema, lookup).await.map_err(of_database)?;
+    }
+    for (import, source) in definition.imports() {
+        let Some(source) = source else { continue };
+        let what = format!("import {}", import.name);
+        let sql = templates.render(&what, source, None).map_err(of_database)?.sql;
+        let staged = Generation::Staging.name(import.into.as_str());
+        let target = Target { import: import.name.as_str(), schema: &tables.schema, table: &staged };
+        columns(&mut work, target, &sql).await.map_err(of_database)?;
+    }
+    // Dropped without a commit: nothing of it stays.
+    Ok(())
+}
+
+/// Asks the gates of a phase. A hard one that does not pass is an error; soft ones are told in the returned text.
+pub(super) async fn gates(context: &Context, phase: GatePhase, templates: &TemplateContext) -> Result<String, PhaseError> {
+    let mut text = String::new();
+    let mut refused = Vec::new();
+    let gates: Vec<_> = context.portal.gates.iter().filter(|gate| gate.phase == phase).collect();
+    for check in &gates {
+        context.say(format!("asking gate {}", check.name));
+        let what = format!("gate {}", check.name);
+        let sql = templates.render(&what, check.sql.as_str(), None).map_err(of_database)?.sql;
+        let mut work = context.work().await?;
+        let answer = gate(&mut work, check.name.as_str(), &sql).await;
+        work.commit().await?;
+        match answer {
+            Ok(()) => {}
+            Err(error @ GateFailure::Technical { .. }) => return Err(PhaseError::Failed(error.to_string())),
+            Err(error) if check.hard => refused.push(format!("hard {error}")),
+            Err(error) => text.push_str(&format!("; soft {error}")),
+        }
+    }
+    refuse_sentences(refused)?;
+    Ok(format!(", {} gates{text}", gates.len()))
+}
+
+pub(super) fn refuse(findings: Vec<Finding>) -> Result<(), PhaseError> {
+    refuse_sentences(findings.iter().map(ToString::to_string).collect())
+}
+
+pub(super) fn refuse_sentences(mut sentences: Vec<String>) -> Result<(), PhaseError> {
+    if sentences.is_empty() {
+        return Ok(());
+    }
+    let more = sentences.len().saturating_sub(LISTED);
+    sentences.truncate(LISTED);
+    let more = if more > 0 { format!(". And {more} more") } else { String::new() };
+    Err(PhaseError::Refused(format!("{}{more}", sentences.join(". "))))
+}

@@ -1,0 +1,50 @@
+//! BuildStaging: the staged copies of the tables.
+
+use super::{Context, Definition, Done, PhaseError, of_database, views};
+use crate::database::{
+    catalog,
+    identifiers::Relations,
+    ledger::data,
+    staging::{build as build_tables, build_lookup, drop_all},
+};
+
+/// Builds empty staged tables, and staged copies of the look-up tables, in one transaction.
+pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
+    let definition = Definition::resolve(context).await?;
+    let tables = Relations { views: Vec::new(), ..context.relations() };
+    let lightweight = context.spec.staging.lightweight.unwrap_or(context.portal.staging.lightweight);
+    let selected = |name: &str| {
+        let selection = &context.spec.imports;
+        (selection.only.is_empty() || selection.only.iter().any(|only| only.as_str() == name)) && !selection.skip.iter().any(|skip| skip.as_str() == name)
+    };
+    let imports: Vec<(String, bool)> = definition.imports().map(|(import, _)| (import.name.0.clone(), !selected(import.name.as_str()))).collect();
+
+    let mut work = context.work().await?;
+    views::claim(&mut work, context).await?;
+    drop_all(&mut work, &tables).await.map_err(of_database)?;
+    build_tables(&mut work, &tables, lightweight).await.map_err(of_database)?;
+    for lookup in &tables.lookups {
+        build_lookup(&mut work, &tables.schema, lookup).await.map_err(of_database)?;
+    }
+    let mut origin = data::origin(&mut work, context.release).await?;
+    origin.definition = Some(definition.hash.clone());
+    origin.structure = Some(catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?);
+    data::set_origin(&mut work, context.release, &origin).await?;
+    data::reset_checkpoints(&mut work, context.release).await?;
+    data::plan_imports(&mut work, context.release, &imports).await?;
+    let how = if lightweight { "without indexes and foreign keys until they are loaded" } else { "with indexes and foreign keys" };
+    work.complete(&format!("{} tables staged {how}", tables.tables.len())).await
+}
+
+/// Drops the staged tables.
+pub(super) async fn undo_build(context: &Context) -> Result<Done, PhaseError> {
+    let tables = Relations { views: Vec::new(), ..context.relations() };
+    let mut work = context.work().await?;
+    if data::owns_staging(&mut work, &context.key(), context.release).await? {
+        drop_all(&mut work, &tables).await.map_err(of_database)?;
+        if !context.stages_views() {
+            data::own_staging(&mut work, &context.key(), None).await?;
+        }
+    }
+    work.complete_undo("staged tables dropped").await
+}

@@ -1,0 +1,116 @@
+//! RefreshViews, CreateStagingViews and CreateDownloadsView.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Context, Definition, Done, PhaseError,
+    definition::{ByName, templates},
+    of_database,
+};
+use crate::database::{
+    checksum::{self, Content},
+    identifiers::{Generation, Relations, qualified, quote_ident},
+    ledger::data,
+    run_sql, staging,
+    views::{MaterializedViewSpec, create_staged, drop_staged, refresh_live},
+};
+
+/// Refreshes the live materialized views, concurrently, in the order of the Portal.
+pub(super) async fn refresh(context: &Context) -> Result<Done, PhaseError> {
+    let schema = context.portal.database.schema.as_str();
+    let mut names = Vec::new();
+    for view in &context.portal.materialized_views {
+        context.safe_point()?;
+        context.say(format!("refreshing {}", view.name));
+        let mut work = context.work().await?;
+        refresh_live(&mut work, schema, view.name.as_str(), true).await.map_err(of_database)?;
+        work.commit().await?;
+        names.push(view.name.as_str());
+    }
+    context.work().await?.complete(&format!("refreshed {}", names.join(", "))).await
+}
+
+/// Builds the staged twins in one transaction and keeps what they hold: a later standstill compares it with the source.
+pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
+    let definition = Definition::resolve(context).await?;
+    let templates = templates(context);
+    let relations = context.relations();
+    let mut work = context.work().await?;
+    claim(&mut work, context).await?;
+    drop_staging(&mut work, context, &relations).await?;
+    let mut views = ByName::new();
+    for (view, (name, source)) in context.portal.materialized_views.iter().zip(&definition.views) {
+        context.say(format!("building the staged twin of {name}"));
+        let sql = templates.render(&format!("materialized view {name}"), source, None).map_err(of_database)?.sql;
+        let spec = MaterializedViewSpec { name: name.clone(), unique_key: view.unique_key.iter().map(|column| column.0.clone()).collect(), sql };
+        create_staged(&mut work, &relations.schema, &spec).await.map_err(of_database)?;
+        let twin = qualified(&relations.schema, &Generation::Staging.name(name));
+        views.insert(name.clone(), checksum::of_relation(&mut work, &twin).await.map_err(of_database)?);
+    }
+    let message = format!("{} views staged with {} rows", views.len(), rows(&views));
+    let origin = data::StagingOrigin { definition: Some(definition.hash), structure: None, views };
+    data::set_origin(&mut work, context.release, &origin).await?;
+    work.complete(&message).await
+}
+
+/// Drops the staged twins.
+pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
+    let relations = context.relations();
+    let mut work = context.work().await?;
+    if data::owns_staging(&mut work, &context.key(), context.release).await? {
+        drop_staged(&mut work, &relations.schema, &relations.views).await.map_err(of_database)?;
+        data::own_staging(&mut work, &context.key(), None).await?;
+    }
+    work.complete_undo("staged views dropped").await
+}
+
+/// Takes over the staging, which belongs to nobody or to a release that is over.
+pub(super) async fn claim(work: &mut super::Work, context: &Context) -> Result<(), PhaseError> {
+    data::own_staging(work, &context.key(), Some(context.release)).await?;
+    Ok(())
+}
+
+/// Drops what an earlier release, or an earlier attempt, staged: tables first, for nothing of theirs stands on the views.
+pub(super) async fn drop_staging(work: &mut super::Work, context: &Context, relations: &Relations) -> Result<(), PhaseError> {
+    let all = Relations { views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(), ..relations.clone() };
+    staging::drop_all(work, &all).await.map_err(of_database)
+}
+
+/// What the views that the imports read hold now; for staged twins, what their queries give now.
+pub(super) async fn contents(context: &Context, definition: &Definition) -> Result<BTreeMap<String, Content>, PhaseError> {
+    let templates = templates(context);
+    let schema = context.portal.database.schema.as_str();
+    let mut contents = BTreeMap::new();
+    for (name, source) in &definition.views {
+        context.say(format!("comparing {name} with its source"));
+        let mut work = context.work().await?;
+        let content = if context.stages_views() {
+            let sql = templates.render(&format!("materialized view {name}"), source, None).map_err(of_database)?.sql;
+            checksum::of_query(&mut work, &sql).await
+        } else {
+            checksum::of_relation(&mut work, &qualified(schema, name)).await
+        };
+        contents.insert(name.clone(), content.map_err(of_database)?);
+        work.commit().await?;
+    }
+    Ok(contents)
+}
+
+/// Creates the downloads view, or gives it the Portal's query. The swap has pointed an existing one at the new tables already.
+pub(super) async fn downloads(context: &Context) -> Result<Done, PhaseError> {
+    let Some(view) = &context.portal.downloads_view else {
+        return context.work().await?.complete("the Portal has no downloadsView").await;
+    };
+    let what = format!("downloads view {}", view.name);
+    let sql = templates(context).render(&what, view.query.as_str(), None).map_err(of_database)?.sql;
+    let mut work = context.work().await?;
+    let name = format!("{}.{}", quote_ident(context.portal.database.schema.as_str()), quote_ident(view.name.as_str()));
+    run_sql(&mut work, format!("CREATE OR REPLACE VIEW {name} AS {sql}"))
+        .await
+        .map_err(|error| PhaseError::Refused(format!("{what}: {error}; correct downloadsView.query in the Portal, then raise retry")))?;
+    work.complete(&format!("{} reads the new tables", view.name)).await
+}
+
+pub(super) fn rows(views: &BTreeMap<String, Content>) -> i64 {
+    views.values().map(|content| content.rows).sum()
+}

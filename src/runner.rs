@@ -1,0 +1,287 @@
+//! Runs phases as tasks: a reconcile starts them, looks at them and returns; they wake it when something has changed.
+
+use std::{
+    collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt, channel::mpsc::UnboundedSender};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::reflector::ObjectRef;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    api::{PhaseName, PhaseState, PortalRelease},
+    cluster::EventType,
+    database::ledger,
+    phases::{self, Context, Done, PhaseError},
+    release::{TaskView, phase::facts},
+    services::{Audience, Notice},
+};
+
+/// Pause before the taking back of a phase is tried again.
+const UNDO_PAUSE: Duration = Duration::from_secs(2);
+/// How often progress wakes the reconcile at most.
+const WAKE_EVERY: Duration = Duration::from_millis(500);
+
+/// Where releases are woken.
+pub type Waker = UnboundedSender<ObjectRef<PortalRelease>>;
+
+/// What a task says of itself.
+pub struct Progress {
+    message: Mutex<String>,
+    woken: Mutex<Option<Instant>>,
+    waker: Waker,
+    object: ObjectRef<PortalRelease>,
+}
+
+impl Progress {
+    /// Progress of a task for `object`.
+    pub fn new(waker: Waker, object: ObjectRef<PortalRelease>) -> Self {
+        Self { message: Mutex::default(), woken: Mutex::default(), waker, object }
+    }
+
+    /// Says what happens right now.
+    pub fn say(&self, what: String) {
+        tracing::debug!(release = self.object.name, "{what}");
+        *self.message.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        self.moved();
+    }
+
+    /// The ledger has changed: people should see it soon.
+    pub fn moved(&self) {
+        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
+        if woken.is_none_or(|at| at.elapsed() >= WAKE_EVERY) {
+            *woken = Some(Instant::now());
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        // The receiver is gone only when the operator ends.
+        let _ = self.waker.unbounded_send(self.object.clone());
+    }
+}
+
+/// One running task.
+struct Running {
+    phase: PhaseName,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+    pause: CancellationToken,
+    stopping: AtomicBool,
+}
+
+/// The tasks of this process, at most one for each release.
+#[derive(Clone, Default)]
+pub struct Runner {
+    tasks: Arc<Mutex<HashMap<String, Arc<Running>>>>,
+    tracker: TaskTracker,
+}
+
+/// Whether a phase is done or taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Run it.
+    Do,
+    /// Take it back.
+    Undo,
+}
+
+impl Runner {
+    /// What runs for the release with this uid.
+    pub fn view(&self, uid: &str) -> Option<TaskView> {
+        let running = self.get(uid)?;
+        let message = running.progress.message.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(TaskView { phase: Some(running.phase), message, stopping: running.stopping.load(Ordering::Relaxed) })
+    }
+
+    fn get(&self, uid: &str) -> Option<Arc<Running>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+
+    /// Tells a task to stop: at once, or at its next safe point.
+    pub fn stop(&self, uid: &str, now: bool) {
+        if let Some(running) = self.get(uid) {
+            if now {
+                running.stopping.store(true, Ordering::Relaxed);
+                running.cancel.cancel();
+            }
+            running.pause.cancel();
+        }
+    }
+
+    /// Stops every task and waits for them, at most `limit`. What they did not finish is rolled back.
+    pub async fn stop_all(&self, limit: Duration) {
+        for running in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            running.cancel.cancel();
+        }
+        self.tracker.close();
+        if tokio::time::timeout(limit, self.tracker.wait()).await.is_err() {
+            tracing::warn!("some phases did not stop within {}s; their transactions end with the process", limit.as_secs());
+        }
+    }
+
+    /// Starts a task. The caller has seen that none runs for this release.
+    pub fn start(&self, uid: &str, object: ObjectReference, context: Context, direction: Direction) {
+        let phase = context.attempt.phase;
+        let running = Arc::new(Running {
+            phase,
+            progress: context.progress.clone(),
+            cancel: context.cancel.clone(),
+            pause: context.pause.clone(),
+            stopping: AtomicBool::new(false),
+        });
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), running.clone());
+        let tasks = self.tasks.clone();
+        let uid = uid.to_owned();
+        self.tracker.spawn(async move {
+            let started = Instant::now();
+            let result = supervise(&context, direction).await;
+            conclude(&context, direction, result, object, started.elapsed()).await;
+            tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+            running.progress.wake();
+        });
+    }
+}
+
+/// Runs the phase until it ends, is cancelled, or takes too long.
+async fn supervise(context: &Context, direction: Direction) -> Result<Done, PhaseError> {
+    let phase = context.attempt.phase;
+    let facts = facts(phase);
+    let work = async {
+        context.services.faults.reach(phase, if direction == Direction::Do { "begin" } else { "undo" }).await;
+        match direction {
+            Direction::Do => phases::run(context).await,
+            Direction::Undo => phases::undo(context).await,
+        }
+    };
+    let work = AssertUnwindSafe(work).catch_unwind();
+    tokio::pin!(work);
+    let ended = tokio::select! {
+        ended = &mut work => Some(ended),
+        // A swap that has begun looks for itself; everything else is cut off at once.
+        () = cancelled(&context.cancel, facts.interruptible) => None,
+        () = tokio::time::sleep(facts.timeout) => {
+            end_backends(context).await;
+            return Err(PhaseError::Failed(format!("{phase} took longer than {}h", facts.timeout.as_secs() / 3600)));
+        }
+    };
+    match ended {
+        Some(Ok(result)) => result,
+        Some(Err(_)) => Err(PhaseError::Failed(format!("{phase} panicked: a defect of the operator; see its log"))),
+        None => {
+            end_backends(context).await;
+            Err(PhaseError::Cancelled)
+        }
+    }
+}
+
+async fn cancelled(cancel: &CancellationToken, interruptible: bool) {
+    cancel.cancelled().await;
+    if !interruptible {
+        // It still gets the time of its longest statement; a halt for tests would otherwise never end.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+}
+
+/// Ends the statements that run for the phase: dropping a future does not stop the server.
+async fn end_backends(context: &Context) {
+    let pids: Vec<i32> = lock(&context.backends).iter().copied().collect();
+    if !pids.is_empty()
+        && let Err(error) = context.database.terminate(&pids).await
+    {
+        tracing::warn!(%error, "running statements could not be ended; they end with their connections");
+    }
+}
+
+fn lock(backends: &Mutex<HashSet<i32>>) -> std::sync::MutexGuard<'_, HashSet<i32>> {
+    backends.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes down how the phase ended, tells people, and waits a little before what failed is tried again.
+async fn conclude(context: &Context, direction: Direction, result: Result<Done, PhaseError>, object: ObjectReference, took: Duration) {
+    let (services, attempt) = (&context.services, context.attempt);
+    let phase = attempt.phase;
+    let label = context.label();
+    match (result, direction) {
+        (Ok(_), Direction::Do) => {
+            tracing::info!(%label, phase = phase.as_str(), took_seconds = took.as_secs_f64(), "{label}: {phase} is done");
+            services.metrics.phase_ended(phase, PhaseState::Succeeded, took);
+            services.metrics.progressed();
+            let detail = ledger_message(context).await;
+            services.event(object, EventType::Normal, facts(phase).done, format!("{phase}: {detail}"));
+            services.tell(Audience::from(context), Notice::PhaseComplete { phase, took, detail });
+        }
+        (Ok(_), Direction::Undo) => {
+            tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} is taken back");
+            if phase == PhaseName::Freeze {
+                services.event(object, EventType::Normal, "WorkersRestored", "the run ended before Scale: workers are back at their recorded numbers".to_owned());
+            }
+        }
+        (Err(PhaseError::Cancelled), _) => tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} was stopped"),
+        (Err(PhaseError::Paused), _) => {
+            tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} stopped at a safe point");
+            record(context, async |connection| ledger::phases::pause(connection, attempt).await).await;
+        }
+        (Err(PhaseError::Fenced(error)), _) => {
+            tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase}: {error}");
+            context.database.forget().await;
+        }
+        (Err(PhaseError::Stale(why)), Direction::Do) => {
+            tracing::info!(%label, phase = phase.as_str(), why, "{label}: {why}");
+            services.event(object, EventType::Normal, "StagingRebuilt", why.clone());
+            let from = phases_to_rebuild();
+            record(context, async |connection| ledger::phases::restart(connection, attempt.release, attempt.run, &from, &why, attempt.epoch).await).await;
+        }
+        (Err(error), Direction::Do) => {
+            let is_final = matches!(error, PhaseError::Refused(_));
+            let text = crate::release::status::bounded(error.to_string(), 2000);
+            tracing::warn!(%label, phase = phase.as_str(), attempt = attempt.number, error = text, "{label}: {phase} failed");
+            services.metrics.phase_ended(phase, PhaseState::Failed, took);
+            services.event(object, EventType::Warning, "PhaseFailed", format!("{phase}: {text}"));
+            record(context, async |connection| ledger::phases::fail(connection, attempt, &text, is_final).await).await;
+        }
+        (Err(error), Direction::Undo) => {
+            tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase} could not be taken back, trying again");
+            context.say(format!("cannot be taken back yet, trying again: {error}"));
+            tokio::select! {
+                () = context.cancel.cancelled() => {}
+                () = tokio::time::sleep(UNDO_PAUSE) => {}
+            }
+        }
+    }
+}
+
+/// Everything from the staged views on.
+fn phases_to_rebuild() -> Vec<PhaseName> {
+    PhaseName::ALL
+        .into_iter()
+        .filter(|phase| (PhaseName::CreateStagingViews..=PhaseName::ValidateAndManifest).contains(phase) || *phase == PhaseName::FinaliseSwap)
+        .collect()
+}
+
+async fn ledger_message(context: &Context) -> String {
+    let read = async {
+        let mut connection = context.database.pool().acquire().await?;
+        ledger::phases::message(&mut connection, context.attempt.run, context.attempt.phase).await
+    };
+    read.await.unwrap_or_default()
+}
+
+/// Writes to the ledger what the phase could not write itself. Where the database does not answer, the phase counts as running and
+/// is run again once it does.
+async fn record(context: &Context, write: impl AsyncFn(&mut sqlx::PgConnection) -> Result<(), sqlx::Error>) {
+    let written = async {
+        let mut connection = context.database.pool().acquire().await?;
+        write(&mut connection).await
+    };
+    if let Err(error) = written.await {
+        tracing::warn!(error = %error, phase = context.attempt.phase.as_str(), "the ledger could not be written; the phase will be run again");
+    }
+}
