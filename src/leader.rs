@@ -26,6 +26,10 @@ const GRACE_SECONDS: u64 = 5;
 const LOOK_BEFORE_END: Duration = Duration::from_secs(3);
 /// How long before its end a Lease that was not renewed counts as lost.
 const LOST_BEFORE_END: Duration = Duration::from_secs(1);
+/// How long the API server may take to answer one look at the Lease.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How often a process that stands by looks whether the Lease was given back.
+const STANDBY_PAUSE: Duration = Duration::from_secs(2);
 /// Pause between two tries while the API server does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long the leader's work may take to end once the Lease is lost, and the release of the Lease at a clean stop.
@@ -73,29 +77,17 @@ where
     Fut: Future<Output = ()>,
 {
     let lease = format!("{namespace}/{lease_name}");
-    let manager = LeaseManagerBuilder::new(client.clone(), lease_name)
-        .with_namespace(namespace)
-        .with_identity(identity)
-        .with_duration(LEASE_SECONDS)
-        .with_grace(GRACE_SECONDS)
-        // One manager per process: a foreign first claim is then a conflict, not a quiet overwrite.
-        .with_field_manager(truncate(&format!("{FIELD_MANAGER}-{identity}"), 128))
-        .build()
-        .await
-        .map_err(|cause| LeaderError::Lease { lease: lease.clone(), cause })?;
-
+    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     tracing::info!(lease, identity, "waiting to become the leader");
-    tokio::select! {
+    let manager = tokio::select! {
         biased;
-        () = shutdown.cancelled() => {
-            release(&manager, &lease).await;
-            return Ok(());
+        () = shutdown.cancelled() => return Ok(()),
+        elected = elected(&client, &api, namespace, lease_name, identity) => {
+            elected.map_err(|cause| LeaderError::Lease { lease: lease.clone(), cause })?
         }
-        elected = elected(&manager, &lease) => elected?,
-    }
+    };
     tracing::info!(lease, identity, "this process leads");
 
-    let api: Api<Lease> = Api::namespaced(client, namespace);
     let stop = shutdown.child_token();
     let mut work = pin!(lead(stop.clone()));
     let loss = Box::pin(async {
@@ -121,20 +113,49 @@ where
     }
 }
 
-/// Ends once this process holds the Lease.
-async fn elected(manager: &LeaseManager, lease: &str) -> Result<(), LeaderError> {
+/// Ends once this process holds the Lease. A manager sleeps until the end of the Lease that it knows of, so a Lease that
+/// is given back earlier, or was deleted, is tried at once with a new manager.
+async fn elected(
+    client: &Client,
+    api: &Api<Lease>,
+    namespace: &str,
+    lease_name: &str,
+    identity: &str,
+) -> Result<LeaseManager, LeaseManagerError> {
     loop {
-        match manager.changed().await {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
-            // The manager does not recover from this one; a new process makes the Lease again.
-            Err(cause @ LeaseManagerError::NonexistentLease(_)) => {
-                return Err(LeaderError::Lease { lease: lease.to_owned(), cause });
-            }
-            Err(error) => {
-                tracing::warn!(lease, %error, "cannot reach the Lease, trying again");
-                sleep(PAUSE).await;
-            }
+        let manager = LeaseManagerBuilder::new(client.clone(), lease_name)
+            .with_namespace(namespace)
+            .with_identity(identity)
+            .with_duration(LEASE_SECONDS)
+            .with_grace(GRACE_SECONDS)
+            // A name of its own: two first claims at a time are then a conflict, not a quiet overwrite.
+            .with_field_manager(truncate(&format!("{FIELD_MANAGER}-{identity}"), 128))
+            .build()
+            .await?;
+        tokio::select! {
+            biased;
+            changed = manager.changed() => match changed {
+                Ok(true) => return Ok(manager),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(lease_name, %error, "cannot reach the Lease, trying again");
+                    sleep(PAUSE).await;
+                }
+            },
+            () = vacant(api, lease_name) => {}
+        }
+    }
+}
+
+/// Ends once nobody holds the Lease.
+async fn vacant(api: &Api<Lease>, lease_name: &str) {
+    loop {
+        sleep(STANDBY_PAUSE).await;
+        match timeout(ANSWER, api.get(lease_name)).await {
+            Ok(Ok(lease)) if lease.spec.as_ref().is_some_and(|spec| spec.holder_identity.is_some()) => {}
+            Ok(Err(error)) if !is_not_found(&error) => tracing::debug!(error = describe(&error), "the Lease cannot be read"),
+            Err(_) => tracing::debug!("the Lease cannot be read in time"),
+            Ok(_) => return,
         }
     }
 }
@@ -163,14 +184,14 @@ async fn guard(api: &Api<Lease>, lease_name: &str, identity: &str) -> String {
             if until(known, LOST_BEFORE_END).is_zero() {
                 return format!("it was not renewed within {LEASE_SECONDS}s");
             }
-            match timeout(Duration::from_secs(1), api.get(lease_name)).await {
+            match timeout(ANSWER, api.get(lease_name)).await {
                 Ok(Ok(lease)) => match renewed_until(&lease, identity) {
                     Some(renewed) => end = renewed,
                     None => return "another operator holds it, or someone emptied it".to_owned(),
                 },
                 Ok(Err(error)) if is_not_found(&error) => return "it was deleted".to_owned(),
                 Ok(Err(error)) => tracing::debug!(error = describe(&error), "the Lease cannot be read"),
-                Err(_) => tracing::debug!("the Lease cannot be read within a second"),
+                Err(_) => tracing::debug!("the Lease cannot be read in time"),
             }
             if end <= known {
                 sleep(PAUSE).await;
