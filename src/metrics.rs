@@ -8,12 +8,7 @@ use std::{
 use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 
@@ -23,8 +18,8 @@ use crate::api::{PhaseName, PhaseState, ReleaseState};
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
-/// Shown only once it has a value: a timestamp of 0 would look like an old one.
-type Moment = Family<[(&'static str, &'static str); 0], Gauge<f64, AtomicU64>>;
+/// Seconds since 1970; NaN until it is known, because a 0 would look like a very old moment.
+type Moment = Gauge<f64, AtomicU64>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -111,14 +106,14 @@ impl Metrics {
             duration: Family::new_with_constructor(long),
             phase_duration: Family::new_with_constructor(long),
             swap_lock_attempts: Family::default(),
-            swap_lock_held: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
+            swap_lock_held: Histogram::new([0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]),
             worker_freeze: long(),
             import_rows: Family::default(),
-            last_success: Moment::default(),
-            last_progress: Moment::default(),
+            last_success: unknown(),
+            last_progress: unknown(),
             notifications: Family::default(),
             reconciles: Family::default(),
-            reconcile_duration: Histogram::new(exponential_buckets(0.001, 4.0, 9)),
+            reconcile_duration: Histogram::new([0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0]),
         };
         metrics.registry = Arc::new(metrics.registered());
         metrics
@@ -221,13 +216,19 @@ impl Metrics {
     }
 }
 
-/// From a tenth of a second to 14 hours.
+/// From a tenth of a second to a day.
 fn long() -> Histogram {
-    Histogram::new(exponential_buckets(0.1, 3.0, 13))
+    Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0])
+}
+
+fn unknown() -> Moment {
+    let moment = Moment::default();
+    moment.set(f64::NAN);
+    moment
 }
 
 fn set_to_now(moment: &Moment) {
-    moment.get_or_create(&[]).set(Timestamp::now().as_duration().as_secs_f64());
+    moment.set(Timestamp::now().as_duration().as_secs_f64());
 }
 
 #[cfg(test)]
@@ -237,7 +238,7 @@ mod tests {
     #[test]
     fn the_text_has_the_promised_names() {
         let metrics = Metrics::new();
-        assert!(!metrics.encode().contains("portalrelease_last_success_timestamp_seconds "), "no success yet");
+        assert!(metrics.encode().contains("portalrelease_last_success_timestamp_seconds NaN"), "no success yet");
         metrics.release_ended(ReleaseState::Live, Duration::from_secs(60));
         metrics.phase_ended(PhaseName::Freeze, PhaseState::Succeeded, Duration::from_secs(2));
         metrics.swap_lock_attempted(LockAttempt::TimedOut);

@@ -227,7 +227,7 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
         (Err(PhaseError::Cancelled), _) => tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} was stopped"),
         (Err(PhaseError::Paused), _) => {
             tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} stopped at a safe point");
-            record(context, async |connection| ledger::phases::pause(connection, attempt).await).await;
+            record(context, &Note::Paused).await;
         }
         (Err(PhaseError::Fenced(error)), _) => {
             tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase}: {error}");
@@ -236,8 +236,7 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
         (Err(PhaseError::Stale(why)), Direction::Do) => {
             tracing::info!(%label, phase = phase.as_str(), why, "{label}: {why}");
             services.event(object, EventType::Normal, "StagingRebuilt", why.clone());
-            let from = phases_to_rebuild();
-            record(context, async |connection| ledger::phases::restart(connection, attempt.release, attempt.run, &from, &why, attempt.epoch).await).await;
+            record(context, &Note::Stale(why)).await;
         }
         (Err(error), Direction::Do) => {
             let is_final = matches!(error, PhaseError::Refused(_));
@@ -245,7 +244,7 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
             tracing::warn!(%label, phase = phase.as_str(), attempt = attempt.number, error = text, "{label}: {phase} failed");
             services.metrics.phase_ended(phase, PhaseState::Failed, took);
             services.event(object, EventType::Warning, "PhaseFailed", format!("{phase}: {text}"));
-            record(context, async |connection| ledger::phases::fail(connection, attempt, &text, is_final).await).await;
+            record(context, &Note::Failed { text, is_final }).await;
         }
         (Err(error), Direction::Undo) => {
             tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase} could not be taken back, trying again");
@@ -274,14 +273,28 @@ async fn ledger_message(context: &Context) -> String {
     read.await.unwrap_or_default()
 }
 
+/// What the ledger is told of an attempt that did not succeed.
+enum Note {
+    Paused,
+    Stale(String),
+    Failed { text: String, is_final: bool },
+}
+
 /// Writes to the ledger what the phase could not write itself. Where the database does not answer, the phase counts as running and
 /// is run again once it does.
-async fn record(context: &Context, write: impl AsyncFn(&mut sqlx::PgConnection) -> Result<(), sqlx::Error>) {
-    let written = async {
+async fn record(context: &Context, note: &Note) {
+    let attempt = context.attempt;
+    let write = async {
         let mut connection = context.database.pool().acquire().await?;
-        write(&mut connection).await
+        match note {
+            Note::Paused => ledger::phases::pause(&mut connection, attempt).await,
+            Note::Stale(why) => {
+                ledger::phases::restart(&mut connection, attempt.release, attempt.run, &phases_to_rebuild(), why, attempt.epoch).await
+            }
+            Note::Failed { text, is_final } => ledger::phases::fail(&mut connection, attempt, text, *is_final).await,
+        }
     };
-    if let Err(error) = written.await {
-        tracing::warn!(error = %error, phase = context.attempt.phase.as_str(), "the ledger could not be written; the phase will be run again");
+    if let Err(error) = write.await {
+        tracing::warn!(%error, phase = attempt.phase.as_str(), "the ledger could not be written; the phase will be run again");
     }
 }

@@ -6,7 +6,7 @@
 mod portal_events;
 pub mod workers;
 
-use std::{error::Error, fmt, future::Future, time::Duration};
+use std::{collections::BTreeMap, error::Error, fmt, future::Future, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use k8s_openapi::{
@@ -137,6 +137,11 @@ pub enum ClusterError {
 }
 
 impl ClusterError {
+    /// The object or its key is not there: somebody has to create it.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::KeyMissing { .. } | Self::NotText { .. })
+    }
+
     /// The failed call, if a call failed.
     pub fn call(&self) -> Option<&CallError> {
         match self {
@@ -191,6 +196,17 @@ pub async fn read_secret_key(client: &Client, namespace: &str, name: &str, key: 
         "" => Err(key_missing("Secret", namespace, name, key)),
         text => Ok(SecretValue::new(text)),
     }
+}
+
+/// Reads every key of a Secret as text; keys that hold no text are left out.
+///
+/// # Errors
+/// When the Secret is missing or the request fails.
+pub async fn read_secret(client: &Client, namespace: &str, name: &str) -> Result<BTreeMap<String, String>, ClusterError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = call(|| api.get(name)).await.map_err(|cause| unreadable("Secret", namespace, name, "AWS_ACCESS_KEY_ID", cause))?;
+    let data = secret.data.unwrap_or_default();
+    Ok(data.into_iter().filter_map(|(key, value)| String::from_utf8(value.0).ok().map(|text| (key, text))).collect())
 }
 
 /// Reads one key of a ConfigMap.

@@ -9,7 +9,7 @@ use super::{Context, PhaseError};
 use crate::{
     api::{ConfigMapKeyRef, Import, Sql, QuerySource},
     cluster,
-    database::template::TemplateContext,
+    database::template::{ReleaseVariables, TemplateContext},
 };
 
 /// The resolved definition.
@@ -94,10 +94,12 @@ pub(super) fn templates(context: &Context) -> TemplateContext {
         tables: relations.tables,
         lookups: relations.lookups,
         views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(),
-        stage_views: context.stages_views(),
-        label: context.label().0.clone(),
-        date: context.started_at.strftime("%Y-%m-%d").to_string(),
-        id: context.release,
+        create_staging: context.stages_views(),
+        release: ReleaseVariables {
+            label: context.label().0.clone(),
+            date: context.started_at.strftime("%Y-%m-%d").to_string(),
+            id: context.release.to_string(),
+        },
         sample: context.spec.imports.sample,
     }
 }
