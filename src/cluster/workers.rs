@@ -8,7 +8,7 @@ mod workload;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use futures::{StreamExt, stream};
+use futures::future::join_all;
 use kube::Client;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -122,7 +122,7 @@ pub async fn stop(client: &Client, namespace: &str, frozen: &[FrozenWorkload]) -
         let workload = Workload::of_frozen(client, namespace, before);
         async move { workload.set(0).await.err() }
     });
-    WorkerError::all(stream::iter(stops).buffered(PARALLEL).filter_map(async |error| error).collect().await)
+    WorkerError::all(in_batches(stops.collect()).await.into_iter().flatten().collect())
 }
 
 /// Brings the workloads back to exactly what was recorded; CronJobs go on only when they were active. Does not wait. All
@@ -137,7 +137,7 @@ pub async fn start(client: &Client, namespace: &str, frozen: &[FrozenWorkload]) 
         async move { workload.set(before.replicas).await }
     });
     let (mut notes, mut errors) = (Vec::new(), Vec::new());
-    for result in stream::iter(starts).buffered(PARALLEL).collect::<Vec<_>>().await {
+    for result in in_batches(starts.collect()).await {
         match result {
             Ok(()) => {}
             Err(WorkerError::Missing { workload }) => notes.push(format!("{workload} no longer exists and was not started")),
@@ -157,7 +157,7 @@ pub async fn remaining(client: &Client, namespace: &str, workers: &[Worker]) -> 
         let workload = Workload::of(client, namespace, worker);
         async move { workload.look().await.map(|look| look.remaining(&workload)) }
     });
-    let looks = stream::iter(looks).buffered(PARALLEL).collect::<Vec<_>>().await;
+    let looks = in_batches(looks.collect()).await;
     Ok(looks.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
 }
 
@@ -174,15 +174,29 @@ pub async fn wait_stopped(
     timeout: Duration,
     cancel: &CancellationToken,
 ) -> Result<(), WorkerError> {
-    let mut woken = BTreeMap::<String, (i32, u32)>::new();
-    let mut quiet_since = None;
-    let mut look = async || {
-        let mut sentences = remaining_or_unknown(remaining(client, namespace, workers).await)?;
-        for worker in workers {
-            let workload = Workload::of(client, namespace, worker);
+    let mut look = Stopped { client, namespace, workers, woken: BTreeMap::new(), quiet_since: None };
+    let waited = poll(timeout, cancel, &mut look).await?;
+    waited.map_err(|remaining| WorkerError::NotStopped { seconds: timeout.as_secs(), remaining })
+}
+
+/// A look at workers that are to stop.
+struct Stopped<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    workers: &'a [Worker],
+    /// By workload: what it was last woken to, and how often.
+    woken: BTreeMap<String, (i32, u32)>,
+    quiet_since: Option<Instant>,
+}
+
+impl Look for Stopped<'_> {
+    async fn look(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
+        let mut sentences = remaining_or_unknown(remaining(self.client, self.namespace, self.workers).await)?;
+        for worker in self.workers {
+            let workload = Workload::of(self.client, self.namespace, worker);
             match workload.size().await {
                 Ok(size) if size.wanted != 0 => {
-                    let entry = woken.entry(workload.to_string()).or_default();
+                    let entry = self.woken.entry(workload.to_string()).or_default();
                     *entry = (size.wanted, entry.1 + 1);
                     sentences.extend(remaining_or_unknown(workload.set(0).await.map(|()| Vec::new()))?);
                 }
@@ -190,17 +204,15 @@ pub async fn wait_stopped(
             }
         }
         if sentences.is_empty() {
-            let since = *quiet_since.get_or_insert_with(Instant::now);
+            let since = *self.quiet_since.get_or_insert_with(Instant::now);
             return Ok((since.elapsed() >= SETTLE, sentences));
         }
-        quiet_since = None;
-        sentences.extend(woken.iter().map(|(workload, (wanted, times))| {
+        self.quiet_since = None;
+        sentences.extend(self.woken.iter().map(|(workload, (wanted, times))| {
             format!("{workload} was woken by someone else {times} times, last to {wanted}, and set back to zero")
         }));
         Ok((false, sentences))
-    };
-    let waited = poll(timeout, cancel, &mut look).await?;
-    waited.map_err(|remaining| WorkerError::NotStopped { seconds: timeout.as_secs(), remaining })
+    }
 }
 
 /// Waits until the workloads have as many ready pods as recorded, or as many as they are set to by now when that is less
@@ -216,10 +228,23 @@ pub async fn wait_available(
     timeout: Duration,
     cancel: &CancellationToken,
 ) -> Result<(), WorkerError> {
-    let mut look = async || {
+    let mut look = Available { client, namespace, frozen };
+    let waited = poll(timeout, cancel, &mut look).await?;
+    waited.map_err(|missing| WorkerError::NotAvailable { seconds: timeout.as_secs(), missing })
+}
+
+/// A look at workers that are to come back.
+struct Available<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    frozen: &'a [FrozenWorkload],
+}
+
+impl Look for Available<'_> {
+    async fn look(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
         let mut sentences = Vec::new();
-        for before in frozen.iter().filter(|before| before.replicas > 0) {
-            let workload = Workload::of_frozen(client, namespace, before);
+        for before in self.frozen.iter().filter(|before| before.replicas > 0) {
+            let workload = Workload::of_frozen(self.client, self.namespace, before);
             let missing = match workload.look().await {
                 Ok(look) => Ok(look.missing(&workload, before.replicas).into_iter().collect()),
                 Err(WorkerError::Missing { .. }) => Ok(Vec::new()),
@@ -228,23 +253,27 @@ pub async fn wait_available(
             sentences.extend(remaining_or_unknown(missing)?);
         }
         Ok((sentences.is_empty(), sentences))
-    };
-    let waited = poll(timeout, cancel, &mut look).await?;
-    waited.map_err(|missing| WorkerError::NotAvailable { seconds: timeout.as_secs(), missing })
+    }
+}
+
+/// Something to wait for.
+trait Look {
+    /// Whether it is there, and sentences about what is missing.
+    fn look(&mut self) -> impl Future<Output = Result<(bool, Vec<String>), WorkerError>> + Send;
 }
 
 /// Looks again and again until it is done. The inner error has the sentences of the last look.
 async fn poll(
     timeout: Duration,
     cancel: &CancellationToken,
-    look: &mut impl AsyncFnMut() -> Result<(bool, Vec<String>), WorkerError>,
+    look: &mut impl Look,
 ) -> Result<Result<(), String>, WorkerError> {
     let deadline = Instant::now() + timeout;
     let mut last = vec!["the API server did not answer in that time".to_owned()];
     let mut pause = PAUSES.0;
     let looks = async {
         loop {
-            match look().await? {
+            match look.look().await? {
                 (true, _) => return Ok(()),
                 (false, sentences) => last = sentences,
             }
@@ -261,6 +290,16 @@ async fn poll(
         Ok(result) => result.map(Ok),
         Err(_) => Ok(Err(if last.is_empty() { "it stopped only just now".to_owned() } else { last.join("; ") })),
     }
+}
+
+/// Awaits the futures, a few at a time, and gives their results in order.
+async fn in_batches<F: Future>(mut futures: Vec<F>) -> Vec<F::Output> {
+    let mut results = Vec::with_capacity(futures.len());
+    while !futures.is_empty() {
+        let batch = futures.drain(..futures.len().min(PARALLEL));
+        results.extend(join_all(batch).await);
+    }
+    results
 }
 
 /// Turns a failure that may pass into a sentence, so that a waiting loop goes on.
