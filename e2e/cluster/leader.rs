@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::coordination::v1::Lease;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{coordination::v1::Lease, rbac::v1::Role};
 use kube::api::Patch;
 use portal_release_operator::leader::{LeaderError, run_as_leader};
 use serde_json::json;
@@ -78,6 +79,21 @@ async fn a_leader_whose_lease_is_gone_or_taken_ends() {
         c.api::<Lease>().patch(LEASE, &Default::default(), &thief).await.unwrap();
         let error = leader.lost(16).await;
         assert!(error.contains("another operator holds it"), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_renew_ends_before_its_lease_does() {
+    in_namespace(async |c| {
+        let mut leader = Candidate::start(c, "first");
+        leader.leads_within(5).await;
+        c.api::<Role>().delete(&format!("{LEASE}-lease"), &Default::default()).await.unwrap();
+        let error = leader.lost(16).await;
+        assert!(error.contains("not renewed within 15s"), "{error}");
+        let lease = c.api::<Lease>().get(LEASE).await.unwrap().spec.unwrap();
+        let age = Timestamp::now().duration_since(lease.renew_time.unwrap().0);
+        assert!(age < SignedDuration::from_secs(15), "it led for {age:?} after the last renewal");
     })
     .await;
 }

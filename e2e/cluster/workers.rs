@@ -104,12 +104,15 @@ async fn workers_stop_and_come_back_exactly() {
 async fn a_running_job_is_waited_for() {
     in_namespace(async |c| {
         let (client, ns, never) = (&c.operator, c.namespace.as_str(), CancellationToken::new());
-        let owner = c.apply::<CronJob>("nightly", cron_job(false)).await;
-        let reference = json!([{ "apiVersion": "batch/v1", "kind": "CronJob", "name": "nightly", "uid": owner.uid(), "controller": true }]);
+        let owned_by = async |name: &str| {
+            let owner = c.apply::<CronJob>(name, cron_job(false)).await;
+            json!([{ "apiVersion": "batch/v1", "kind": "CronJob", "name": name, "uid": owner.uid(), "controller": true }])
+        };
+        let (ours, other) = (owned_by("nightly").await, owned_by("weekly").await);
         let template = json!({ "metadata": { "annotations": { "e2e.local/run-delay": "6s" } },
             "spec": { "restartPolicy": "Never", "containers": [{ "name": "c", "image": "worker" }] } });
-        c.apply::<Job>("nightly-1", json!({ "metadata": { "ownerReferences": reference }, "spec": { "template": template } })).await;
-        c.apply::<Job>("stranger", json!({ "spec": { "template": template } })).await;
+        c.apply::<Job>("nightly-1", json!({ "metadata": { "ownerReferences": ours }, "spec": { "template": template } })).await;
+        c.apply::<Job>("stranger", json!({ "metadata": { "ownerReferences": other }, "spec": { "template": template } })).await;
         let workers = [worker(WorkerKind::CronJob, "nightly")];
         let before = record(client, ns, &workers, &[]).await.unwrap();
         stop(client, ns, &before).await.unwrap();
