@@ -1,6 +1,8 @@
 //! The PortalRelease operator.
 pub mod api;
 pub mod cluster;
+pub mod config;
+pub mod controller;
 pub mod database;
 pub mod faults;
 pub mod http;
@@ -8,6 +10,7 @@ pub mod leader;
 pub mod metrics;
 pub mod notify;
 pub mod phases;
+pub mod portals;
 pub mod release;
 pub mod runner;
 pub mod services;

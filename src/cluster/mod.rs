@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, error::Error, fmt, future::Future, time::Durati
 use backon::{ExponentialBuilder, Retryable};
 use k8s_openapi::{
     NamespaceResourceScope,
-    api::core::v1::{ConfigMap, Secret},
+    api::core::v1::{ConfigMap, Namespace, Secret},
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -246,6 +246,16 @@ where
         object: format!("{} {namespace}/{name}", K::kind(&())),
         cause,
     })
+}
+
+/// The namespace is being deleted, or is gone. `false` where that cannot be found out.
+pub async fn is_terminating(client: &Client, namespace: &str) -> bool {
+    let api: Api<Namespace> = Api::all(client.clone());
+    match call(|| api.get_opt(namespace)).await {
+        Ok(Some(found)) => found.metadata.deletion_timestamp.is_some(),
+        Ok(None) => true,
+        Err(_) => false,
+    }
 }
 
 /// The object does not exist.

@@ -53,8 +53,8 @@ pub enum Fenced {
     Database(#[from] sqlx::Error),
 }
 
-/// What every change checks in its own transaction.
-#[derive(Clone, Debug)]
+/// What every change checks in its own transaction. The default one belongs to nobody: nothing passes it.
+#[derive(Clone, Debug, Default)]
 pub struct Fence {
     portal: String,
     lock_key: i64,

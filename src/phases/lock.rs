@@ -1,4 +1,4 @@
-//! AcquireLock and ReleaseLock. The session itself is taken and given back by the controller, which holds it for the whole run.
+//! AcquireLock and ReleaseLock. The session itself is taken by the controller and held for the whole run.
 
 use super::{Context, Done, PhaseError};
 
@@ -8,7 +8,9 @@ pub(super) async fn acquire(context: &Context) -> Result<Done, PhaseError> {
     context.work().await?.complete(&message).await
 }
 
-/// From here on nothing but the ledger is touched; the controller lets the lock go.
+/// From here on nothing but the release's own rows of the ledger is touched.
 pub(super) async fn release(context: &Context) -> Result<Done, PhaseError> {
-    context.work().await?.complete("released").await
+    let done = context.work().await?.complete("released").await?;
+    context.database.release().await;
+    Ok(done)
 }

@@ -58,6 +58,24 @@ pub fn project(observed: &Observed, step: &Step, facts: Facts) -> PortalReleaseS
     status
 }
 
+/// The status of an object about which nothing could be observed: what is known stays, and the reason is said.
+pub fn blind(before: &PortalReleaseStatus, generation: i64, now: Timestamp, reason: &str, message: &str, stalled: bool) -> PortalReleaseStatus {
+    let mut status = PortalReleaseStatus { observed_generation: generation, message: bounded(message.to_owned(), 2048), ..before.clone() };
+    status.state = status.state.or(Some(ReleaseState::Pending));
+    let words = [("Ready", if stalled { "False" } else { "Unknown" }), ("Reconciling", if stalled { "False" } else { "True" }), ("Stalled", if stalled { "True" } else { "False" })];
+    status.conditions.retain(|condition| words.iter().all(|(type_, _)| condition.type_ != *type_));
+    for condition in &mut status.conditions {
+        condition.observed_generation = Some(generation);
+    }
+    let mut list = ConditionList { now, generation, before: &before.conditions, list: Vec::new() };
+    for (type_, word) in words {
+        list.push(type_, word, reason, message);
+    }
+    list.list.append(&mut status.conditions);
+    status.conditions = list.list;
+    status
+}
+
 fn is_open(observed: &Observed) -> bool {
     is_ours(observed) && observed.run.as_ref().is_some_and(|run| run.open)
 }
@@ -221,7 +239,7 @@ fn conditions(
         Step::Refuse(refusal) => refusal.reason.to_owned(),
         _ => state.as_str().to_owned(),
     };
-    let mut list = ConditionList { observed, generation, before, list: Vec::new() };
+    let mut list = ConditionList { now: observed.now, generation, before, list: Vec::new() };
     let flag = |when: bool| if when { "True" } else { "False" };
     list.push(
         "Ready",
@@ -282,7 +300,7 @@ fn conditions(
 }
 
 struct ConditionList<'a> {
-    observed: &'a Observed,
+    now: Timestamp,
     generation: i64,
     before: &'a [Condition],
     list: Vec<Condition>,
@@ -294,7 +312,7 @@ impl ConditionList<'_> {
             .before
             .iter()
             .find(|condition| condition.type_ == type_ && condition.status == status)
-            .map_or_else(|| Time(whole_seconds(self.observed.now)), |condition| condition.last_transition_time.clone());
+            .map_or_else(|| Time(whole_seconds(self.now)), |condition| condition.last_transition_time.clone());
         self.list.push(Condition {
             type_: type_.to_owned(),
             status: status.to_owned(),
@@ -307,7 +325,7 @@ impl ConditionList<'_> {
 }
 
 /// Kubernetes keeps times to the second; more would make every comparison differ.
-fn whole_seconds(at: Timestamp) -> Timestamp {
+pub fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 

@@ -515,3 +515,25 @@ pub async fn parked_stamps(connection: &mut PgConnection, portal: &str) -> Resul
         .fetch_all(connection)
         .await
 }
+
+/// Label of the release that readers see.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn current_label(connection: &mut PgConnection, portal: &str) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT r.label FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.current_release WHERE p.portal = $1")
+        .bind(portal)
+        .fetch_optional(connection)
+        .await
+}
+
+/// Whether a run has exchanged staged and live relations.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn run_has_swapped(connection: &mut PgConnection, run: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM portal_release.phases WHERE run_id = $1 AND phase = 'FinaliseSwap' AND state = 'Succeeded')")
+        .bind(run)
+        .fetch_one(connection)
+        .await
+}

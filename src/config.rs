@@ -1,0 +1,66 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::telemetry::LogFormat;
+
+/// Takes data portals through their releases.
+#[derive(Debug, Parser)]
+#[command(name = "portal-release-operator", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator.
+    Run(RunArgs),
+    /// Print the CRDs, the same text as crds/.
+    Crd(CrdArgs),
+}
+
+/// Options of `crd`.
+#[derive(Debug, Args)]
+pub struct CrdArgs {
+    /// Write one file a kind into this directory instead of printing them.
+    #[arg(long)]
+    pub out: Option<std::path::PathBuf>,
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// A namespace to watch; give it several times for several. None: all namespaces.
+    #[arg(long = "namespace", value_name = "NS")]
+    pub namespaces: Vec<String>,
+    /// Elect a leader by a Lease, so that several replicas may run.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub leader_election: bool,
+    /// Namespace of the Lease; by default the first watched namespace, or `default`.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NS")]
+    pub lease_namespace: Option<String>,
+    /// Name of the Lease.
+    #[arg(long, default_value = "portal-release-operator")]
+    pub lease_name: String,
+    /// Where to serve /healthz, /readyz, /metrics and /manifests.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub http_addr: String,
+    /// Where that port is reached from outside; the base of `status.manifest.url`. By default http:// and the address.
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Log lines for people or for machines.
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// What to log, such as `info` or `portal_release_operator=debug`; by default RUST_LOG, then `info`.
+    #[arg(long)]
+    pub log_level: Option<String>,
+    /// The name of this process in the Lease, in events and in pg_stat_activity; by default made up.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub instance: Option<String>,
+    /// For tests: halt where a phase begins or just before its end commits, as `Phase:begin` or `Phase:end`.
+    #[arg(long, hide = true, value_name = "POINT")]
+    pub halt_at: Vec<String>,
+}

@@ -1,0 +1,327 @@
+//! Acting: one step, one effect.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{
+    Resource, ResourceExt,
+    runtime::{controller::Action, reflector::ObjectRef},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Shared,
+    observe::{Blind, Scene},
+    release::{ReconcileError, set_finalizer},
+};
+use crate::{
+    api::{FrozenWorkload, PhaseName, PhaseState, PortalRelease, ReleaseState},
+    cluster::{self, EventType, workers},
+    database::{
+        ledger::{
+            data,
+            phases::{Attempt, begin},
+            runs::{self, NewRun, Reopening},
+        },
+        lock::LockError,
+    },
+    phases::Context,
+    release::{
+        LockView, PlannedPhase, RunKind, Step,
+        plan::{plan, replan},
+    },
+    runner::{Direction, Progress},
+    services::{Audience, Notice},
+};
+
+/// While the lock is busy, or another thing is waited for that nobody tells of.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a deleted object waits for a database that does not answer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What comes after a step.
+pub(super) enum Flow {
+    /// Observe anew at once.
+    Again,
+    /// Wait for a change.
+    Wait(Action),
+}
+
+/// Takes one step.
+pub(super) async fn act(shared: &Shared, release: &PortalRelease, scene: &Scene, step: Step) -> Result<Flow, ReconcileError> {
+    let rest = || Ok(Flow::Wait(Action::await_change()));
+    match step {
+        Step::Rest | Step::Refuse(_) | Step::Queue(_) => {
+            // A lock of a run that is over, or that belongs to nobody any more, is not kept.
+            if scene.observed.lock == LockView::Held && scene.ledger.open.is_none() {
+                scene.database.release().await;
+            }
+            rest()
+        }
+        Step::Hold => rest(),
+        Step::Wait { again } => Ok(Flow::Wait(again.map_or_else(Action::await_change, Action::requeue))),
+        Step::StopTask { now } => {
+            shared.runner.stop(&scene.observed.uid, now);
+            rest()
+        }
+        Step::Open(kind) => open(shared, release, scene, kind).await,
+        Step::Reopen => reopen(shared, release, scene).await,
+        Step::Adopt => {
+            if let Some(record) = &scene.observed.release {
+                let mut connection = scene.database.pool().acquire().await?;
+                runs::adopt(&mut connection, record.id, &release.name_any(), &scene.observed.uid).await?;
+            }
+            Ok(Flow::Again)
+        }
+        Step::Settle => {
+            if let Some(record) = &scene.observed.release {
+                let mut connection = scene.database.pool().acquire().await?;
+                runs::settle(&mut connection, record.id).await?;
+            }
+            Ok(Flow::Again)
+        }
+        Step::End { state, message } => {
+            if let Some(run) = &scene.observed.run {
+                let mut connection = scene.database.pool().acquire().await?;
+                runs::end(&mut connection, run.id, state, &message).await?;
+            }
+            Ok(Flow::Again)
+        }
+        Step::Reap(run) => reap(shared, release, scene, run).await,
+        Step::Acquire => acquire(shared, release, scene).await,
+        Step::Run(phase) => start(shared, release, scene, phase, Direction::Do).await,
+        Step::Undo(phase) => start(shared, release, scene, phase, Direction::Undo).await,
+        Step::Close { state, message } => close(shared, release, scene, state, &message).await,
+        Step::Finalize => {
+            set_finalizer(shared, release, false).await?;
+            shared.wake_siblings(&release.namespace().unwrap_or_default(), release.spec.portal_ref.name.as_str());
+            rest()
+        }
+    }
+}
+
+async fn open(shared: &Shared, release: &PortalRelease, scene: &Scene, kind: RunKind) -> Result<Flow, ReconcileError> {
+    let Ok(portal) = &scene.observed.portal else { return Ok(Flow::Wait(Action::await_change())) };
+    let planned: Vec<PlannedPhase> = plan(kind, portal, &release.spec);
+    let rollback = release.spec.rollback.as_ref();
+    let reason = match kind {
+        RunKind::Rollback => rollback.and_then(|rollback| rollback.reason.as_deref()),
+        RunKind::Release | RunKind::RollForward => release.spec.reason.as_deref(),
+    };
+    let new = NewRun {
+        portal: scene.database.key(),
+        label: release.spec.label.as_str(),
+        name: &release.name_any(),
+        uid: &scene.observed.uid,
+        reason,
+        kind,
+        target: rollback.map(|rollback| rollback.to.as_str()),
+        retry: release.spec.retry,
+        plan: &planned,
+    };
+    let mut connection = scene.database.pool().acquire().await?;
+    if !runs::open(&mut connection, &new).await? {
+        // Somebody was faster; what stands in the way is seen at the next look.
+        return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
+    }
+    let (reason, note) = match kind {
+        RunKind::Release => ("ReleaseStarted", format!("release {} has started", release.spec.label)),
+        RunKind::Rollback => ("RollbackStarted", format!("rolling {} back", release.spec.label)),
+        RunKind::RollForward => ("RollForwardStarted", format!("rolling {} forward", release.spec.label)),
+    };
+    tracing::info!(release = release.name_any(), label = %release.spec.label, "{note}");
+    shared.services.event(release.object_ref(&()), EventType::Normal, reason, note);
+    if kind == RunKind::Release {
+        shared.services.tell(audience(release, scene), Notice::Started { dry_run: release.spec.dry_run });
+    }
+    Ok(Flow::Again)
+}
+
+async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Result<Flow, ReconcileError> {
+    let (Ok(portal), Some(run), Some(record)) = (&scene.observed.portal, &scene.observed.run, &scene.observed.release) else {
+        return Ok(Flow::Wait(Action::await_change()));
+    };
+    let swapped = run.is_done(PhaseName::FinaliseSwap);
+    let fresh = !swapped && run.kind == RunKind::Release && (record.state == ReleaseState::Aborted || !scene.observed.owns_staging);
+    let phases = replan(&run.phases, plan(run.kind, portal, &release.spec), fresh);
+    let why = match record.state {
+        ReleaseState::DryRunComplete => "going live from the dry run",
+        ReleaseState::Suspended => "the selected phases have changed",
+        _ => "retry",
+    };
+    let how = Reopening {
+        release: record.id,
+        run: run.id,
+        retry: release.spec.retry,
+        phases: &phases,
+        fresh,
+        recheck: !fresh && !swapped && run.kind == RunKind::Release,
+        why,
+    };
+    let mut connection = scene.database.pool().acquire().await?;
+    if !runs::reopen(&mut connection, &how).await? {
+        return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
+    }
+    tracing::info!(release = release.name_any(), label = %release.spec.label, "{} goes on: {why}", release.spec.label);
+    shared.services.event(release.object_ref(&()), EventType::Normal, "Resumed", why.to_owned());
+    Ok(Flow::Again)
+}
+
+async fn acquire(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Result<Flow, ReconcileError> {
+    let lock_key = scene.portal.as_ref().map_or(42_000_001, |portal| portal.spec.database.lock_key);
+    match scene.database.acquire(lock_key).await {
+        Ok(()) => Ok(Flow::Again),
+        Err(LockError::Busy { key, holder }) => {
+            let message = format!("waits for advisory lock {key}, held by {holder}");
+            tracing::info!(release = release.name_any(), "{}: {message}", release.name_any());
+            super::release::say(shared, release, &message).await?;
+            Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)))
+        }
+        Err(LockError::Database(error)) => Err(error.into()),
+    }
+}
+
+/// Starts a phase, or its taking back, as a task.
+async fn start(shared: &Shared, release: &PortalRelease, scene: &Scene, phase: PhaseName, direction: Direction) -> Result<Flow, ReconcileError> {
+    let (Some(run), Some(record)) = (&scene.observed.run, &scene.observed.release) else {
+        return Ok(Flow::Wait(Action::await_change()));
+    };
+    // A Portal that is gone has no say in how a run is wound up, but its spec is needed: without it the object is let go.
+    let Some(portal) = &scene.portal else {
+        return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
+    };
+    // After ReleaseLock the fence is not needed any more; nothing but this release's own rows is touched.
+    let Some(fence) = scene.database.fence().await.or_else(|| run.is_done(PhaseName::ReleaseLock).then(Default::default)) else {
+        return Ok(Flow::Again);
+    };
+    let mut connection = scene.database.pool().acquire().await?;
+    let attempt = match direction {
+        Direction::Do => begin(&mut connection, record.id, run.id, phase, fence.epoch).await?,
+        Direction::Undo => Attempt { release: record.id, run: run.id, phase, number: 0, epoch: fence.epoch },
+    };
+    drop(connection);
+    if phase == PhaseName::ReleaseLock {
+        tracing::debug!("the lock is released once ReleaseLock is done");
+    }
+    let namespace = release.namespace().unwrap_or_default();
+    let terminating = scene.observed.deleting && cluster::is_terminating(&shared.client, &namespace).await;
+    let progress = Arc::new(Progress::new(shared.waker.clone(), ObjectRef::from_obj(release)));
+    let context = Context {
+        client: shared.client.clone(),
+        namespace,
+        portal_name: portal.name_any(),
+        portal: portal.spec.clone(),
+        spec: release.spec.clone(),
+        release: record.id,
+        parked: record.parked.clone(),
+        backup: record.backup.clone(),
+        started_at: record.started_at.unwrap_or_else(jiff::Timestamp::now),
+        run: run.clone(),
+        database: scene.database.clone(),
+        fence,
+        attempt,
+        emergency_frozen: portal.status.as_ref().map(|status| status.frozen_workloads.clone()).unwrap_or_default(),
+        namespace_terminating: terminating,
+        cancel: CancellationToken::new(),
+        pause: CancellationToken::new(),
+        progress,
+        services: shared.services.clone(),
+        backends: Arc::default(),
+    };
+    tracing::info!(release = release.name_any(), label = %release.spec.label, phase = phase.as_str(), attempt = attempt.number, "{}: {phase} {}", release.spec.label, if direction == Direction::Do { "begins" } else { "is being taken back" });
+    shared.runner.start(&scene.observed.uid, release.object_ref(&()), context, direction);
+    Ok(Flow::Again)
+}
+
+/// Closes the run: the lock is let go, people are told, and who waits may go on.
+async fn close(shared: &Shared, release: &PortalRelease, scene: &Scene, state: ReleaseState, message: &str) -> Result<Flow, ReconcileError> {
+    let Some(run) = &scene.observed.run else { return Ok(Flow::Wait(Action::await_change())) };
+    let mut connection = scene.database.pool().acquire().await?;
+    runs::close(&mut connection, run.id, state, message).await?;
+    drop(connection);
+    scene.database.release().await;
+
+    let took = scene.observed.release.as_ref().and_then(|record| record.started_at).map_or(Duration::ZERO, |started| {
+        Duration::try_from(scene.observed.now.duration_since(started)).unwrap_or_default()
+    });
+    let services = &shared.services;
+    services.metrics.release_ended(state, took);
+    tracing::info!(release = release.name_any(), label = %release.spec.label, state = state.as_str(), "{} is {state}: {message}", release.spec.label);
+    let (type_, reason) = match state {
+        ReleaseState::Failed => (EventType::Warning, "Failed"),
+        ReleaseState::Aborted => (EventType::Warning, "Aborted"),
+        ReleaseState::RolledBack => (EventType::Normal, "RolledBack"),
+        ReleaseState::DryRunComplete => (EventType::Normal, "DryRunComplete"),
+        ReleaseState::Suspended => (EventType::Normal, "Stopped"),
+        _ => (EventType::Normal, "Live"),
+    };
+    services.event(release.object_ref(&()), type_, reason, message.to_owned());
+    let failed_in = run.phases.iter().find(|phase| phase.state == PhaseState::Failed).map(|phase| phase.name);
+    match state {
+        ReleaseState::Live => {
+            let rows = scene.ledger.imports.iter().map(|import| import.rows).sum();
+            services.tell(audience(release, scene), Notice::Live { took, rows });
+        }
+        ReleaseState::Failed | ReleaseState::Aborted => services.tell(audience(release, scene), Notice::Failed { phase: failed_in, cause: message.to_owned() }),
+        _ => {}
+    }
+    shared.wake_siblings(&release.namespace().unwrap_or_default(), release.spec.portal_ref.name.as_str());
+    Ok(Flow::Again)
+}
+
+fn audience(release: &PortalRelease, scene: &Scene) -> Audience {
+    Audience {
+        namespace: release.namespace().unwrap_or_default(),
+        portal: release.spec.portal_ref.name.0.clone(),
+        label: release.spec.label.0.clone(),
+        notifications: scene.portal.as_ref().map(|portal| portal.spec.notifications.clone()).unwrap_or_default(),
+    }
+}
+
+/// Winds up the run of a release whose object is gone: its workers come back, its run is closed.
+async fn reap(shared: &Shared, release: &PortalRelease, scene: &Scene, run: i64) -> Result<Flow, ReconcileError> {
+    let lock_key = scene.portal.as_ref().map_or(42_000_001, |portal| portal.spec.database.lock_key);
+    match scene.database.acquire(lock_key).await {
+        Ok(()) => {}
+        Err(LockError::Busy { .. }) => return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),
+        Err(LockError::Database(error)) => return Err(error.into()),
+    }
+    let mut connection = scene.database.pool().acquire().await?;
+    let frozen = data::frozen(&mut connection, scene.database.key()).await?;
+    let namespace = release.namespace().unwrap_or_default();
+    if let Err(error) = workers::start(&shared.client, &namespace, &frozen).await {
+        tracing::warn!(%error, "the workers of a release whose object is gone are not back yet: {error}");
+        return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
+    }
+    data::forget_frozen(&mut connection, scene.database.key()).await?;
+    let state = if data::run_has_swapped(&mut connection, run).await? { ReleaseState::Live } else { ReleaseState::Aborted };
+    runs::close(&mut connection, run, state, "the PortalRelease was removed without the operator; its run was wound up").await?;
+    drop(connection);
+    scene.database.release().await;
+    tracing::info!(run, "the run of a release whose object is gone was wound up");
+    Ok(Flow::Again)
+}
+
+/// A deleted object whose ledger cannot be read: the workers come back from what the status says. Gives `true` once it is let go.
+pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, blind: &Blind) -> Result<bool, ReconcileError> {
+    let namespace = release.namespace().unwrap_or_default();
+    let waited = release.metadata.deletion_timestamp.as_ref().map_or(Duration::ZERO, |since| {
+        Duration::try_from(jiff::Timestamp::now().duration_since(since.0)).unwrap_or_default()
+    });
+    let cause = match blind {
+        Blind::Refused(refusal) => refusal.message.clone(),
+        Blind::Unreachable(message) if waited > PATIENCE => message.clone(),
+        Blind::Unreachable(_) => return Ok(false),
+    };
+    if !cluster::is_terminating(&shared.client, &namespace).await {
+        let frozen: Vec<FrozenWorkload> = release.status.as_ref().map(|status| status.frozen_workloads.clone()).unwrap_or_default();
+        if let Err(error) = workers::start(&shared.client, &namespace, &frozen).await {
+            tracing::warn!(release = release.name_any(), %error, "{}: the workers are not back yet: {error}", release.name_any());
+            return Ok(false);
+        }
+        let note = format!("the object was let go although its database could not be tidied up: {cause}; the next release of this portal does it");
+        shared.services.event(release.object_ref(&()), EventType::Warning, "LetGo", note);
+    }
+    tracing::warn!(release = release.name_any(), cause, "{}: let go without its ledger: {cause}", release.name_any());
+    set_finalizer(shared, release, false).await?;
+    Ok(true)
+}

@@ -1,0 +1,165 @@
+//! Observing: the object, its portal, the ledger, the lock and the tasks, gathered for one decision.
+
+use std::sync::Arc;
+
+use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use regex::Regex;
+
+use super::Shared;
+use crate::{
+    api::{Portal, PortalRelease, ReleaseState},
+    database::{ledger, portal::PortalDatabase},
+    portals::PortalError,
+    release::{Blocker, LockView, Observed, observed::Refusal, step::is_ours},
+};
+
+/// What was observed, and the handles to act on it.
+pub(super) struct Scene {
+    pub observed: Observed,
+    pub ledger: ledger::View,
+    pub portal: Option<Arc<Portal>>,
+    pub database: Arc<PortalDatabase>,
+}
+
+/// Why nothing can be decided.
+#[derive(Debug)]
+pub(super) enum Blind {
+    /// Somebody has to change something first.
+    Refused(Refusal),
+    /// The database, or the Secret, cannot be reached right now.
+    Unreachable(String),
+}
+
+/// Gathers everything that a decision about `release` depends on.
+pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<Scene, Blind> {
+    let namespace = release.namespace().unwrap_or_default();
+    let portal_name = release.spec.portal_ref.name.as_str();
+    let portal = shared.portal_objects.get(&ObjectRef::new(portal_name).within(&namespace));
+    let database = database(shared, release, portal.as_deref(), &namespace, portal_name).await?;
+    let uid = release.uid().unwrap_or_default();
+    // The tasks first: one that ends in between has written to the ledger what is read after it.
+    let task = shared.runner.view(&uid);
+    let view = read(&database, release).await.map_err(|error| Blind::Unreachable(format!("the ledger cannot be read: {error}")))?;
+
+    let siblings = shared.releases.state();
+    let blocker = blocker(release, &uid, &view, &siblings);
+    let id = view.release.as_ref().map(|record| record.id);
+    let mut observed = Observed {
+        now: jiff::Timestamp::now(),
+        spec: release.spec.clone(),
+        deleting: release.metadata.deletion_timestamp.is_some(),
+        uid,
+        portal: usable(portal.as_deref(), release),
+        release: view.release.clone(),
+        run: view.run.clone(),
+        blocker,
+        lock: if database.fence().await.is_some() { LockView::Held } else { LockView::Free },
+        task,
+        workers_frozen: !view.frozen.is_empty(),
+        current: id.is_some() && view.portal.as_ref().and_then(|portal| portal.current_release) == id,
+        owns_staging: id.is_some() && view.staging_owner.as_ref().map(|owner| owner.id) == id,
+        rollback_available: !view.backups.is_empty(),
+    };
+    if !is_ours(&observed) {
+        observed.current = false;
+        observed.workers_frozen = false;
+    }
+    Ok(Scene { observed, ledger: view, portal, database })
+}
+
+async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledger::View, sqlx::Error> {
+    let mut connection = database.pool().acquire().await?;
+    ledger::observe(&mut connection, database.key(), release.spec.label.as_str()).await
+}
+
+async fn database(shared: &Shared, release: &PortalRelease, portal: Option<&Portal>, namespace: &str, name: &str) -> Result<Arc<PortalDatabase>, Blind> {
+    // A run that is being wound up, and a deleted object, use what is known although the Portal or its Secret is gone.
+    let known = shared.portals.known(namespace, name).await;
+    let Some(portal) = portal else {
+        return match known {
+            Some(known) if release.metadata.deletion_timestamp.is_some() => Ok(known),
+            _ => Err(Blind::Refused(Refusal {
+                reason: "PortalNotFound",
+                message: format!("Portal {name} does not exist in namespace {namespace}; create it or correct spec.portalRef"),
+            })),
+        };
+    };
+    match (shared.portals.database(portal).await, known) {
+        (Ok(database), _) => Ok(database),
+        (Err(error), Some(known)) if error.is_missing() && release.metadata.deletion_timestamp.is_some() => Ok(known),
+        (Err(error), _) if error.is_missing() => Err(Blind::Refused(Refusal { reason: "SecretMissing", message: error.to_string() })),
+        (Err(error @ PortalError::Database { .. }), _) => Err(Blind::Unreachable(error.to_string())),
+        (Err(error), _) => Err(Blind::Unreachable(error.to_string())),
+    }
+}
+
+/// The Portal's spec, if this release may use it.
+fn usable(portal: Option<&Portal>, release: &PortalRelease) -> Result<crate::api::PortalSpec, Refusal> {
+    let name = &release.spec.portal_ref.name;
+    let Some(portal) = portal else {
+        return Err(Refusal { reason: "PortalNotFound", message: format!("Portal {name} does not exist; create it or correct spec.portalRef") });
+    };
+    let (label, pattern) = (release.spec.label.as_str(), portal.spec.label_pattern.as_str());
+    match Regex::new(pattern) {
+        Ok(regex) if regex.is_match(label) => Ok(portal.spec.clone()),
+        Ok(_) => Err(Refusal {
+            reason: "LabelRefused",
+            message: format!("label {label} does not match the labelPattern {pattern} of Portal {name}; make a release with a label that does"),
+        }),
+        Err(error) => Err(Refusal {
+            reason: "PortalInvalid",
+            message: format!("labelPattern of Portal {name} is no regular expression ({error}); correct it there"),
+        }),
+    }
+}
+
+/// What keeps this release from starting a run.
+fn blocker(release: &PortalRelease, uid: &str, view: &ledger::View, siblings: &[Arc<PortalRelease>]) -> Option<Blocker> {
+    let alive = |wanted: &str| siblings.iter().find(|sibling| sibling.uid().as_deref() == Some(wanted));
+    if let Some(open) = view.open.as_ref().filter(|open| open.uid != uid) {
+        return Some(match alive(&open.uid) {
+            Some(sibling) => Blocker::Running { name: sibling.name_any() },
+            None => Blocker::Orphan { run: open.run, name: open.name.clone() },
+        });
+    }
+    if let Some(record) = view.release.as_ref().filter(|record| record.uid != uid)
+        && let Some(sibling) = alive(&record.uid)
+    {
+        return Some(Blocker::LabelInUse { name: sibling.name_any() });
+    }
+    let mine = view.release.as_ref().map(|record| record.id);
+    if let Some(owner) = view.staging_owner.as_ref().filter(|owner| owner.state == ReleaseState::DryRunComplete && Some(owner.id) != mine)
+        && siblings.iter().any(|sibling| sibling.name_any() == owner.name && sibling.metadata.deletion_timestamp.is_none())
+    {
+        return Some(Blocker::DryRun { name: owner.name.clone() });
+    }
+    siblings
+        .iter()
+        .filter(|sibling| is_older(sibling, release) && waits(sibling))
+        .min_by_key(|sibling| age_key(sibling))
+        .map(|sibling| Blocker::Older { name: sibling.name_any() })
+}
+
+/// Created earlier, for the same portal; the name decides between two of the same second.
+fn is_older(sibling: &PortalRelease, release: &PortalRelease) -> bool {
+    sibling.namespace() == release.namespace()
+        && sibling.spec.portal_ref == release.spec.portal_ref
+        && sibling.uid() != release.uid()
+        && age_key(sibling) < age_key(release)
+}
+
+fn age_key(release: &PortalRelease) -> (Option<jiff::Timestamp>, String) {
+    (release.metadata.creation_timestamp.as_ref().map(|time| time.0), release.name_any())
+}
+
+/// It wants to start and may: neither suspended, nor deleted, nor refused.
+fn waits(sibling: &PortalRelease) -> bool {
+    let status = sibling.status.as_ref();
+    let state = status.and_then(|status| status.state);
+    let stalled = status.is_some_and(|status| status.conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.status == "True"));
+    matches!(state, None | Some(ReleaseState::Pending | ReleaseState::Queued))
+        && !stalled
+        && !sibling.spec.suspend
+        && sibling.spec.abort.is_none()
+        && sibling.metadata.deletion_timestamp.is_none()
+}

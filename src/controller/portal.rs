@@ -1,0 +1,145 @@
+//! The reconcile of a `Portal`: its status, and the emergency freeze, which works without the database.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{Resource, ResourceExt, runtime::controller::Action};
+
+use super::{Shared, release::ReconcileError};
+use crate::{
+    api::{FrozenWorkload, Label, Portal, PortalStatus},
+    cluster::{self, EventType, workers},
+    database::ledger::data,
+    services::merged,
+};
+
+/// Pause after a failure.
+const PAUSE: Duration = Duration::from_secs(5);
+/// While workers stop.
+const STOPPING: Duration = Duration::from_secs(2);
+/// While workers are held at zero: somebody else may wake them.
+const HOLDING: Duration = Duration::from_secs(15);
+
+pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Result<Action, ReconcileError> {
+    let (namespace, name) = (portal.namespace().unwrap_or_default(), portal.name_any());
+    if portal.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    if shared.releases.wait_until_ready().await.is_err() {
+        return Ok(Action::requeue(PAUSE));
+    }
+    let before = portal.status.clone().unwrap_or_default();
+    let (frozen, again, freeze) = emergency_freeze(&shared, &portal, &before).await?;
+    let (ready, current, retry) = match look(&shared, &portal).await {
+        Ok(current) => (Ok(()), current, None),
+        Err(message) => (Err(message), before.current_label.clone(), Some(PAUSE)),
+    };
+    let generation = portal.metadata.generation.unwrap_or_default();
+    let mut status = PortalStatus { observed_generation: generation, current_label: current, frozen_workloads: frozen, conditions: Vec::new() };
+    let mut push = |type_: &str, status_word: &str, reason: &str, message: &str| {
+        let since = before.conditions.iter().find(|condition| condition.type_ == type_ && condition.status == status_word);
+        status.conditions.push(Condition {
+            type_: type_.to_owned(),
+            status: status_word.to_owned(),
+            reason: reason.to_owned(),
+            message: crate::release::status::bounded(message.to_owned(), 2048),
+            observed_generation: Some(generation),
+            last_transition_time: since.map_or_else(|| Time(crate::release::status::whole_seconds(jiff::Timestamp::now())), |condition| condition.last_transition_time.clone()),
+        });
+    };
+    match &ready {
+        Ok(()) => {
+            push("Ready", "True", "Connected", "the database is reachable and the ledger is in place");
+            push("Reconciling", "False", "Connected", "nothing to do");
+        }
+        Err(message) => {
+            push("Ready", "Unknown", "DatabaseUnreachable", message);
+            push("Reconciling", "True", "DatabaseUnreachable", message);
+        }
+    }
+    push("Stalled", "False", "Connected", "the operator goes on by itself");
+    let (word, reason, message) = &freeze;
+    push("WorkersFrozen", word, reason, message);
+    if status != before {
+        match cluster::patch_status(&shared.client, portal.as_ref(), &status).await {
+            Ok(_) => {}
+            Err(error) if error.call().is_some_and(cluster::CallError::is_not_found) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    tracing::debug!(namespace, portal = name, "{name}: status is up to date");
+    Ok(match (again, retry) {
+        (Some(again), Some(retry)) => Action::requeue(again.min(retry)),
+        (Some(again), None) | (None, Some(again)) => Action::requeue(again),
+        (None, None) => Action::await_change(),
+    })
+}
+
+pub(super) fn failed(portal: Arc<Portal>, error: &ReconcileError, _: Arc<Shared>) -> Action {
+    tracing::warn!(portal = portal.name_any(), namespace = portal.namespace(), %error, "reconcile of Portal {} failed: {error}", portal.name_any());
+    Action::requeue(PAUSE)
+}
+
+/// Connects, and asks which release readers see.
+async fn look(shared: &Shared, portal: &Portal) -> Result<Option<Label>, String> {
+    let database = shared.portals.database(portal).await.map_err(|error| error.to_string())?;
+    let read = async {
+        let mut connection = database.pool().acquire().await?;
+        data::current_label(&mut connection, database.key()).await
+    };
+    let label = read.await.map_err(|error| format!("the ledger cannot be read: {error}"))?;
+    Ok(label.map(Label))
+}
+
+/// What the condition says: status, reason, message.
+type Said = (&'static str, &'static str, String);
+
+/// Stops the workers, holds them, or brings them back. The record is written to the status before the first workload is touched.
+async fn emergency_freeze(shared: &Shared, portal: &Portal, before: &PortalStatus) -> Result<(Vec<FrozenWorkload>, Option<Duration>, Said), ReconcileError> {
+    let namespace = portal.namespace().unwrap_or_default();
+    let by_releases = frozen_by_releases(shared, portal);
+    if portal.spec.frozen {
+        let known = merged(before.frozen_workloads.clone(), &by_releases);
+        let record = match workers::record(&shared.client, &namespace, &portal.spec.workers, &known).await {
+            Ok(record) => record,
+            Err(error) => return Ok((known, Some(PAUSE), ("Unknown", "FreezeFailed", error.to_string()))),
+        };
+        if record != before.frozen_workloads {
+            let status = PortalStatus { frozen_workloads: record.clone(), ..before.clone() };
+            cluster::patch_status(&shared.client, portal, &status).await?;
+            shared.services.event(portal.object_ref(&()), EventType::Warning, "EmergencyFreeze", format!("stopping {} workloads", record.len()));
+        }
+        let stopped = match workers::stop(&shared.client, &namespace, &record).await {
+            Ok(()) => workers::remaining(&shared.client, &namespace, &portal.spec.workers).await,
+            Err(error) => Err(error),
+        };
+        return Ok(match stopped {
+            Ok(remaining) if remaining.is_empty() => (record, Some(HOLDING), ("True", "EmergencyFreeze", "workers are stopped because spec.frozen is true".to_owned())),
+            Ok(remaining) => (record, Some(STOPPING), ("Unknown", "Stopping", remaining.join("; "))),
+            Err(error) => (record, Some(PAUSE), ("Unknown", "FreezeFailed", error.to_string())),
+        });
+    }
+    let not_frozen = || ("False", "NotFrozen", "spec.frozen is false".to_owned());
+    if before.frozen_workloads.is_empty() {
+        return Ok((Vec::new(), None, not_frozen()));
+    }
+    if !by_releases.is_empty() {
+        // A release holds the same workers, knows their numbers and brings them back itself.
+        return Ok((Vec::new(), None, not_frozen()));
+    }
+    match workers::start(&shared.client, &namespace, &before.frozen_workloads).await {
+        Ok(_) => {
+            shared.services.event(portal.object_ref(&()), EventType::Normal, "EmergencyFreezeEnded", "workers are back at their recorded numbers".to_owned());
+            Ok((Vec::new(), None, not_frozen()))
+        }
+        Err(error) => Ok((before.frozen_workloads.clone(), Some(PAUSE), ("Unknown", "ThawFailed", error.to_string()))),
+    }
+}
+
+fn frozen_by_releases(shared: &Shared, portal: &Portal) -> Vec<FrozenWorkload> {
+    let of_portal = |release: &&Arc<crate::api::PortalRelease>| {
+        release.namespace() == portal.namespace() && release.spec.portal_ref.name.as_str() == portal.name_any()
+    };
+    let releases = shared.releases.state();
+    releases.iter().filter(of_portal).filter_map(|release| release.status.as_ref()).flat_map(|status| status.frozen_workloads.clone()).collect()
+}
