@@ -31,6 +31,8 @@ async fn order_and_settings_do_not_matter_but_content_does() {
         let mut seen = vec![a.checksum];
         for change in [
             "UPDATE a SET name = 'y' WHERE id = 50",
+            "UPDATE a SET share = 0.3 WHERE id = 50",
+            "UPDATE a SET share = 0.1::float8 + 0.2::float8 WHERE id = 50",
             "UPDATE a SET name = NULL WHERE id = 50",
             "UPDATE a SET name = '' WHERE id = 50",
             "INSERT INTO a SELECT * FROM a WHERE id = 1",

@@ -112,6 +112,8 @@ async fn broken_download(conn: &mut PgConnection, chunks: &[&'static str]) -> Cs
     let parts: Vec<Result<&[u8], _>> = chunks.iter().map(|chunk| Ok(chunk.as_bytes())).chain(std::iter::once(Err(broken))).collect();
     let mut tx = conn.begin().await.unwrap();
     let error = csv::load_stream(&mut tx, target("staging_stats"), "in/stats.csv", stream::iter(parts)).await.unwrap_err();
+    let started = chunks.iter().any(|chunk| chunk.contains('\n'));
+    assert_eq!(sqlx::query("SELECT 1").execute(&mut *tx).await.is_err(), started, "half a file cannot be committed");
     tx.rollback().await.unwrap();
     error
 }

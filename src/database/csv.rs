@@ -157,10 +157,10 @@ where
 
     let mut digest = Sha256::new_with_prefix(&head);
     let mut bytes = head.len() as u64;
-    // The header is sent too, so that Postgres counts lines as an editor does.
+    // The header is sent too, so that Postgres counts lines as an editor does; it skips the line unread.
     let copy = format!("COPY {} ({}) FROM STDIN (FORMAT csv, HEADER true, ENCODING 'UTF8')", target.relation(), quoted(&columns, ""));
     let mut copy = conn.copy_in_raw(&copy).await.map_err(refused)?;
-    copy.send(head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&head)).await.map_err(refused)?;
+    copy.send(head.as_slice()).await.map_err(refused)?;
     let mut interrupted = None;
     while let Some(chunk) = stream.next().await {
         match chunk {
@@ -171,8 +171,8 @@ where
             }
             Err(error) => {
                 interrupted = Some(error);
-                // No encoding accepts a NUL, so the COPY fails whatever came before. `abort` would leave a reply
-                // unread when the server has already found a bad line.
+                // No encoding accepts a NUL, so the COPY fails whatever came before, and nobody can commit the half.
+                // `abort` would leave a reply unread when the server has already found a bad line.
                 copy.send([0_u8].as_slice()).await.map_err(refused)?;
                 break;
             }
