@@ -75,11 +75,7 @@ pub async fn drop(conn: &mut PgConnection, relations: &Relations, stamp: BackupS
 /// # Errors
 /// When the catalogue cannot be read, or the clock is outside of this century.
 pub async fn free_stamp(conn: &mut PgConnection, schema: &str, now: Timestamp) -> Result<BackupStamp, BackupError> {
-    let taken: BTreeSet<BackupStamp> = relation_names(conn, schema)
-        .await?
-        .iter()
-        .filter_map(|name| BackupStamp::of_name(name))
-        .collect();
+    let taken: BTreeSet<BackupStamp> = relation_names(conn, schema).await?.iter().filter_map(|name| BackupStamp::of_name(name)).collect();
     let mut stamp = BackupStamp::at(now)?;
     while taken.contains(&stamp) {
         stamp = stamp.next()?;

@@ -43,6 +43,9 @@ pub enum Stage {
     Keys,
     /// Must not act on the load: triggers, forced row security.
     Last,
+    /// Fits only once the names are live: keys to lookup tables, whose rows are published in the swap, and policies
+    /// with a subquery, which names relations.
+    Swap,
 }
 
 /// The kinds of facts, in the order in which they are applied.
@@ -75,8 +78,17 @@ const KINDS: &[(&str, Stage)] = &[
     ("trigger", Stage::Last),
     ("trigger state", Stage::Last),
     ("late comment", Stage::Last),
+    ("policy comment", Stage::Last),
     ("forced row security", Stage::Last),
+    ("policy with subquery", Stage::Swap),
+    (LOOKUP_KEY, Stage::Swap),
+    (SWAP_COMMENT, Stage::Swap),
 ];
+
+/// A foreign key to a lookup table.
+pub(super) const LOOKUP_KEY: &str = "foreign key to a lookup table";
+/// The comment on something that only the swap can make.
+const SWAP_COMMENT: &str = "comment on it";
 
 /// How a name is written at its place in a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +103,12 @@ enum Form {
 enum Piece {
     Text(String),
     /// A name; `moves` when it is a different one in each generation.
-    Name { form: Form, schema: String, base: String, moves: bool },
+    Name {
+        form: Form,
+        schema: String,
+        base: String,
+        moves: bool,
+    },
 }
 
 /// SQL with the names of one generation left open.
@@ -157,10 +174,14 @@ impl Fact {
     /// What the detail is called in live; empty for a detail of the relation as a whole.
     #[must_use]
     pub fn name(&self) -> String {
-        self.name.0.iter().map(|piece| match piece {
-            Piece::Text(text) => text.as_str(),
-            Piece::Name { base, .. } => base.as_str(),
-        }).collect()
+        self.name
+            .0
+            .iter()
+            .map(|piece| match piece {
+                Piece::Text(text) => text.as_str(),
+                Piece::Name { base, .. } => base.as_str(),
+            })
+            .collect()
     }
 
     /// What two generations are compared by. The undo is no part of the structure.
@@ -280,42 +301,38 @@ pub async fn fingerprint(conn: &mut PgConnection, relations: &Relations) -> Resu
 
 /// How the relations of `generation` differ from live; empty means that they can take its place.
 ///
-/// Foreign keys to lookup tables are not expected before the swap, which adds them itself.
+/// What only the swap itself can add ([`Stage::Swap`]) is not compared.
 ///
 /// # Errors
 /// When the catalogue cannot be read.
-pub async fn diff(
-    conn: &mut PgConnection,
-    relations: &Relations,
-    generation: &Generation,
-) -> Result<Vec<Difference>, CatalogError> {
+pub async fn diff(conn: &mut PgConnection, relations: &Relations, generation: &Generation) -> Result<Vec<Difference>, CatalogError> {
     let live = live(conn, relations).await?;
     let other = counterpart(conn, relations, generation, &live).await?;
-    Ok(compare(relations, generation, &live, &other))
+    Ok(compare(generation, &live, &other))
 }
 
-/// The facts of `live` that `other` lacks.
-pub(super) fn lacking<'a>(relations: &'a Relations, live: &'a Structure, other: &Structure) -> Vec<&'a Fact> {
+/// The facts of `live` that `other` lacks, apart from what is left to the swap.
+pub(super) fn lacking<'a>(live: &'a Structure, other: &Structure) -> Vec<&'a Fact> {
     let present: BTreeSet<_> = other.facts.iter().map(Fact::identity).collect();
-    let lookups = &relations.lookups;
-    live.facts
-        .iter()
-        .filter(|fact| !present.contains(&fact.identity()))
-        .filter(|fact| !(fact.stage() == Stage::Keys && fact.refers_to(&relations.schema, lookups)))
-        .collect()
+    live.facts.iter().filter(|fact| fact.stage() != Stage::Swap && !present.contains(&fact.identity())).collect()
 }
 
-fn compare(relations: &Relations, generation: &Generation, live: &Structure, other: &Structure) -> Vec<Difference> {
+/// What was left to the swap, and what `other` does not have under any definition.
+pub(super) fn left_to_swap<'a>(live: &'a Structure, other: &Structure) -> Vec<&'a Fact> {
+    let key = |fact: &Fact| (fact.relation.clone(), fact.kind, fact.name());
+    let present: BTreeSet<_> = other.facts.iter().map(key).collect();
+    live.facts.iter().filter(|fact| fact.stage() == Stage::Swap && !present.contains(&key(fact))).collect()
+}
+
+fn compare(generation: &Generation, live: &Structure, other: &Structure) -> Vec<Difference> {
     type Key = (String, usize, String, i64);
     let key = |fact: &Fact| -> Key {
         // A column is the same column when it has moved; elsewhere the place tells apart facts of one name.
         let place = if fact.kind() == "column" { 0 } else { fact.place };
         (fact.relation.clone(), fact.kind, fact.name(), place)
     };
-    let expected: BTreeMap<Key, &Fact> = lacking(relations, live, other).into_iter().map(|fact| (key(fact), fact)).collect();
-    let wanted: BTreeSet<_> = live.facts.iter().map(Fact::identity).collect();
-    let found: BTreeMap<Key, &Fact> =
-        other.facts.iter().filter(|fact| !wanted.contains(&fact.identity())).map(|fact| (key(fact), fact)).collect();
+    let expected: BTreeMap<Key, &Fact> = lacking(live, other).into_iter().map(|fact| (key(fact), fact)).collect();
+    let found: BTreeMap<Key, &Fact> = lacking(other, live).into_iter().map(|fact| (key(fact), fact)).collect();
     let keys: BTreeSet<&Key> = expected.keys().chain(found.keys()).collect();
     let show = |fact: &&Fact| {
         let definition = fact.definition.render(generation);
@@ -384,12 +401,31 @@ async fn read(
             })
         })
         .collect();
+    leave_to_swap(relations, &mut facts);
     let order: BTreeMap<&str, usize> = relations.swapped().enumerate().map(|(at, base)| (base, at)).collect();
     facts.sort_by_cached_key(|fact| {
         let relation = order.get(fact.relation.as_str()).copied();
         (fact.stage(), relation, fact.kind, fact.place, fact.name(), fact.definition.clone())
     });
     Ok(Structure { facts })
+}
+
+/// Marks the keys to lookup tables, and the comments on whatever only the swap can make.
+fn leave_to_swap(relations: &Relations, facts: &mut [Fact]) {
+    let number = |kind: &str| KINDS.iter().position(|(name, _)| *name == kind).unwrap_or(KINDS.len());
+    for fact in facts.iter_mut().filter(|fact| fact.kind() == "foreign key") {
+        if fact.refers_to(&relations.schema, &relations.lookups) {
+            fact.kind = number(LOOKUP_KEY);
+        }
+    }
+    let late: BTreeSet<(String, &str, String)> = facts
+        .iter()
+        .filter(|fact| fact.stage() == Stage::Swap)
+        .map(|fact| (fact.relation.clone(), if fact.kind() == LOOKUP_KEY { "foreign key comment" } else { "policy comment" }, fact.name()))
+        .collect();
+    for fact in facts.iter_mut().filter(|fact| late.contains(&(fact.relation.clone(), fact.kind(), fact.name()))) {
+        fact.kind = number(SWAP_COMMENT);
+    }
 }
 
 /// Within the current transaction only: the server's deparser then qualifies every name, and no name is looked up by accident.
@@ -415,9 +451,11 @@ impl Reader<'_> {
     }
 
     fn template(&self, text: &str) -> Template {
-        let pieces = text.split(self.marker.as_str()).enumerate().filter(|(_, part)| !part.is_empty()).map(|(at, part)| {
-            if at % 2 == 1 { self.name(part) } else { Piece::Text(part.to_owned()) }
-        });
+        let pieces = text
+            .split(self.marker.as_str())
+            .enumerate()
+            .filter(|(_, part)| !part.is_empty())
+            .map(|(at, part)| if at % 2 == 1 { self.name(part) } else { Piece::Text(part.to_owned()) });
         Template(pieces.collect())
     }
 

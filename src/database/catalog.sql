@@ -47,7 +47,7 @@ WITH rel AS (
            $3 || 'q' || chr(31) || n.nspname || chr(31) || e.stxname || $3 AS q
     FROM rel r JOIN pg_statistic_ext e ON e.stxrelid = r.oid JOIN pg_namespace n ON n.oid = e.stxnamespace
 ), grants AS (
-    SELECT r.relname, 0 AS place, '' AS columns, r.q AS target, r.relname AS of, a.*
+    SELECT r.relname, 0 AS place, '' AS columns, r.q AS target, r.q AS of, a.*
     FROM rel r, aclexplode(coalesce(r.relacl, acldefault('r', r.relowner))) a
     UNION ALL
     SELECT c.relname, c.place, ' (' || c.c || ')', c.q, c.attname, a.* FROM col c, aclexplode(c.attacl) a
@@ -105,15 +105,16 @@ SELECT c.relname, 'statistics target', c.place, c.attname,
 FROM col c WHERE c.attstattarget >= 0
 UNION ALL
 SELECT c.relname, 'column option', c.place, c.attname, 'ALTER TABLE ' || c.q || ' ALTER COLUMN ' || c.c || ' SET (' || o.list || ')', NULL
-FROM col c, LATERAL (SELECT string_agg(quote_ident(option_name) || ' = ' || quote_literal(option_value), ', ' ORDER BY option_name) AS list
-                     FROM pg_options_to_table(c.attoptions)) o WHERE o.list IS NOT NULL
+FROM col c, LATERAL (SELECT string_agg(quote_ident(option_name) || ' = ' || quote_literal(option_value), ', ' ORDER BY ordinality) AS list
+                     FROM pg_options_to_table(c.attoptions) WITH ORDINALITY) o WHERE o.list IS NOT NULL
 UNION ALL
 SELECT r.relname, 'option', 0, '', 'ALTER ' || r.noun || ' ' || r.q || ' SET (' || o.list || ')', NULL
-FROM rel r, LATERAL (SELECT string_agg(x.option, ', ' ORDER BY x.option) AS list FROM (
-        SELECT quote_ident(option_name) || ' = ' || quote_literal(option_value) AS option FROM pg_options_to_table(r.reloptions)
+FROM rel r, LATERAL (SELECT string_agg(x.option, ', ' ORDER BY x.option LIKE 'toast.%', x.ordinality) AS list FROM (
+        SELECT quote_ident(option_name) || ' = ' || quote_literal(option_value) AS option, ordinality
+        FROM pg_options_to_table(r.reloptions) WITH ORDINALITY
         UNION ALL
-        SELECT 'toast.' || quote_ident(option_name) || ' = ' || quote_literal(option_value)
-        FROM pg_class t, pg_options_to_table(t.reloptions) WHERE t.oid = r.reltoastrelid) x) o WHERE o.list IS NOT NULL
+        SELECT 'toast.' || quote_ident(option_name) || ' = ' || quote_literal(option_value), ordinality
+        FROM pg_class t, pg_options_to_table(t.reloptions) WITH ORDINALITY WHERE t.oid = r.reltoastrelid) x) o WHERE o.list IS NOT NULL
 UNION ALL
 SELECT relname, 'check', 0, conname, 'ALTER TABLE ' || q || ' ADD CONSTRAINT ' || c || ' ' || definition, NULL FROM con WHERE contype = 'c'
 UNION ALL
@@ -121,7 +122,9 @@ SELECT relname, 'owner', 0, '', 'ALTER ' || noun || ' ' || q || ' OWNER TO ' || 
 UNION ALL
 SELECT relname, 'row security', 0, '', 'ALTER TABLE ' || q || ' ENABLE ROW LEVEL SECURITY', NULL FROM rel WHERE relrowsecurity
 UNION ALL
-SELECT r.relname, 'policy', 0, p.polname, 'CREATE POLICY ' || quote_ident(p.polname) || ' ON ' || r.q
+-- The deparser names the policy's own table in a subquery, and the others as they are called now: only live names fit.
+SELECT r.relname, CASE WHEN concat(pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) ~ '\mSELECT\M'
+                       THEN 'policy with subquery' ELSE 'policy' END, 0, p.polname, 'CREATE POLICY ' || quote_ident(p.polname) || ' ON ' || r.q
        || CASE WHEN p.polpermissive THEN ' AS PERMISSIVE' ELSE ' AS RESTRICTIVE' END
        || ' FOR ' || CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END
        || ' TO ' || (SELECT string_agg(w.who, ', ' ORDER BY w.who) FROM (
@@ -157,8 +160,8 @@ SELECT relname, 'constraint', 0, n, 'ALTER TABLE ' || on_q || ' ADD CONSTRAINT '
 FROM idx WHERE contype IS NOT NULL
 UNION ALL
 SELECT x.relname, 'index option', 0, x.n, 'ALTER INDEX ' || x.q || ' SET (' || o.list || ')', NULL
-FROM idx x, LATERAL (SELECT string_agg(quote_ident(option_name) || ' = ' || quote_literal(option_value), ', ' ORDER BY option_name) AS list
-                     FROM pg_options_to_table(x.reloptions)) o WHERE x.contype = 'x' AND o.list IS NOT NULL
+FROM idx x, LATERAL (SELECT string_agg(quote_ident(option_name) || ' = ' || quote_literal(option_value), ', ' ORDER BY ordinality) AS list
+                     FROM pg_options_to_table(x.reloptions) WITH ORDINALITY) o WHERE x.contype = 'x' AND o.list IS NOT NULL
 UNION ALL
 SELECT x.relname, 'index option', 0, x.n, 'ALTER INDEX ' || x.q || ' SET TABLESPACE ' || quote_ident(t.spcname), NULL
 FROM idx x JOIN pg_tablespace t ON t.oid = x.reltablespace
@@ -212,7 +215,7 @@ UNION ALL
 SELECT r.relname, 'late comment', 0, t.tgname, 'COMMENT ON TRIGGER ' || quote_ident(t.tgname) || ' ON ' || r.q || ' IS ' || quote_literal(d.description), NULL
 FROM rel r JOIN pg_trigger t ON t.tgrelid = r.oid JOIN pg_description d ON d.classoid = 'pg_trigger'::regclass AND d.objoid = t.oid
 UNION ALL
-SELECT r.relname, 'late comment', 0, p.polname, 'COMMENT ON POLICY ' || quote_ident(p.polname) || ' ON ' || r.q || ' IS ' || quote_literal(d.description), NULL
+SELECT r.relname, 'policy comment', 0, p.polname, 'COMMENT ON POLICY ' || quote_ident(p.polname) || ' ON ' || r.q || ' IS ' || quote_literal(d.description), NULL
 FROM rel r JOIN pg_policy p ON p.polrelid = r.oid JOIN pg_description d ON d.classoid = 'pg_policy'::regclass AND d.objoid = p.oid
 UNION ALL
 SELECT relname, 'forced row security', 0, '', 'ALTER TABLE ' || q || ' FORCE ROW LEVEL SECURITY', NULL FROM rel WHERE relforcerowsecurity

@@ -325,7 +325,7 @@ pub async fn gate(conn: &mut PgConnection, gate: &str, sql: &str) -> Result<(), 
     Err(GateFailure::NotTrue { gate: gate.to_owned(), returned })
 }
 
-/// Cancelled, shut down or out of resources: says nothing about the gate.
+/// Cancelled, shut down, locked out or out of resources: says nothing about the gate.
 fn is_outage(code: Option<&str>) -> bool {
-    code.is_some_and(|code| ["57", "53", "08", "40", "58"].iter().any(|class| code.starts_with(class)))
+    code.is_some_and(|code| ["57", "53", "08", "40", "58", "55P03"].iter().any(|class| code.starts_with(class)))
 }

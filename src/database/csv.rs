@@ -61,7 +61,7 @@ pub enum CsvError {
         /// The object's key.
         object: String,
         /// What does not fit.
-        source: ImportError,
+        source: Box<ImportError>,
     },
     /// A line is wrong.
     #[error("import {import}: object {object} was refused: {}; correct the file, nothing of it was imported", reason(.source))]
@@ -153,14 +153,16 @@ where
         }
     }
     let columns = parse_header(&head).map_err(bad_header)?;
-    match_columns(conn, target, &columns).await.map_err(|source| CsvError::Columns { object: object.to_owned(), source })?;
+    match_columns(conn, target, &columns)
+        .await
+        .map_err(|source| CsvError::Columns { object: object.to_owned(), source: Box::new(source) })?;
 
     let mut digest = Sha256::new_with_prefix(&head);
     let mut bytes = head.len() as u64;
-    // The header is sent too, so that Postgres counts lines as an editor does.
+    // The header is sent too, so that Postgres counts lines as an editor does; it skips the line unread.
     let copy = format!("COPY {} ({}) FROM STDIN (FORMAT csv, HEADER true, ENCODING 'UTF8')", target.relation(), quoted(&columns, ""));
     let mut copy = conn.copy_in_raw(&copy).await.map_err(refused)?;
-    copy.send(head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&head)).await.map_err(refused)?;
+    copy.send(head.as_slice()).await.map_err(refused)?;
     let mut interrupted = None;
     while let Some(chunk) = stream.next().await {
         match chunk {
@@ -171,8 +173,8 @@ where
             }
             Err(error) => {
                 interrupted = Some(error);
-                // No encoding accepts a NUL, so the COPY fails whatever came before. `abort` would leave a reply
-                // unread when the server has already found a bad line.
+                // No encoding accepts a NUL, so the COPY fails whatever came before, and nobody can commit the half.
+                // `abort` would leave a reply unread when the server has already found a bad line.
                 copy.send([0_u8].as_slice()).await.map_err(refused)?;
                 break;
             }
@@ -243,6 +245,6 @@ mod tests {
         assert_eq!(read("\n1\n"), Err("has no name for column 1".to_owned()));
         assert_eq!(read("\"a,b\n"), Err("has a quote that is never closed".to_owned()));
         assert_eq!(parse_header(b"\xff,b\n"), Err("is not UTF-8".to_owned()));
-        assert!(read(&"a".repeat(MAX_HEADER_BYTES + 1)).unwrap_err().contains("longer"));
+        assert!(read(&"a".repeat(MAX_HEADER_BYTES + 1)).is_err_and(|problem| problem.contains("longer")));
     }
 }

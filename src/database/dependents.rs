@@ -32,11 +32,7 @@ pub struct Dependent {
 ///
 /// # Errors
 /// When the catalogue cannot be read.
-pub async fn list(
-    conn: &mut PgConnection,
-    relations: &Relations,
-    incoming: &Generation,
-) -> Result<Vec<Dependent>, sqlx::Error> {
+pub async fn list(conn: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<Dependent>, sqlx::Error> {
     let mut scope = conn.begin().await?;
     empty_search_path(&mut scope).await?;
     let dependents = sqlx::query_as(include_str!("dependents.sql"))

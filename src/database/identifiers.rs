@@ -27,11 +27,7 @@ pub fn quote_ident(name: &str) -> String {
 #[must_use]
 pub fn quote_literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
-    if doubled.contains('\\') {
-        format!(" E'{}'", doubled.replace('\\', "\\\\"))
-    } else {
-        format!("'{doubled}'")
-    }
+    if doubled.contains('\\') { format!(" E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }
 
 /// `"schema"."name"`.
@@ -144,9 +140,10 @@ impl BackupStamp {
     /// Outside of the years 2000 to 2099, which two digits cannot tell apart.
     pub fn at(at: Timestamp) -> Result<Self, InvalidStamp> {
         let time = at.to_zoned(TimeZone::UTC).datetime();
-        time.strftime("%y%m%d%H%M").to_string().parse().and_then(|stamp: Self| {
-            if stamp.0.year() == time.year() { Ok(stamp) } else { Err(InvalidStamp(at.to_string())) }
-        })
+        time.strftime("%y%m%d%H%M")
+            .to_string()
+            .parse()
+            .and_then(|stamp: Self| if stamp.0.year() == time.year() { Ok(stamp) } else { Err(InvalidStamp(at.to_string())) })
     }
 
     /// The minute after this one.

@@ -39,7 +39,9 @@ pub enum StagingError {
     #[error("lookup table {0} has no primary key, so new rows cannot be told from known ones; give it one")]
     NoPrimaryKey(String),
     /// New lookup rows contradict rows that have become live since.
-    #[error("lookup table {table}: {rows} new row(s) collide with live rows that were added since staging was built ({detail}); import again")]
+    #[error(
+        "lookup table {table}: {rows} new row(s) collide with live rows that were added since staging was built ({detail}); import again"
+    )]
     LookupConflict {
         /// The live table.
         table: String,
@@ -122,14 +124,14 @@ pub async fn pending(conn: &mut PgConnection, relations: &Relations) -> Result<V
     let live = catalog::live(conn, relations).await?;
     let staging = catalog::counterpart(conn, relations, &Generation::Staging, &live).await?;
     let present = |fact: &&Fact| staging.has(&fact.relation);
-    let lacking: Vec<&Fact> = catalog::lacking(relations, &live, &staging).into_iter().filter(present).collect();
+    let lacking: Vec<&Fact> = catalog::lacking(&live, &staging).into_iter().filter(present).collect();
     if lacking.iter().any(|fact| fact.stage() == Stage::Created) {
         let differences = catalog::diff(conn, relations, &Generation::Staging).await?;
         if let Some(difference) = differences.into_iter().find(|d| matches!(d.kind, "table" | "access" | "column")) {
             return Err(StagingError::Stale(difference));
         }
     }
-    let extra = catalog::lacking(relations, &staging, &live);
+    let extra = catalog::lacking(&staging, &live);
     let step = |fact: &Fact, sql: &catalog::Template| Pending {
         relation: fact.relation.clone(),
         what: format!("{} {}", fact.kind(), fact.name()).trim_end().to_owned(),
@@ -188,8 +190,7 @@ pub(super) async fn drop_relations(conn: &mut PgConnection, schema: &str, names:
     .map_err(failed(&all, "looking for relations"))?;
     // Views stand on views and tables, so they go first.
     for (kind, noun) in [("v", "VIEW"), ("m", "MATERIALIZED VIEW"), ("r", "TABLE")] {
-        let list: Vec<String> =
-            present.iter().filter(|(_, of)| of == kind).map(|(name, _)| qualified(schema, name)).collect();
+        let list: Vec<String> = present.iter().filter(|(_, of)| of == kind).map(|(name, _)| qualified(schema, name)).collect();
         if !list.is_empty() {
             let sql = format!("DROP {noun} {} RESTRICT", list.join(", "));
             sqlx::raw_sql(assembled(sql)).execute(&mut *tx).await.map_err(|error| in_use(error, &list.join(", ")))?;

@@ -17,7 +17,7 @@ use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::catalog::empty_search_path;
+use super::catalog::{self, CatalogError, Fact, empty_search_path};
 use super::dependents::{self, Dependent};
 use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident, quote_literal};
 
@@ -32,6 +32,9 @@ pub enum SwapError {
         /// What the database said.
         source: sqlx::Error,
     },
+    /// The structure could not be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
     /// COMMIT was sent and no answer came: only the ledger knows.
     #[error("the outcome of COMMIT is unknown: {0}; look up the ledger before anything else")]
     CommitUnknown(sqlx::Error),
@@ -414,12 +417,12 @@ pub async fn exchange(
     let coming = objects(tx, relations, std::slice::from_ref(incoming)).await?;
     let plan = plan(relations, incoming, outgoing, &live, &coming)?;
     free_names(tx, relations, &plan).await?;
-    let keys = lookup_keys(tx, relations, incoming).await?;
+    let late = left_to_swap(tx, relations, incoming).await?;
 
     let mut batch: Vec<String> = dependents.iter().filter_map(|it| it.before.clone()).collect();
     batch.extend(plan.renames.iter().map(|rename| rename.sql(&relations.schema)));
     batch.extend(dependents.iter().filter_map(|it| it.after.clone()));
-    batch.extend(keys);
+    batch.extend(late);
     let mut scope = tx.begin().await.map_err(failed("exchanging the relations"))?;
     // The definitions are fully qualified; an empty path keeps unqualified names from meaning anything else.
     let path: String = sqlx::query_scalar("SELECT current_setting('search_path')")
@@ -476,9 +479,8 @@ fn plan(
     let mut home = Vec::new();
     for base in relations.swapped() {
         let twin = incoming.name(base);
-        let find = |objects: &[Object], name: &str| {
-            objects.iter().find(|it| it.name == name && it.relation == name && is_relation(it)).cloned()
-        };
+        let find =
+            |objects: &[Object], name: &str| objects.iter().find(|it| it.name == name && it.relation == name && is_relation(it)).cloned();
         let missing = |relation: &str, counterpart: &str| SwapError::Missing {
             relation: format!("{}.{relation}", relations.schema),
             counterpart: format!("{}.{counterpart}", relations.schema),
@@ -578,33 +580,15 @@ async fn free_names(tx: &mut PgConnection, relations: &Relations, plan: &Plan) -
     }
 }
 
-/// The foreign keys to lookup tables that live has and `incoming` waits for, in live names.
-async fn lookup_keys(tx: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<String>, SwapError> {
-    let mut scope = tx.begin().await.map_err(failed("reading the keys to lookup tables"))?;
-    empty_search_path(&mut scope).await.map_err(failed("reading the keys to lookup tables"))?;
-    let keys = sqlx::query_scalar(
-        "SELECT 'ALTER TABLE ' || t.oid::regclass || ' ADD CONSTRAINT ' || quote_ident(k.conname) || ' ' || pg_get_constraintdef(k.oid)
-                || CASE WHEN k.convalidated THEN ' NOT VALID' ELSE '' END
-                || coalesce('; COMMENT ON CONSTRAINT ' || quote_ident(k.conname) || ' ON ' || t.oid::regclass || ' IS '
-                            || quote_literal(obj_description(k.oid, 'pg_constraint')), '')
-         FROM unnest($2::text[], $3::text[]) AS pair(live, twin)
-         JOIN pg_namespace n ON n.nspname = $1
-         JOIN pg_class t ON t.relnamespace = n.oid AND t.relname = pair.live
-         JOIN pg_class s ON s.relnamespace = n.oid AND s.relname = pair.twin
-         JOIN pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
-         JOIN pg_class l ON l.oid = k.confrelid AND l.relnamespace = n.oid AND l.relname = ANY ($4)
-         WHERE NOT EXISTS (SELECT FROM pg_constraint o WHERE o.conrelid = s.oid AND o.contype = 'f' AND o.conname = k.conname)
-         ORDER BY 1",
-    )
-    .bind(&relations.schema)
-    .bind(relations.names(&Generation::Live))
-    .bind(relations.names(incoming))
-    .bind(&relations.lookups)
-    .fetch_all(&mut *scope)
-    .await
-    .map_err(failed("reading the keys to lookup tables"))?;
-    scope.rollback().await.map_err(failed("reading the keys to lookup tables"))?;
-    Ok(keys)
+/// What live has and only the swap can give to what comes in, in live names.
+async fn left_to_swap(tx: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<String>, CatalogError> {
+    let live = catalog::live(tx, relations).await?;
+    let coming = catalog::counterpart(tx, relations, incoming, &live).await?;
+    let statement = |fact: &Fact| {
+        let sql = fact.definition.render(&Generation::Live);
+        if fact.kind() == catalog::LOOKUP_KEY { format!("{sql} NOT VALID") } else { sql }
+    };
+    Ok(catalog::left_to_swap(&live, &coming).into_iter().map(statement).collect())
 }
 
 /// Checks the foreign keys from and to live relations that the swap has added unchecked. Readers and writers go on.

@@ -14,7 +14,6 @@ use super::import::KeyRange;
 
 /// The longest text that a template may render.
 const MAX_RENDERED_BYTES: usize = 1 << 20;
-const MAX_RECURSION: usize = 50;
 
 /// What a template can name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -127,7 +126,6 @@ impl TemplateContext {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_recursion_limit(MAX_RECURSION);
         environment.set_formatter(
             |out, state, value| {
                 if value.is_none() { Ok(out.write_str("NULL")?) } else { escape_formatter(out, state, value) }

@@ -1,0 +1,174 @@
+//! A fresh database per test, owned by a role that is no superuser, and sentences to write tests with.
+
+use std::future::Future;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use portal_release_operator::database::identifiers::{Generation, Relations};
+use portal_release_operator::database::{staging, swap};
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+
+/// One database of one test.
+pub(crate) struct Portal {
+    pub(crate) pool: PgPool,
+    pub(crate) admin: PgPool,
+    pub(crate) relations: Relations,
+    pub(crate) owner: String,
+}
+
+pub(crate) const AREA_TOTALS: &str = "SELECT release, count(*) AS areas FROM public.staging_protected_areas GROUP BY release";
+pub(crate) const AREA_REPORT: &str = "SELECT release, areas, areas * 2 AS twice FROM public.staging_area_totals";
+
+/// Runs `test` on a fresh database and drops it afterwards, also when the test fails.
+pub(crate) fn with_portal<F: Future<Output = ()>>(test: impl FnOnce(std::sync::Arc<Portal>) -> F) {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let url = std::env::var("LOCAL_PG_URL").expect("LOCAL_PG_URL: the URL of a superuser on a throw-away Postgres");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let name = format!("swap_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let options = PgConnectOptions::from_str(&url).unwrap();
+    let outcome = runtime.block_on(async {
+        let mut server = PgConnection::connect_with(&options).await.unwrap();
+        let roles = ["owner", "reader", "writer"].map(|role| format!("{name}_{role}"));
+        for role in &roles {
+            execute(&mut server, &format!("CREATE ROLE {role} LOGIN PASSWORD 'test'")).await;
+        }
+        let [owner, reader, writer] = roles.clone();
+        execute(&mut server, &format!("CREATE DATABASE {name} OWNER {owner}")).await;
+        let admin = pool(options.clone().database(&name)).await;
+        run(&admin, &format!("ALTER SCHEMA public OWNER TO {owner}; GRANT USAGE ON SCHEMA public TO PUBLIC")).await;
+        let pool = pool(options.clone().database(&name).username(&owner).password("test")).await;
+        run(&pool, &include_str!("schema.sql").replace(":reader", &reader).replace(":writer", &writer)).await;
+        let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let relations = Relations {
+            schema: "public".into(),
+            tables: strings(&["sources", "protected_areas", "countries_pas"]),
+            views: strings(&["area_totals", "area_report"]),
+            lookups: strings(&["designations", "governances"]),
+        };
+        let portal = std::sync::Arc::new(Portal { pool: pool.clone(), admin: admin.clone(), relations, owner });
+        portal.fill(&Generation::Live, "first").await;
+        run(&portal.pool, "REFRESH MATERIALIZED VIEW area_totals; REFRESH MATERIALIZED VIEW area_report").await;
+        let local = tokio::task::LocalSet::new();
+        let result = local.run_until(futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(test(portal)))).await;
+        pool.close().await;
+        admin.close().await;
+        execute(&mut server, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+        for role in &roles {
+            execute(&mut server, &format!("DROP ROLE {role}")).await;
+        }
+        result
+    });
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn pool(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new().max_connections(12).connect_with(options).await.unwrap()
+}
+
+async fn execute(conn: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(conn).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Executes SQL that must succeed.
+pub(crate) async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+impl Portal {
+    pub(crate) async fn run(&self, sql: &str) {
+        run(&self.pool, sql).await;
+    }
+
+    /// The single value of a query.
+    pub(crate) async fn get<T>(&self, sql: &str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Rows that say which release they belong to.
+    pub(crate) async fn fill(&self, generation: &Generation, release: &str) {
+        let name = |base| generation.name(base);
+        self.run(&format!(
+            "INSERT INTO {sources} (title, release) SELECT 'source ' || n, '{release}' FROM generate_series(1, 5) n;
+             INSERT INTO {areas} (site_id, release, area, designation_id) SELECT n, '{release}', n, 1 FROM generate_series(1, 50) n;
+             INSERT INTO {junction} SELECT 1, a.id, (SELECT min(id) FROM {sources}) FROM {areas} a",
+            sources = name("sources"),
+            areas = name("protected_areas"),
+            junction = name("countries_pas"),
+        ))
+        .await;
+    }
+
+    /// A complete staging with the rows of `release`.
+    pub(crate) async fn stage(&self, release: &str) {
+        let mut conn = self.pool.acquire().await.unwrap();
+        staging::build(&mut conn, &self.relations, true).await.unwrap();
+        for lookup in &self.relations.lookups {
+            staging::build_lookup(&mut conn, "public", lookup).await.unwrap();
+        }
+        self.fill(&Generation::Staging, release).await;
+        for (view, query) in [("area_totals", AREA_TOTALS), ("area_report", AREA_REPORT)] {
+            staging::build_view(&mut conn, &self.relations, view, query).await.unwrap();
+        }
+        staging::complete(&mut conn, &self.relations).await.unwrap();
+    }
+
+    /// Lock, publish, exchange, commit.
+    pub(crate) async fn exchange(&self, incoming: &Generation, outgoing: &Generation) -> swap::Exchanged {
+        self.try_exchange(incoming, outgoing).await.unwrap()
+    }
+
+    pub(crate) async fn try_exchange(&self, incoming: &Generation, outgoing: &Generation) -> Result<swap::Exchanged, swap::SwapError> {
+        let cancel = CancellationToken::new();
+        let mut tx = swap::lock(&self.pool, &self.relations, incoming, &swap::Limits::default(), &cancel).await?;
+        if *incoming == Generation::Staging {
+            for lookup in &self.relations.lookups {
+                staging::publish_lookup(&mut tx, "public", lookup).await.unwrap();
+            }
+        }
+        let exchanged = swap::exchange(&mut tx, &self.relations, incoming, outgoing).await?;
+        swap::commit(tx).await?;
+        let mut conn = self.pool.acquire().await.unwrap();
+        assert_eq!(swap::validate_constraints(&mut conn, &self.relations).await.unwrap(), Vec::<String>::new());
+        Ok(exchanged)
+    }
+
+    pub(crate) async fn release(&self) -> String {
+        self.get("SELECT DISTINCT release FROM protected_areas").await
+    }
+
+    /// Every relation of the schema that is neither staging nor backup, with its OID.
+    pub(crate) async fn oids(&self) -> Vec<(String, Oid)> {
+        self.named("relname !~ '^(staging_|bk[0-9]{10}_)'").await
+    }
+
+    pub(crate) async fn named(&self, condition: &str) -> Vec<(String, Oid)> {
+        let sql = format!("SELECT relname::text, oid FROM pg_class WHERE relnamespace = 'public'::regnamespace AND {condition} ORDER BY 1");
+        sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&self.pool).await.unwrap()
+    }
+
+    /// What pg_dump says about everything that is neither staging nor backup: a witness that shares nothing with the operator.
+    pub(crate) async fn catalogue(&self) -> Vec<String> {
+        let options = self.admin.connect_options();
+        let output = tokio::process::Command::new("pg_dump")
+            .args(["--schema-only", "-T", "staging_*", "-T", "bk??????????_*", "-h", options.get_host(), "-U", options.get_username()])
+            .args(["-p", &options.get_port().to_string(), options.get_database().unwrap()])
+            .output()
+            .await
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        // Without the random key of \restrict, and in an order that does not depend on identities.
+        let mut lines: Vec<String> =
+            text.lines().filter(|line| !line.starts_with('\\')).map(|line| line.trim_end_matches(',').to_owned()).collect();
+        lines.sort();
+        lines
+    }
+}

@@ -1,0 +1,8 @@
+//! The swap data plane on a real Postgres. Needs `LOCAL_PG_URL` (a superuser) and `pg_dump`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod harness;
+mod readers;
+mod refusals;
+mod round_trip;

@@ -1,0 +1,145 @@
+//! What readers notice of a swap: nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use portal_release_operator::database::identifiers::Generation;
+use portal_release_operator::database::swap::{self, Limits, SwapError};
+use sqlx::Connection;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Portal, with_portal};
+
+const BACKUP: &str = "2607011200";
+
+fn backup() -> Generation {
+    Generation::Backup(BACKUP.parse().unwrap())
+}
+
+/// Joins in different orders, through views and materialized views. Each gives the releases that it saw.
+const QUERIES: [&str; 6] = [
+    "SELECT DISTINCT concat_ws(' ', a.release, s.release) FROM protected_areas a JOIN countries_pas j ON j.protected_area_id = a.id JOIN sources s ON s.id = j.source_id",
+    "SELECT DISTINCT concat_ws(' ', s.release, a.release) FROM sources s JOIN countries_pas j ON j.source_id = s.id JOIN protected_areas a ON a.id = j.protected_area_id",
+    "SELECT DISTINCT concat_ws(' ', t.release, a.release) FROM area_totals t, protected_areas a",
+    "SELECT DISTINCT concat_ws(' ', a.release, t.release) FROM protected_areas a, area_report t",
+    "SELECT DISTINCT concat_ws(' ', n.release, r.release) FROM area_names n, report r",
+    "SELECT DISTINCT concat_ws(' ', r.release, n.release) FROM report_of_reports r, area_names n, sources s",
+];
+
+#[test]
+fn readers_see_no_error_and_no_mix_during_fifty_swaps() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let reads = Arc::new(AtomicUsize::new(0));
+        let mut readers = Vec::new();
+        for query in QUERIES {
+            let (pool, stop, reads) = (portal.pool.clone(), stop.clone(), reads.clone());
+            readers.push(tokio::spawn(async move {
+                let mut conn = pool.acquire().await.unwrap();
+                let mut worst = Duration::ZERO;
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    let seen: Vec<String> = sqlx::query_scalar(query).fetch_all(&mut *conn).await.expect(query);
+                    worst = worst.max(began.elapsed());
+                    reads.fetch_add(1, Ordering::Relaxed);
+                    assert!(seen == ["first first"] || seen == ["second second"], "{query} saw {seen:?}");
+                }
+                worst
+            }));
+        }
+        let (mut incoming, mut outgoing) = (Generation::Staging, backup());
+        let mut worst_lock = Duration::ZERO;
+        for _ in 0..50 {
+            let cancel = CancellationToken::new();
+            let mut tx = swap::lock(&portal.pool, &portal.relations, &incoming, &Limits::default(), &cancel).await.unwrap();
+            let locked = Instant::now();
+            swap::exchange(&mut tx, &portal.relations, &incoming, &outgoing).await.unwrap();
+            swap::commit(tx).await.unwrap();
+            worst_lock = worst_lock.max(locked.elapsed());
+            std::mem::swap(&mut incoming, &mut outgoing);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let mut worst = Duration::ZERO;
+        for reader in readers {
+            worst = worst.max(reader.await.unwrap());
+        }
+        println!("{} reads, slowest {worst:?}, longest hold {worst_lock:?}", reads.load(Ordering::Relaxed));
+        assert_eq!(portal.release().await, "first");
+    });
+}
+
+#[test]
+fn a_reader_that_does_not_end_makes_the_swap_give_up_and_is_named() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let before = portal.named("true").await;
+        let mut options = portal.pool.connect_options().as_ref().clone();
+        options = options.application_name("slow-report");
+        let mut reader = sqlx::PgConnection::connect_with(&options).await.unwrap();
+        let mut reading = reader.begin().await.unwrap();
+        sqlx::query("SELECT count(*) FROM area_totals").execute(&mut *reading).await.unwrap();
+        let limits = Limits { budget: Duration::from_millis(1500), ..Limits::default() };
+        let began = Instant::now();
+        let error = try_lock(&portal, &limits, &CancellationToken::new()).await.unwrap_err();
+        let took = began.elapsed();
+        assert!(took < Duration::from_millis(2200), "{took:?}");
+        assert!(error.is_busy());
+        assert!(error.to_string().contains("slow-report") && error.to_string().contains("idle in transaction"), "{error}");
+        let SwapError::Blocked { attempts, blockers, .. } = error else { panic!("{error}") };
+        assert!(attempts > 1);
+        assert!(blockers.iter().any(|it| it.relation == "area_totals"), "{blockers:?}");
+        assert_eq!(portal.named("true").await, before);
+        // Others are not held up behind the swap, and afterwards it goes through.
+        assert_eq!(portal.release().await, "first");
+        reading.rollback().await.unwrap();
+        portal.exchange(&Generation::Staging, &backup()).await;
+        assert_eq!(portal.release().await, "second");
+    });
+}
+
+#[test]
+fn waiting_for_locks_can_be_cancelled() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let mut reading = portal.pool.begin().await.unwrap();
+        sqlx::query("LOCK TABLE sources IN ACCESS SHARE MODE").execute(&mut *reading).await.unwrap();
+        let cancel = CancellationToken::new();
+        let limits = Limits::default();
+        let waiting = try_lock(&portal, &limits, &cancel);
+        let cancelling = async {
+            let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+            while portal.get::<i64>(waits).await == 0 {
+                tokio::task::yield_now().await;
+            }
+            cancel.cancel();
+        };
+        let (outcome, ()) = tokio::join!(waiting, cancelling);
+        assert!(matches!(outcome.unwrap_err(), SwapError::Cancelled));
+        reading.rollback().await.unwrap();
+    });
+}
+
+#[test]
+fn a_swap_that_hangs_with_its_locks_is_ended_by_the_server() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let limits = Limits { idle: Duration::from_millis(300), ..Limits::default() };
+        let mut tx = try_lock(&portal, &limits, &CancellationToken::new()).await.unwrap();
+        // Waits behind the lock until the server ends the idle session.
+        assert_eq!(portal.release().await, "first");
+        let error = swap::exchange(&mut tx, &portal.relations, &Generation::Staging, &backup()).await.unwrap_err();
+        assert!(matches!(error, SwapError::Database { .. }), "{error}");
+        drop(tx);
+        portal.exchange(&Generation::Staging, &backup()).await;
+    });
+}
+
+async fn try_lock(
+    portal: &Portal,
+    limits: &Limits,
+    cancel: &CancellationToken,
+) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, SwapError> {
+    swap::lock(&portal.pool, &portal.relations, &Generation::Staging, limits, cancel).await
+}

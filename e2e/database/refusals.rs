@@ -1,0 +1,201 @@
+//! What is refused, and that a refusal changes nothing.
+
+use portal_release_operator::database::identifiers::{Generation, Relations};
+use portal_release_operator::database::swap::SwapError;
+use portal_release_operator::database::{backups, catalog, dependents, staging};
+
+use crate::harness::{Portal, run, with_portal};
+
+fn backup() -> Generation {
+    Generation::Backup("2607011200".parse().unwrap())
+}
+
+async fn differences(portal: &Portal) -> Vec<String> {
+    let mut conn = portal.pool.acquire().await.unwrap();
+    let found = catalog::diff(&mut conn, &portal.relations, &Generation::Staging).await.unwrap();
+    found.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn every_difference_is_found_and_named() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        assert_eq!(differences(&portal).await, Vec::<String>::new());
+        let writer = portal.owner.replace("_owner", "_writer");
+        let cases = [
+            ("ALTER TABLE staging_sources ADD COLUMN more int", "column more"),
+            (
+                "ALTER TABLE staging_sources DROP COLUMN more; ALTER TABLE staging_protected_areas ALTER COLUMN name TYPE text",
+                "column name",
+            ),
+            ("ALTER TABLE staging_protected_areas ALTER COLUMN name TYPE varchar(200), ALTER COLUMN name DROP DEFAULT", "default name"),
+            ("DROP INDEX staging_protected_areas_large", "index protected_areas_large"),
+            ("ALTER TABLE staging_protected_areas DROP CONSTRAINT named", "check named"),
+            ("ALTER TABLE staging_countries_pas DROP CONSTRAINT of_area", "foreign key of_area"),
+            (
+                "ALTER TABLE staging_countries_pas ADD CONSTRAINT of_area FOREIGN KEY (protected_area_id) REFERENCES protected_areas NOT VALID",
+                "foreign key of_area",
+            ),
+            ("ALTER TABLE staging_protected_areas ALTER COLUMN id SET DEFAULT nextval('protected_areas_id_seq')", "default id"),
+            ("DROP TRIGGER touched ON staging_sources", "trigger touched"),
+            ("DROP POLICY everyone ON staging_protected_areas", "policy everyone"),
+            ("ALTER TABLE staging_sources NO FORCE ROW LEVEL SECURITY", "forced row security"),
+            ("GRANT DELETE ON staging_countries_pas TO PUBLIC", "grant countries_pas to PUBLIC"),
+            (&format!("REVOKE UPDATE (notes) ON staging_protected_areas FROM {writer}"), "grant notes to"),
+            ("COMMENT ON COLUMN staging_protected_areas.name IS NULL", "comment name"),
+            ("ALTER TABLE staging_protected_areas RESET (fillfactor)", "option"),
+            ("ALTER TABLE staging_protected_areas SET WITHOUT CLUSTER", "cluster"),
+            ("ALTER TABLE staging_protected_areas REPLICA IDENTITY DEFAULT", "replica identity"),
+            ("DROP STATISTICS staging_protected_areas_stats", "statistics protected_areas_stats"),
+            ("DROP INDEX staging_area_totals_release", "index area_totals_release"),
+            ("ALTER SEQUENCE staging_protected_areas_id_seq INCREMENT BY 1", "sequence protected_areas_id_seq"),
+        ];
+        for (index, (sql, expected)) in cases.iter().enumerate() {
+            portal.run(sql).await;
+            let found = differences(&portal).await;
+            assert!(found.iter().any(|it| it.contains(expected)), "{index} {sql}: {found:#?}");
+        }
+    });
+}
+
+#[test]
+fn a_live_change_after_the_build_changes_the_fingerprint() {
+    with_portal(async |portal| {
+        let mut conn = portal.pool.acquire().await.unwrap();
+        let mut known = vec![catalog::fingerprint(&mut conn, &portal.relations).await.unwrap()];
+        for sql in ["ALTER TABLE sources ADD COLUMN more int", "CREATE INDEX ON sources (more)", "ALTER TABLE sources DROP COLUMN more"] {
+            portal.run(sql).await;
+            let now = catalog::fingerprint(&mut conn, &portal.relations).await.unwrap();
+            assert!(known.last() != Some(&now), "{sql}");
+            known.push(now);
+        }
+        assert_eq!(known.first(), known.last());
+        let unknown = Relations { tables: vec!["nowhere".into()], ..portal.relations.clone() };
+        let error = catalog::fingerprint(&mut conn, &unknown).await.unwrap_err();
+        assert!(error.to_string().contains("public.nowhere does not exist"), "{error}");
+    });
+}
+
+#[test]
+fn every_obstacle_is_named() {
+    with_portal(async |portal| {
+        let mut conn = portal.pool.acquire().await.unwrap();
+        assert_eq!(dependents::obstacles(&mut conn, &portal.relations).await.unwrap(), Vec::<String>::new());
+        let cases = [
+            (
+                "CREATE MATERIALIZED VIEW stray AS SELECT * FROM sources",
+                "materialized view public.stray reads live",
+                "DROP MATERIALIZED VIEW stray",
+            ),
+            ("CREATE VIEW whole AS SELECT s FROM sources s", "uses the row type of public.sources", "DROP VIEW whole"),
+            (
+                "CREATE FUNCTION takes(sources) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+                "function public.takes(public.sources) uses the row type",
+                "DROP FUNCTION takes",
+            ),
+            (
+                "CREATE FUNCTION gives() RETURNS SETOF area_totals LANGUAGE plpgsql AS 'BEGIN END'",
+                "function public.gives() uses the row type",
+                "DROP FUNCTION gives",
+            ),
+            ("CREATE TABLE holder (source sources)", "column source of table public.holder uses the row type", "DROP TABLE holder"),
+            (
+                "CREATE RULE quiet AS ON DELETE TO sources DO ALSO NOTHING",
+                "table public.sources has the rule quiet",
+                "DROP RULE quiet ON sources",
+            ),
+            (
+                "CREATE RULE spill AS ON INSERT TO comments DO ALSO DELETE FROM sources",
+                "rule spill on table public.comments depends on public.sources",
+                "DROP RULE spill ON comments",
+            ),
+            ("CREATE TABLE child () INHERITS (sources)", "table public.sources takes part in inheritance", "DROP TABLE child"),
+            ("CREATE TABLE lender (id int DEFAULT nextval('sources_id_seq'))", "draws from public.sources_id_seq", "DROP TABLE lender"),
+        ];
+        for (sql, expected, undo) in cases {
+            portal.run(sql).await;
+            let found = dependents::obstacles(&mut conn, &portal.relations).await.unwrap();
+            assert!(found.iter().any(|it| it.contains(expected)), "{sql}: {found:#?}");
+            portal.run(undo).await;
+            assert_eq!(dependents::obstacles(&mut conn, &portal.relations).await.unwrap(), Vec::<String>::new(), "after {undo}");
+        }
+        let owner = &portal.owner;
+        let by_admin = [
+            ("CREATE PUBLICATION chosen FOR TABLE sources", "is in the publication chosen", "DROP PUBLICATION chosen"),
+            ("CREATE PUBLICATION whole FOR ALL TABLES", "is published by whole", "DROP PUBLICATION whole"),
+            ("ALTER TABLE sources OWNER TO postgres", "belongs to postgres", &format!("ALTER TABLE sources OWNER TO {owner}")),
+            (
+                "ALTER VIEW report OWNER TO postgres",
+                "view public.report belongs to postgres",
+                &format!("ALTER VIEW report OWNER TO {owner}"),
+            ),
+            ("ALTER SCHEMA public OWNER TO postgres", "schema public does not allow", &format!("ALTER SCHEMA public OWNER TO {owner}")),
+        ];
+        for (sql, expected, undo) in by_admin {
+            run(&portal.admin, sql).await;
+            let found = dependents::obstacles(&mut conn, &portal.relations).await.unwrap();
+            assert!(found.iter().any(|it| it.contains(expected)), "{sql}: {found:#?}");
+            run(&portal.admin, undo).await;
+        }
+        portal.run("CREATE TABLE split (id int) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF split DEFAULT").await;
+        for (table, expected) in [("split", "is partitioned"), ("part", "is a partition")] {
+            let relations = Relations { tables: vec![table.into()], ..portal.relations.clone() };
+            let found = dependents::obstacles(&mut conn, &relations).await.unwrap();
+            assert!(found.iter().any(|it| it.contains(expected)), "{table}: {found:#?}");
+        }
+    });
+}
+
+#[test]
+fn a_failed_swap_changes_nothing() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let everything = portal.named("true").await;
+        let before = portal.catalogue().await;
+        let blocked_name = "bk2607011200_protected_areas_pkey";
+        portal.run(&format!("CREATE TABLE {blocked_name} ()")).await;
+        let error = portal.try_exchange(&Generation::Staging, &backup()).await.unwrap_err();
+        assert!(matches!(&error, SwapError::NameTaken { name } if name.contains(blocked_name)), "{error}");
+        portal.run(&format!("DROP TABLE {blocked_name}")).await;
+
+        portal.run("CREATE MATERIALIZED VIEW stray AS SELECT * FROM sources").await;
+        let error = portal.try_exchange(&Generation::Staging, &backup()).await.unwrap_err();
+        assert!(error.to_string().contains("stray"), "{error}");
+        portal.run("DROP MATERIALIZED VIEW stray").await;
+
+        // A view that no longer fits fails in the middle of the batch, after the renames.
+        portal.run("ALTER TABLE staging_sources RENAME COLUMN title TO heading").await;
+        let error = portal.try_exchange(&Generation::Staging, &backup()).await.unwrap_err();
+        assert!(matches!(error, SwapError::Database { .. }), "{error}");
+        portal.run("ALTER TABLE staging_sources RENAME COLUMN heading TO title").await;
+
+        portal.run("ALTER TABLE staging_sources RENAME TO elsewhere").await;
+        let error = portal.try_exchange(&Generation::Staging, &backup()).await.unwrap_err();
+        assert!(error.to_string().contains("public.staging_sources does not exist"), "{error}");
+        portal.run("ALTER TABLE elsewhere RENAME TO staging_sources").await;
+
+        assert_eq!(portal.named("true").await, everything);
+        assert_eq!(portal.catalogue().await, before);
+        assert_eq!(portal.release().await, "first");
+        portal.exchange(&Generation::Staging, &backup()).await;
+    });
+}
+
+#[test]
+fn dropping_never_takes_what_others_depend_on() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let mut conn = portal.pool.acquire().await.unwrap();
+        portal.run("CREATE VIEW watcher AS SELECT * FROM staging_sources").await;
+        let error = staging::drop_all(&mut conn, &portal.relations).await.unwrap_err();
+        assert!(matches!(error, staging::StagingError::InUse { .. }) && error.to_string().contains("watcher"), "{error}");
+        assert_eq!(portal.get::<i64>("SELECT count(*) FROM staging_area_report").await, 1);
+        portal.run("DROP VIEW watcher").await;
+        portal.exchange(&Generation::Staging, &backup()).await;
+        portal.run("CREATE VIEW watcher AS SELECT * FROM bk2607011200_sources").await;
+        let Generation::Backup(stamp) = backup() else { unreachable!() };
+        let error = backups::drop(&mut conn, &portal.relations, stamp).await.unwrap_err();
+        assert!(error.to_string().contains("watcher"), "{error}");
+        assert_eq!(portal.get::<i64>("SELECT count(*) FROM bk2607011200_protected_areas").await, 50);
+    });
+}
