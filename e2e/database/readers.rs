@@ -136,6 +136,30 @@ fn a_swap_that_hangs_with_its_locks_is_ended_by_the_server() {
     });
 }
 
+#[test]
+fn a_snapshot_older_than_the_load_is_reported() {
+    with_portal(async |portal| {
+        let mut conn = portal.pool.acquire().await.unwrap();
+        let mut old = portal.pool.begin().await.unwrap();
+        sqlx::raw_sql(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL application_name = 'old-dump'; SELECT count(*) FROM sources",
+        )
+        .execute(&mut *old)
+        .await
+        .unwrap();
+        portal.stage("second").await;
+        let horizon = swap::horizon(&mut conn).await.unwrap();
+        let mut new = portal.pool.begin().await.unwrap();
+        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM sources").execute(&mut *new).await.unwrap();
+        let found = swap::old_snapshots(&mut conn, &horizon).await.unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].to_string().contains("old-dump"), "{found:?}");
+        old.rollback().await.unwrap();
+        assert_eq!(swap::old_snapshots(&mut conn, &horizon).await.unwrap(), []);
+        new.rollback().await.unwrap();
+    });
+}
+
 async fn try_lock(
     portal: &Portal,
     limits: &Limits,

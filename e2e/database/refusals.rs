@@ -110,6 +110,11 @@ fn every_obstacle_is_named() {
                 "DROP RULE spill ON comments",
             ),
             ("CREATE TABLE child () INHERITS (sources)", "table public.sources takes part in inheritance", "DROP TABLE child"),
+            (
+                "CREATE TABLE lord (id serial); ALTER TABLE countries_pas ALTER COLUMN source_id SET DEFAULT nextval('lord_id_seq')",
+                "table public.countries_pas draws from public.lord_id_seq, which belongs to another table",
+                "ALTER TABLE countries_pas ALTER COLUMN source_id DROP DEFAULT; DROP TABLE lord",
+            ),
             ("CREATE TABLE lender (id int DEFAULT nextval('sources_id_seq'))", "draws from public.sources_id_seq", "DROP TABLE lender"),
         ];
         for (sql, expected, undo) in cases {

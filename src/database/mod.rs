@@ -5,3 +5,4 @@ pub mod dependents;
 pub mod identifiers;
 pub mod staging;
 pub mod swap;
+mod swap_lock;
