@@ -100,6 +100,20 @@ fn a_reader_that_does_not_end_makes_the_swap_give_up_and_is_named() {
 }
 
 #[test]
+fn a_session_that_holds_a_view_exclusively_is_not_waited_for_longer_than_allowed() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let mut holding = portal.pool.begin().await.unwrap();
+        sqlx::query("LOCK TABLE area_names IN ACCESS EXCLUSIVE MODE").execute(&mut *holding).await.unwrap();
+        let limits = Limits { budget: Duration::from_millis(800), ..Limits::default() };
+        let locking = try_lock(&portal, &limits, &CancellationToken::new());
+        let error = tokio::time::timeout(Duration::from_secs(10), locking).await.expect("gives up").unwrap_err();
+        assert!(matches!(&error, SwapError::Blocked { blockers, .. } if !blockers.is_empty()), "{error}");
+        holding.rollback().await.unwrap();
+    });
+}
+
+#[test]
 fn waiting_for_locks_can_be_cancelled() {
     with_portal(async |portal| {
         portal.stage("second").await;

@@ -96,7 +96,7 @@ pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> Swa
 }
 
 /// Lock not available, deadlock detected, query cancelled (by the statement timeout).
-pub(super) fn busy(error: &sqlx::Error) -> bool {
+fn busy(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("55P03" | "40P01" | "57014"))
 }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dependents;
 use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident, quote_literal};
-use super::swap::{SwapError, busy, failed, objects, refuse};
+use super::swap::{SwapError, failed, objects, refuse};
 
 /// A session that is in the way.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -105,17 +105,16 @@ pub async fn lock(
         }
         attempts += 1;
         let mut tx = pool.begin().await.map_err(failed("beginning the swap"))?;
-        let statement = lock_statement(&mut tx, relations, incoming).await?;
-        match take_locks(&mut tx, statement, patience, limits).await {
+        match attempt(&mut tx, relations, incoming, patience, limits).await {
             Ok(()) => return Ok(tx),
-            Err(error) if busy(&error) => {
+            Err(error) if error.is_busy() => {
                 tx.rollback().await.map_err(failed("giving way to other sessions"))?;
                 let now_there = find_blockers(pool, relations, incoming).await?;
                 if !now_there.is_empty() {
                     blockers = now_there;
                 }
             }
-            Err(error) => return Err(failed("locking the relations of the swap")(error)),
+            Err(error) => return Err(error),
         }
         // Half to one and a half times as long, so that two that collide do not collide again.
         let [random, ..] = uuid::Uuid::new_v4().into_bytes();
@@ -150,26 +149,39 @@ fn connection_lost(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
 }
 
-async fn take_locks(tx: &mut PgConnection, statement: String, patience: Duration, limits: &Limits) -> Result<(), sqlx::Error> {
-    // A short deadlock_timeout also sends autovacuum away, which else would outlast every attempt.
+/// One attempt: everything is locked, or the transaction has failed.
+async fn attempt(
+    tx: &mut PgConnection,
+    relations: &Relations,
+    incoming: &Generation,
+    patience: Duration,
+    limits: &Limits,
+) -> Result<(), SwapError> {
+    let locking = || failed("locking the relations of the swap");
     let may_set: bool = sqlx::query_scalar(
         "SELECT CASE WHEN current_setting('server_version_num')::int >= 150000
                      THEN has_parameter_privilege('deadlock_timeout', 'SET')
                      ELSE current_setting('is_superuser') = 'on' END",
     )
     .fetch_one(&mut *tx)
-    .await?;
-    let attempt = patience.as_millis().max(1);
+    .await
+    .map_err(locking())?;
+    // A short deadlock_timeout also sends autovacuum away, which else would outlast every attempt.
     let deadlock = if may_set { "SET LOCAL deadlock_timeout = '20ms';" } else { "" };
+    let millis = patience.as_millis().max(1);
+    let settings = format!(
+        "SET LOCAL lock_timeout = '{millis}ms'; SET LOCAL idle_in_transaction_session_timeout = '{}ms'; {deadlock}",
+        limits.idle.as_millis(),
+    );
+    // First of all: reading the definition of a view already waits for whoever holds it.
+    sqlx::raw_sql(assembled(settings)).execute(&mut *tx).await.map_err(locking())?;
+    let statement = lock_statement(tx, relations, incoming).await?;
     // The statement timeout bounds the sum of all waits of the one statement; the lock timeout bounds later ones.
     let sql = format!(
-        "SET LOCAL lock_timeout = '{attempt}ms'; SET LOCAL statement_timeout = '{attempt}ms';
-         SET LOCAL idle_in_transaction_session_timeout = '{}ms'; {deadlock} {statement};
-         SET LOCAL statement_timeout = '{}ms'",
-        limits.idle.as_millis(),
+        "SET LOCAL statement_timeout = '{millis}ms'; {statement}; SET LOCAL statement_timeout = '{}ms'",
         limits.statement.as_millis()
     );
-    sqlx::raw_sql(assembled(sql)).execute(tx).await.map(drop)
+    sqlx::raw_sql(assembled(sql)).execute(tx).await.map(drop).map_err(locking())
 }
 
 /// One statement that locks everything. Views come first, as readers of a view take the view before its tables.
