@@ -106,7 +106,8 @@ fn a_session_that_holds_a_view_exclusively_is_not_waited_for_longer_than_allowed
         let mut holding = portal.pool.begin().await.unwrap();
         sqlx::query("LOCK TABLE area_names IN ACCESS EXCLUSIVE MODE").execute(&mut *holding).await.unwrap();
         let limits = Limits { budget: Duration::from_millis(800), ..Limits::default() };
-        let locking = try_lock(&portal, &limits, &CancellationToken::new());
+        let cancel = CancellationToken::new();
+        let locking = try_lock(&portal, &limits, &cancel);
         let error = tokio::time::timeout(Duration::from_secs(10), locking).await.expect("gives up").unwrap_err();
         assert!(matches!(&error, SwapError::Blocked { blockers, .. } if !blockers.is_empty()), "{error}");
         holding.rollback().await.unwrap();

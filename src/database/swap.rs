@@ -294,7 +294,8 @@ fn plan(
         // First by name; then by likeness, for backups whose parts were not named by the scheme.
         let by_name = |part: &Object, old: &Object| part.kind == old.kind && part.name == incoming.name(&old.name);
         let by_likeness = |part: &Object, old: &Object| part.kind == old.kind && part.signature == old.signature;
-        let tests: [&dyn Fn(&Object, &Object) -> bool; 2] = [&by_name, &by_likeness];
+        type Test<'a> = &'a dyn Fn(&Object, &Object) -> bool;
+        let tests: [Test<'_>; 2] = [&by_name, &by_likeness];
         for test in tests {
             parts.retain(|part| {
                 let Some(at) = left.iter().position(|old| test(part, old)) else { return true };
