@@ -7,7 +7,8 @@ use clap::Parser;
 use futures::future::join_all;
 use kube::Client;
 use portal_release_operator::{
-    api, cluster::PortalEvents,
+    api,
+    cluster::PortalEvents,
     config::{Cli, Command, CrdArgs, RunArgs},
     controller,
     faults::Faults,
@@ -92,18 +93,23 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     tracing::info!(address = %server.address(), instance, "portal-release-operator {} serves HTTP on {}", env!("CARGO_PKG_VERSION"), server.address());
     let http = tokio::spawn(server.serve(metrics, readiness, portals.clone(), shutdown.clone()));
 
-    let namespaces: Vec<Option<String>> = if args.namespaces.is_empty() { vec![None] } else { args.namespaces.iter().cloned().map(Some).collect() };
+    let namespaces: Vec<Option<String>> =
+        if args.namespaces.is_empty() { vec![None] } else { args.namespaces.iter().cloned().map(Some).collect() };
     let lease_namespace = args.lease_namespace.clone().or_else(|| args.namespaces.first().cloned()).unwrap_or_else(|| "default".to_owned());
     let work = {
         let (client, services, portals) = (client.clone(), services.clone(), portals.clone());
         move |stop: CancellationToken| async move {
-            let controllers = namespaces.into_iter().map(|namespace| controller::run(client.clone(), namespace, services.clone(), portals.clone(), ready.clone(), stop.clone()));
+            let controllers = namespaces.into_iter().map(|namespace| {
+                controller::run(client.clone(), namespace, services.clone(), portals.clone(), ready.clone(), stop.clone())
+            });
             join_all(controllers).await;
             portals.close().await;
         }
     };
     let led = if args.leader_election {
-        leader::run_as_leader(client, &lease_namespace, &args.lease_name, &instance, shutdown.clone(), work).await.map_err(anyhow::Error::from)
+        leader::run_as_leader(client, &lease_namespace, &args.lease_name, &instance, shutdown.clone(), work)
+            .await
+            .map_err(anyhow::Error::from)
     } else {
         work(shutdown.clone()).await;
         Ok(())

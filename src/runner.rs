@@ -221,7 +221,12 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
         (Ok(_), Direction::Undo) => {
             tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} is taken back");
             if phase == PhaseName::Freeze {
-                services.event(object, EventType::Normal, "WorkersRestored", "the run ended before Scale: workers are back at their recorded numbers".to_owned());
+                services.event(
+                    object,
+                    EventType::Normal,
+                    "WorkersRestored",
+                    "the run ended before Scale: workers are back at their recorded numbers".to_owned(),
+                );
             }
         }
         (Err(PhaseError::Cancelled), _) => tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} was stopped"),
@@ -261,7 +266,9 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
 fn phases_to_rebuild() -> Vec<PhaseName> {
     PhaseName::ALL
         .into_iter()
-        .filter(|phase| (PhaseName::CreateStagingViews..=PhaseName::ValidateAndManifest).contains(phase) || *phase == PhaseName::FinaliseSwap)
+        .filter(|phase| {
+            (PhaseName::CreateStagingViews..=PhaseName::ValidateAndManifest).contains(phase) || *phase == PhaseName::FinaliseSwap
+        })
         .collect()
 }
 

@@ -113,7 +113,9 @@ impl Services {
                 let secret = &notification.slack.url_secret_ref;
                 match cluster::read_secret_key(&services.client, &audience.namespace, secret.name.as_str(), secret.key.as_str()).await {
                     Ok(url) => services.notifier.notify(url, text.clone()),
-                    Err(error) => tracing::warn!(portal = audience.portal, notification = %notification.name, %error, "notification {} was not sent", notification.name),
+                    Err(error) => {
+                        tracing::warn!(portal = audience.portal, notification = %notification.name, %error, "notification {} was not sent", notification.name)
+                    }
                 }
             }
         });

@@ -100,6 +100,21 @@ fn a_reader_that_does_not_end_makes_the_swap_give_up_and_is_named() {
 }
 
 #[test]
+fn a_session_that_holds_a_view_exclusively_is_not_waited_for_longer_than_allowed() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let mut holding = portal.pool.begin().await.unwrap();
+        sqlx::query("LOCK TABLE area_names IN ACCESS EXCLUSIVE MODE").execute(&mut *holding).await.unwrap();
+        let limits = Limits { budget: Duration::from_millis(800), ..Limits::default() };
+        let cancel = CancellationToken::new();
+        let locking = try_lock(&portal, &limits, &cancel);
+        let error = tokio::time::timeout(Duration::from_secs(10), locking).await.expect("gives up").unwrap_err();
+        assert!(matches!(&error, SwapError::Blocked { blockers, .. } if !blockers.is_empty()), "{error}");
+        holding.rollback().await.unwrap();
+    });
+}
+
+#[test]
 fn waiting_for_locks_can_be_cancelled() {
     with_portal(async |portal| {
         portal.stage("second").await;
@@ -133,6 +148,30 @@ fn a_swap_that_hangs_with_its_locks_is_ended_by_the_server() {
         assert!(matches!(error, SwapError::Database { .. }), "{error}");
         drop(tx);
         portal.exchange(&Generation::Staging, &backup()).await;
+    });
+}
+
+#[test]
+fn a_snapshot_older_than_the_load_is_reported() {
+    with_portal(async |portal| {
+        let mut conn = portal.pool.acquire().await.unwrap();
+        let mut old = portal.pool.begin().await.unwrap();
+        sqlx::raw_sql(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL application_name = 'old-dump'; SELECT count(*) FROM sources",
+        )
+        .execute(&mut *old)
+        .await
+        .unwrap();
+        portal.stage("second").await;
+        let horizon = swap::horizon(&mut conn).await.unwrap();
+        let mut new = portal.pool.begin().await.unwrap();
+        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM sources").execute(&mut *new).await.unwrap();
+        let found = swap::old_snapshots(&mut conn, &horizon).await.unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].to_string().contains("old-dump"), "{found:?}");
+        old.rollback().await.unwrap();
+        assert_eq!(swap::old_snapshots(&mut conn, &horizon).await.unwrap(), []);
+        new.rollback().await.unwrap();
     });
 }
 

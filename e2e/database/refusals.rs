@@ -80,7 +80,7 @@ fn a_live_change_after_the_build_changes_the_fingerprint() {
 fn every_obstacle_is_named() {
     with_portal(async |portal| {
         let mut conn = portal.pool.acquire().await.unwrap();
-        assert_eq!(dependents::obstacles(&mut conn, &portal.relations).await.unwrap(), Vec::<String>::new());
+        assert_eq!(dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap(), Vec::<String>::new());
         let cases = [
             (
                 "CREATE MATERIALIZED VIEW stray AS SELECT * FROM sources",
@@ -110,14 +110,23 @@ fn every_obstacle_is_named() {
                 "DROP RULE spill ON comments",
             ),
             ("CREATE TABLE child () INHERITS (sources)", "table public.sources takes part in inheritance", "DROP TABLE child"),
+            (
+                "CREATE TABLE lord (id serial); ALTER TABLE countries_pas ALTER COLUMN source_id SET DEFAULT nextval('lord_id_seq')",
+                "table public.countries_pas draws from public.lord_id_seq, which belongs to another table",
+                "ALTER TABLE countries_pas ALTER COLUMN source_id DROP DEFAULT; DROP TABLE lord",
+            ),
             ("CREATE TABLE lender (id int DEFAULT nextval('sources_id_seq'))", "draws from public.sources_id_seq", "DROP TABLE lender"),
         ];
         for (sql, expected, undo) in cases {
             portal.run(sql).await;
-            let found = dependents::obstacles(&mut conn, &portal.relations).await.unwrap();
+            let found = dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap();
             assert!(found.iter().any(|it| it.contains(expected)), "{sql}: {found:#?}");
             portal.run(undo).await;
-            assert_eq!(dependents::obstacles(&mut conn, &portal.relations).await.unwrap(), Vec::<String>::new(), "after {undo}");
+            assert_eq!(
+                dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap(),
+                Vec::<String>::new(),
+                "after {undo}"
+            );
         }
         let owner = &portal.owner;
         let by_admin = [
@@ -133,14 +142,14 @@ fn every_obstacle_is_named() {
         ];
         for (sql, expected, undo) in by_admin {
             run(&portal.admin, sql).await;
-            let found = dependents::obstacles(&mut conn, &portal.relations).await.unwrap();
+            let found = dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap();
             assert!(found.iter().any(|it| it.contains(expected)), "{sql}: {found:#?}");
             run(&portal.admin, undo).await;
         }
         portal.run("CREATE TABLE split (id int) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF split DEFAULT").await;
         for (table, expected) in [("split", "is partitioned"), ("part", "is a partition")] {
             let relations = Relations { tables: vec![table.into()], ..portal.relations.clone() };
-            let found = dependents::obstacles(&mut conn, &relations).await.unwrap();
+            let found = dependents::obstacles(&mut conn, &relations, &Generation::Staging).await.unwrap();
             assert!(found.iter().any(|it| it.contains(expected)), "{table}: {found:#?}");
         }
     });

@@ -207,3 +207,59 @@ fn an_interrupted_build_goes_on_and_a_finished_one_does_nothing() {
         assert!(left.iter().all(|step| step.stage == catalog::Stage::Last), "{left:?}");
     });
 }
+
+#[test]
+fn an_ordinary_view_can_change_place_too() {
+    with_portal(async |portal| {
+        let mut relations = portal.relations.clone();
+        relations.views.push("report".into());
+        portal.stage("second").await;
+        portal
+            .run("CREATE VIEW staging_report AS SELECT r.*, s.title FROM staging_area_report r LEFT JOIN staging_sources s ON s.release = r.release")
+            .await;
+        let mut conn = portal.pool.acquire().await.unwrap();
+        staging::complete(&mut conn, &relations).await.unwrap();
+        assert_eq!(catalog::diff(&mut conn, &relations, &Generation::Staging).await.unwrap(), []);
+        let before = portal.catalogue().await;
+        for (incoming, outgoing) in [(Generation::Staging, backup("2607011200")), (backup("2607011200"), Generation::Staging)] {
+            let limits = swap::Limits::default();
+            let mut tx = swap::lock(&portal.pool, &relations, &incoming, &limits, &CancellationToken::new()).await.unwrap();
+            swap::exchange(&mut tx, &relations, &incoming, &outgoing).await.unwrap();
+            swap::commit(tx).await.unwrap();
+            swap::validate_constraints(&mut conn, &relations).await.unwrap();
+            same(&before, &portal.catalogue().await);
+            let release = portal.release().await;
+            assert_eq!(portal.get::<String>("SELECT DISTINCT release FROM report_of_reports").await, release);
+        }
+    });
+}
+
+#[test]
+fn a_failed_transaction_is_not_taken_for_a_commit() {
+    with_portal(async |portal| {
+        let mut tx = portal.pool.begin().await.unwrap();
+        sqlx::raw_sql("SELECT 1 / 0").execute(&mut *tx).await.unwrap_err();
+        let error = swap::commit(tx).await.unwrap_err();
+        assert!(matches!(error, swap::SwapError::Database { .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_broken_key_from_outside_is_reported_after_the_swap() {
+    with_portal(async |portal| {
+        portal.run("INSERT INTO comments (area_id, body) SELECT min(id), 'on the first release' FROM protected_areas").await;
+        portal.stage("second").await;
+        let limits = swap::Limits::default();
+        let mut tx = swap::lock(&portal.pool, &portal.relations, &Generation::Staging, &limits, &CancellationToken::new()).await.unwrap();
+        swap::exchange(&mut tx, &portal.relations, &Generation::Staging, &backup("2607011200")).await.unwrap();
+        swap::commit(tx).await.unwrap();
+        let mut conn = portal.pool.acquire().await.unwrap();
+        let broken = swap::validate_constraints(&mut conn, &portal.relations).await.unwrap();
+        assert_eq!(broken.len(), 1, "{broken:?}");
+        assert!(broken[0].contains("about of public.comments"), "{broken:?}");
+        // It holds for new rows, and rolling back makes it whole again.
+        let wrong = sqlx::query("INSERT INTO comments (area_id) VALUES (1)").execute(&portal.pool).await;
+        assert!(wrong.is_err());
+        portal.exchange(&backup("2607011200"), &Generation::Staging).await;
+    });
+}

@@ -263,11 +263,7 @@ trait Look {
 }
 
 /// Looks again and again until it is done. The inner error has the sentences of the last look.
-async fn poll(
-    timeout: Duration,
-    cancel: &CancellationToken,
-    look: &mut impl Look,
-) -> Result<Result<(), String>, WorkerError> {
+async fn poll(timeout: Duration, cancel: &CancellationToken, look: &mut impl Look) -> Result<Result<(), String>, WorkerError> {
     let deadline = Instant::now() + timeout;
     let mut last = vec!["the API server did not answer in that time".to_owned()];
     let mut pause = PAUSES.0;

@@ -181,7 +181,13 @@ async fn acquire(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Res
 }
 
 /// Starts a phase, or its taking back, as a task.
-async fn start(shared: &Shared, release: &PortalRelease, scene: &Scene, phase: PhaseName, direction: Direction) -> Result<Flow, ReconcileError> {
+async fn start(
+    shared: &Shared,
+    release: &PortalRelease,
+    scene: &Scene,
+    phase: PhaseName,
+    direction: Direction,
+) -> Result<Flow, ReconcileError> {
     let (Some(run), Some(record)) = (&scene.observed.run, &scene.observed.release) else {
         return Ok(Flow::Wait(Action::await_change()));
     };
@@ -233,16 +239,25 @@ async fn start(shared: &Shared, release: &PortalRelease, scene: &Scene, phase: P
 }
 
 /// Closes the run: the lock is let go, people are told, and who waits may go on.
-async fn close(shared: &Shared, release: &PortalRelease, scene: &Scene, state: ReleaseState, message: &str) -> Result<Flow, ReconcileError> {
+async fn close(
+    shared: &Shared,
+    release: &PortalRelease,
+    scene: &Scene,
+    state: ReleaseState,
+    message: &str,
+) -> Result<Flow, ReconcileError> {
     let Some(run) = &scene.observed.run else { return Ok(Flow::Wait(Action::await_change())) };
     let mut connection = scene.database.pool().acquire().await?;
     runs::close(&mut connection, run.id, state, message).await?;
     drop(connection);
     scene.database.release().await;
 
-    let took = scene.observed.release.as_ref().and_then(|record| record.started_at).map_or(Duration::ZERO, |started| {
-        Duration::try_from(scene.observed.now.duration_since(started)).unwrap_or_default()
-    });
+    let took = scene
+        .observed
+        .release
+        .as_ref()
+        .and_then(|record| record.started_at)
+        .map_or(Duration::ZERO, |started| Duration::try_from(scene.observed.now.duration_since(started)).unwrap_or_default());
     let services = &shared.services;
     services.metrics.release_ended(state, took);
     tracing::info!(release = release.name_any(), label = %release.spec.label, state = state.as_str(), "{} is {state}: {message}", release.spec.label);
@@ -261,7 +276,9 @@ async fn close(shared: &Shared, release: &PortalRelease, scene: &Scene, state: R
             let rows = scene.ledger.imports.iter().map(|import| import.rows).sum();
             services.tell(audience(release, scene), Notice::Live { took, rows });
         }
-        ReleaseState::Failed | ReleaseState::Aborted => services.tell(audience(release, scene), Notice::Failed { phase: failed_in, cause: message.to_owned() }),
+        ReleaseState::Failed | ReleaseState::Aborted => {
+            services.tell(audience(release, scene), Notice::Failed { phase: failed_in, cause: message.to_owned() })
+        }
         _ => {}
     }
     shared.wake_siblings(&release.namespace().unwrap_or_default(), release.spec.portal_ref.name.as_str());
@@ -304,9 +321,11 @@ async fn reap(shared: &Shared, release: &PortalRelease, scene: &Scene, run: i64)
 /// A deleted object whose ledger cannot be read: the workers come back from what the status says. Gives `true` once it is let go.
 pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, blind: &Blind) -> Result<bool, ReconcileError> {
     let namespace = release.namespace().unwrap_or_default();
-    let waited = release.metadata.deletion_timestamp.as_ref().map_or(Duration::ZERO, |since| {
-        Duration::try_from(jiff::Timestamp::now().duration_since(since.0)).unwrap_or_default()
-    });
+    let waited = release
+        .metadata
+        .deletion_timestamp
+        .as_ref()
+        .map_or(Duration::ZERO, |since| Duration::try_from(jiff::Timestamp::now().duration_since(since.0)).unwrap_or_default());
     let cause = match blind {
         Blind::Refused(refusal) => refusal.message.clone(),
         Blind::Unreachable(message) if waited > PATIENCE => message.clone(),
@@ -318,7 +337,8 @@ pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, bli
             tracing::warn!(release = release.name_any(), %error, "{}: the workers are not back yet: {error}", release.name_any());
             return Ok(false);
         }
-        let note = format!("the object was let go although its database could not be tidied up: {cause}; the next release of this portal does it");
+        let note =
+            format!("the object was let go although its database could not be tidied up: {cause}; the next release of this portal does it");
         shared.services.event(release.object_ref(&()), EventType::Warning, "LetGo", note);
     }
     tracing::warn!(release = release.name_any(), cause, "{}: let go without its ledger: {cause}", release.name_any());

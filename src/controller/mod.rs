@@ -54,7 +54,14 @@ impl Shared {
 }
 
 /// Runs the controllers of one namespace, or of all of them, until `stop`; then stops what runs.
-pub async fn run(client: Client, namespace: Option<String>, services: Arc<Services>, portals: Arc<Portals>, ready: watch::Sender<bool>, stop: CancellationToken) {
+pub async fn run(
+    client: Client,
+    namespace: Option<String>,
+    services: Arc<Services>,
+    portals: Arc<Portals>,
+    ready: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
     let releases: Api<PortalRelease> = scoped(&client, namespace.as_deref());
     let portal_api: Api<Portal> = scoped(&client, namespace.as_deref());
     let (waker, woken) = mpsc::unbounded();
@@ -78,7 +85,8 @@ pub async fn run(client: Client, namespace: Option<String>, services: Arc<Servic
     let release_loop = controller
         .watches(portal_api, watcher::Config::default(), move |portal| {
             let (namespace, name) = (portal.namespace(), portal.name_any());
-            let concerned = move |release: &Arc<PortalRelease>| release.namespace() == namespace && release.spec.portal_ref.name.as_str() == name;
+            let concerned =
+                move |release: &Arc<PortalRelease>| release.namespace() == namespace && release.spec.portal_ref.name.as_str() == name;
             of_portal.state().into_iter().filter(concerned).map(|release| ObjectRef::from_obj(release.as_ref())).collect::<Vec<_>>()
         })
         .reconcile_on(woken)

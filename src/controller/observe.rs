@@ -72,7 +72,13 @@ async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledg
     ledger::observe(&mut connection, database.key(), release.spec.label.as_str()).await
 }
 
-async fn database(shared: &Shared, release: &PortalRelease, portal: Option<&Portal>, namespace: &str, name: &str) -> Result<Arc<PortalDatabase>, Blind> {
+async fn database(
+    shared: &Shared,
+    release: &PortalRelease,
+    portal: Option<&Portal>,
+    namespace: &str,
+    name: &str,
+) -> Result<Arc<PortalDatabase>, Blind> {
     // A run that is being wound up, and a deleted object, use what is known although the Portal or its Secret is gone.
     let known = shared.portals.known(namespace, name).await;
     let Some(portal) = portal else {
@@ -97,14 +103,19 @@ async fn database(shared: &Shared, release: &PortalRelease, portal: Option<&Port
 fn usable(portal: Option<&Portal>, release: &PortalRelease) -> Result<crate::api::PortalSpec, Refusal> {
     let name = &release.spec.portal_ref.name;
     let Some(portal) = portal else {
-        return Err(Refusal { reason: "PortalNotFound", message: format!("Portal {name} does not exist; create it or correct spec.portalRef") });
+        return Err(Refusal {
+            reason: "PortalNotFound",
+            message: format!("Portal {name} does not exist; create it or correct spec.portalRef"),
+        });
     };
     let (label, pattern) = (release.spec.label.as_str(), portal.spec.label_pattern.as_str());
     match Regex::new(pattern) {
         Ok(regex) if regex.is_match(label) => Ok(portal.spec.clone()),
         Ok(_) => Err(Refusal {
             reason: "LabelRefused",
-            message: format!("label {label} does not match the labelPattern {pattern} of Portal {name}; make a release with a label that does"),
+            message: format!(
+                "label {label} does not match the labelPattern {pattern} of Portal {name}; make a release with a label that does"
+            ),
         }),
         Err(error) => Err(Refusal {
             reason: "PortalInvalid",
@@ -156,7 +167,8 @@ fn age_key(release: &PortalRelease) -> (Option<jiff::Timestamp>, String) {
 fn waits(sibling: &PortalRelease) -> bool {
     let status = sibling.status.as_ref();
     let state = status.and_then(|status| status.state);
-    let stalled = status.is_some_and(|status| status.conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.status == "True"));
+    let stalled =
+        status.is_some_and(|status| status.conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.status == "True"));
     matches!(state, None | Some(ReleaseState::Pending | ReleaseState::Queued))
         && !stalled
         && !sibling.spec.suspend

@@ -35,7 +35,8 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
         Err(message) => (Err(message), before.current_label.clone(), Some(PAUSE)),
     };
     let generation = portal.metadata.generation.unwrap_or_default();
-    let mut status = PortalStatus { observed_generation: generation, current_label: current, frozen_workloads: frozen, conditions: Vec::new() };
+    let mut status =
+        PortalStatus { observed_generation: generation, current_label: current, frozen_workloads: frozen, conditions: Vec::new() };
     let mut push = |type_: &str, status_word: &str, reason: &str, message: &str| {
         let since = before.conditions.iter().find(|condition| condition.type_ == type_ && condition.status == status_word);
         status.conditions.push(Condition {
@@ -44,7 +45,10 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
             reason: reason.to_owned(),
             message: crate::release::status::bounded(message.to_owned(), 2048),
             observed_generation: Some(generation),
-            last_transition_time: since.map_or_else(|| Time(crate::release::status::whole_seconds(jiff::Timestamp::now())), |condition| condition.last_transition_time.clone()),
+            last_transition_time: since.map_or_else(
+                || Time(crate::release::status::whole_seconds(jiff::Timestamp::now())),
+                |condition| condition.last_transition_time.clone(),
+            ),
         });
     };
     match &ready {
@@ -95,7 +99,11 @@ async fn look(shared: &Shared, portal: &Portal) -> Result<Option<Label>, String>
 type Said = (&'static str, &'static str, String);
 
 /// Stops the workers, holds them, or brings them back. The record is written to the status before the first workload is touched.
-async fn emergency_freeze(shared: &Shared, portal: &Portal, before: &PortalStatus) -> Result<(Vec<FrozenWorkload>, Option<Duration>, Said), ReconcileError> {
+async fn emergency_freeze(
+    shared: &Shared,
+    portal: &Portal,
+    before: &PortalStatus,
+) -> Result<(Vec<FrozenWorkload>, Option<Duration>, Said), ReconcileError> {
     let namespace = portal.namespace().unwrap_or_default();
     let by_releases = frozen_by_releases(shared, portal);
     if portal.spec.frozen {
@@ -107,14 +115,21 @@ async fn emergency_freeze(shared: &Shared, portal: &Portal, before: &PortalStatu
         if record != before.frozen_workloads {
             let status = PortalStatus { frozen_workloads: record.clone(), ..before.clone() };
             cluster::patch_status(&shared.client, portal, &status).await?;
-            shared.services.event(portal.object_ref(&()), EventType::Warning, "EmergencyFreeze", format!("stopping {} workloads", record.len()));
+            shared.services.event(
+                portal.object_ref(&()),
+                EventType::Warning,
+                "EmergencyFreeze",
+                format!("stopping {} workloads", record.len()),
+            );
         }
         let stopped = match workers::stop(&shared.client, &namespace, &record).await {
             Ok(()) => workers::remaining(&shared.client, &namespace, &portal.spec.workers).await,
             Err(error) => Err(error),
         };
         return Ok(match stopped {
-            Ok(remaining) if remaining.is_empty() => (record, Some(HOLDING), ("True", "EmergencyFreeze", "workers are stopped because spec.frozen is true".to_owned())),
+            Ok(remaining) if remaining.is_empty() => {
+                (record, Some(HOLDING), ("True", "EmergencyFreeze", "workers are stopped because spec.frozen is true".to_owned()))
+            }
             Ok(remaining) => (record, Some(STOPPING), ("Unknown", "Stopping", remaining.join("; "))),
             Err(error) => (record, Some(PAUSE), ("Unknown", "FreezeFailed", error.to_string())),
         });
@@ -129,7 +144,12 @@ async fn emergency_freeze(shared: &Shared, portal: &Portal, before: &PortalStatu
     }
     match workers::start(&shared.client, &namespace, &before.frozen_workloads).await {
         Ok(_) => {
-            shared.services.event(portal.object_ref(&()), EventType::Normal, "EmergencyFreezeEnded", "workers are back at their recorded numbers".to_owned());
+            shared.services.event(
+                portal.object_ref(&()),
+                EventType::Normal,
+                "EmergencyFreezeEnded",
+                "workers are back at their recorded numbers".to_owned(),
+            );
             Ok((Vec::new(), None, not_frozen()))
         }
         Err(error) => Ok((before.frozen_workloads.clone(), Some(PAUSE), ("Unknown", "ThawFailed", error.to_string()))),
@@ -141,5 +161,10 @@ fn frozen_by_releases(shared: &Shared, portal: &Portal) -> Vec<FrozenWorkload> {
         release.namespace() == portal.namespace() && release.spec.portal_ref.name.as_str() == portal.name_any()
     };
     let releases = shared.releases.state();
-    releases.iter().filter(of_portal).filter_map(|release| release.status.as_ref()).flat_map(|status| status.frozen_workloads.clone()).collect()
+    releases
+        .iter()
+        .filter(of_portal)
+        .filter_map(|release| release.status.as_ref())
+        .flat_map(|status| status.frozen_workloads.clone())
+        .collect()
 }

@@ -85,21 +85,33 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
 }
 
 /// Writes the status, if it has changed.
-async fn project(shared: &Shared, release: &PortalRelease, scene: &Scene, step: &crate::release::Step, before: PortalReleaseStatus) -> Result<PortalReleaseStatus, ReconcileError> {
+async fn project(
+    shared: &Shared,
+    release: &PortalRelease,
+    scene: &Scene,
+    step: &crate::release::Step,
+    before: PortalReleaseStatus,
+) -> Result<PortalReleaseStatus, ReconcileError> {
     let namespace = release.namespace().unwrap_or_default();
     let sha256 = scene.observed.release.as_ref().and_then(|record| record.manifest_sha256.clone());
     let facts = status::Facts {
         generation: release.metadata.generation.unwrap_or_default(),
         imports: scene.ledger.imports.iter().cloned().map(Into::into).collect(),
         frozen_workloads: scene.ledger.frozen.clone(),
-        manifest: sha256.map(|sha256| shared.services.manifest(&namespace, release.spec.portal_ref.name.as_str(), release.spec.label.as_str(), sha256)),
+        manifest: sha256
+            .map(|sha256| shared.services.manifest(&namespace, release.spec.portal_ref.name.as_str(), release.spec.label.as_str(), sha256)),
         before: before.clone(),
     };
     let status = status::project(&scene.observed, step, facts);
     write_status(shared, release, before, status).await
 }
 
-async fn write_status(shared: &Shared, release: &PortalRelease, before: PortalReleaseStatus, status: PortalReleaseStatus) -> Result<PortalReleaseStatus, ReconcileError> {
+async fn write_status(
+    shared: &Shared,
+    release: &PortalRelease,
+    before: PortalReleaseStatus,
+    status: PortalReleaseStatus,
+) -> Result<PortalReleaseStatus, ReconcileError> {
     if status == before {
         return Ok(status);
     }
@@ -119,7 +131,12 @@ pub(super) async fn say(shared: &Shared, release: &PortalRelease, message: &str)
 }
 
 /// Without the ledger nothing is decided. The object says why, and a deleted one is not held for ever.
-async fn without_sight(shared: &Shared, release: &PortalRelease, before: PortalReleaseStatus, blind: Blind) -> Result<Action, ReconcileError> {
+async fn without_sight(
+    shared: &Shared,
+    release: &PortalRelease,
+    before: PortalReleaseStatus,
+    blind: Blind,
+) -> Result<Action, ReconcileError> {
     let generation = release.metadata.generation.unwrap_or_default();
     if release.metadata.deletion_timestamp.is_some() && let_go_blindly(shared, release, &blind).await? {
         return Ok(Action::await_change());
@@ -153,6 +170,8 @@ pub(super) async fn set_finalizer(shared: &Shared, release: &PortalRelease, held
     match cluster::call(|| api.patch(&name, &params, &patch)).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),
-        Err(cause) => Err(ClusterError::Call { action: "write the finalizer of", object: format!("PortalRelease {namespace}/{name}"), cause }.into()),
+        Err(cause) => {
+            Err(ClusterError::Call { action: "write the finalizer of", object: format!("PortalRelease {namespace}/{name}"), cause }.into())
+        }
     }
 }

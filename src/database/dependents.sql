@@ -126,6 +126,13 @@ FROM rel r, LATERAL (VALUES
     ((SELECT 'is published by ' || string_agg(quote_ident(p.pubname), ', ') || ', which publishes all tables; subscribers would not follow a swap'
       FROM pg_publication p WHERE r.relkind = 'r' AND (p.puballtables OR EXISTS (
            SELECT FROM pg_publication_namespace x WHERE x.pnpubid = p.oid AND x.pnnspid = r.relnamespace)) HAVING count(*) > 0)),
+    ((SELECT 'draws from ' || string_agg(d.refobjid::regclass::text, ', ')
+             || ', which belongs to another table and goes away with it; use ALTER SEQUENCE ... OWNED BY a column of this table, or NONE'
+      FROM pg_attrdef a JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass AND d.objid = a.oid AND d.refclassid = 'pg_class'::regclass
+      JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
+      JOIN pg_depend w ON w.classid = 'pg_class'::regclass AND w.objid = s.oid AND w.refclassid = 'pg_class'::regclass
+           AND w.deptype IN ('a', 'i') AND w.refobjid <> r.oid
+      WHERE a.adrelid = r.oid HAVING count(*) > 0)),
     (CASE WHEN EXISTS (SELECT FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = r.oid)
           THEN 'has security labels, which are not copied; remove them' END),
     (CASE WHEN EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = r.oid AND d.deptype = 'e')

@@ -110,9 +110,17 @@ impl LockSession {
     ///
     /// # Errors
     /// [`LockError::Busy`] when somebody else has it.
-    pub async fn acquire(options: &PgConnectOptions, portal: &str, lock_key: i64, holder: &str, family: Option<&str>) -> Result<Self, LockError> {
+    pub async fn acquire(
+        options: &PgConnectOptions,
+        portal: &str,
+        lock_key: i64,
+        holder: &str,
+        family: Option<&str>,
+    ) -> Result<Self, LockError> {
         let mut connection = PgConnection::connect_with(options).await?;
-        sqlx::query("SELECT set_config('statement_timeout', '10s', false), set_config('idle_session_timeout', '0', false)").execute(&mut connection).await?;
+        sqlx::query("SELECT set_config('statement_timeout', '10s', false), set_config('idle_session_timeout', '0', false)")
+            .execute(&mut connection)
+            .await?;
         let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(lock_key).fetch_one(&mut connection).await?;
         if !locked {
             return Err(busy(&mut connection, lock_key, family).await?);
@@ -185,10 +193,12 @@ async fn busy(connection: &mut PgConnection, key: i64, family: Option<&str>) -> 
     let holder = match holder {
         Some((pid, user, application)) => {
             if family.is_some_and(|family| application.starts_with(family)) {
-                sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid()")
-                    .bind(&application)
-                    .execute(connection)
-                    .await?;
+                sqlx::query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid()",
+                )
+                .bind(&application)
+                .execute(connection)
+                .await?;
                 format!("a former operator (pid {pid}), whose sessions are being ended")
             } else {
                 format!("role {user}, application '{application}', pid {pid}")

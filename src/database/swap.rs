@@ -8,18 +8,16 @@
 //! Nothing is copied: relations are renamed, so identities (OIDs), contents, indexes, statistics and the visibility map
 //! stay with the data, and going back gives exactly what was there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::postgres::types::Oid;
-use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use sqlx::{Connection, PgConnection};
 
 use super::catalog::{self, CatalogError, Fact, empty_search_path};
 use super::dependents::{self, Dependent};
-use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident, quote_literal};
+use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident};
+pub use super::swap_lock::{Blocker, Horizon, Limits, OldSnapshot, commit, horizon, lock, old_snapshots};
 
 /// A swap that did not happen. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +37,7 @@ pub enum SwapError {
     #[error("the outcome of COMMIT is unknown: {0}; look up the ledger before anything else")]
     CommitUnknown(sqlx::Error),
     /// Other sessions held the relations until the time for waiting was over.
-    #[error("no lock within {waited:?} and {attempts} attempts, held up by {}; nothing has changed, end these sessions or retry", list(.blockers))]
+    #[error("no lock within {waited:?} and {attempts} attempts, held up by {}; nothing has changed, end these sessions or retry", super::swap_lock::named(.blockers))]
     Blocked {
         /// How long it was tried.
         waited: Duration,
@@ -92,7 +90,7 @@ impl SwapError {
     }
 }
 
-fn failed(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> SwapError {
+pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> SwapError {
     let what = what.into();
     move |source| SwapError::Database { what, source }
 }
@@ -103,240 +101,20 @@ fn busy(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("55P03" | "40P01" | "57014"))
 }
 
-/// A session that is in the way.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct Blocker {
-    /// Its process id in Postgres.
-    pub pid: i32,
-    /// The role it is logged in as.
-    pub role: Option<String>,
-    /// What it calls itself.
-    pub application: Option<String>,
-    /// `active`, `idle in transaction`, ...; hidden by Postgres for sessions of other roles without `pg_read_all_stats`.
-    pub state: Option<String>,
-    /// When its query began, as text.
-    pub since: Option<String>,
-    /// The head of its query, without the values of parameters.
-    pub query: Option<String>,
-    /// The relation it holds.
-    pub relation: String,
-}
-
-impl fmt::Display for Blocker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or_unknown = |text: &Option<String>| text.clone().filter(|it| !it.is_empty()).unwrap_or_else(|| "unknown".into());
-        write!(
-            f,
-            "pid {} (role {}, application {}, {}, since {}) on {}",
-            self.pid,
-            or_unknown(&self.role),
-            or_unknown(&self.application),
-            or_unknown(&self.state),
-            or_unknown(&self.since),
-            self.relation
-        )
-    }
-}
-
-fn list(blockers: &[Blocker]) -> String {
-    if blockers.is_empty() {
-        return "sessions that were gone before they could be named".to_owned();
-    }
-    blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// How long the swap may make others wait, and how long it may try.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The total time for getting the locks.
-    pub budget: Duration,
-    /// The longest that one attempt stands in the queue, and readers behind it.
-    pub attempt: Duration,
-    /// The longest that a statement may run once everything is locked.
-    pub statement: Duration,
-    /// The longest that the swap may hold its locks without sending a statement: a frozen operator blocks no longer.
-    pub idle: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            budget: Duration::from_secs(30),
-            attempt: Duration::from_millis(200),
-            statement: Duration::from_secs(300),
-            idle: Duration::from_secs(5),
-        }
-    }
-}
-
-/// Begins a transaction that holds every relation of the swap exclusively: live, incoming, and what depends on them.
-///
-/// Tries in short attempts with pauses until the budget is used, so that readers never queue up behind a slow one for
-/// longer than one attempt. Dropping the transaction releases everything.
-///
-/// # Errors
-/// [`SwapError::Blocked`] names who is in the way; [`SwapError::Cancelled`] when `cancel` fires between attempts;
-/// [`SwapError::Obstacles`] when something cannot be carried over.
-pub async fn lock(
-    pool: &PgPool,
-    relations: &Relations,
-    incoming: &Generation,
-    limits: &Limits,
-    cancel: &CancellationToken,
-) -> Result<Transaction<'static, Postgres>, SwapError> {
-    let started = Instant::now();
-    let mut attempts = 0;
-    let mut blockers = Vec::new();
-    loop {
-        if cancel.is_cancelled() {
-            return Err(SwapError::Cancelled);
-        }
-        attempts += 1;
-        let mut tx = pool.begin().await.map_err(failed("beginning the swap"))?;
-        let statement = lock_statement(&mut tx, relations, incoming).await?;
-        match take_locks(&mut tx, statement, limits).await {
-            Ok(()) => return Ok(tx),
-            Err(error) if busy(&error) => {
-                tx.rollback().await.map_err(failed("giving way to other sessions"))?;
-                let now_there = find_blockers(pool, relations, incoming).await?;
-                if !now_there.is_empty() {
-                    blockers = now_there;
-                }
-            }
-            Err(error) => return Err(failed("locking the relations of the swap")(error)),
-        }
-        // Half to one and a half attempts, so that two that collide do not collide again.
-        let [random, ..] = uuid::Uuid::new_v4().into_bytes();
-        let pause = limits.attempt / 2 + limits.attempt * u32::from(random) / 256;
-        if started.elapsed() + pause >= limits.budget {
-            return Err(SwapError::Blocked { waited: started.elapsed(), attempts, blockers });
-        }
-        tokio::select! {
-            () = cancel.cancelled() => return Err(SwapError::Cancelled),
-            () = tokio::time::sleep(pause) => {}
-        }
-    }
-}
-
-/// Commits, and does not mistake the silent ROLLBACK of a failed transaction for success.
-///
-/// # Errors
-/// When the transaction had failed, or [`SwapError::CommitUnknown`] when the connection was lost in between.
-pub async fn commit(mut tx: Transaction<'_, Postgres>) -> Result<(), SwapError> {
-    // In a failed transaction this is refused, where COMMIT would answer ROLLBACK without an error.
-    sqlx::query("SELECT 1").execute(&mut *tx).await.map_err(failed("checking the transaction before COMMIT"))?;
-    tx.commit().await.map_err(|error| match error {
-        error @ sqlx::Error::Database(_) if !connection_lost(&error) => failed("COMMIT")(error),
-        error => SwapError::CommitUnknown(error),
-    })
-}
-
-/// Class 57P: the server is shutting down or the session was terminated; what became of COMMIT is not said.
-fn connection_lost(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
-}
-
-async fn take_locks(tx: &mut PgConnection, statement: String, limits: &Limits) -> Result<(), sqlx::Error> {
-    // A short deadlock_timeout also sends autovacuum away, which else would outlast every attempt.
-    let may_set: bool = sqlx::query_scalar(
-        "SELECT CASE WHEN current_setting('server_version_num')::int >= 150000
-                     THEN has_parameter_privilege('deadlock_timeout', 'SET')
-                     ELSE current_setting('is_superuser') = 'on' END",
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    let attempt = limits.attempt.as_millis();
-    let deadlock = if may_set { "SET LOCAL deadlock_timeout = '20ms';" } else { "" };
-    // The statement timeout bounds the sum of all waits of the one statement; the lock timeout bounds later ones.
-    let sql = format!(
-        "SET LOCAL lock_timeout = '{attempt}ms'; SET LOCAL statement_timeout = '{attempt}ms';
-         SET LOCAL idle_in_transaction_session_timeout = '{}ms'; {deadlock} {statement};
-         SET LOCAL statement_timeout = '{}ms'",
-        limits.idle.as_millis(),
-        limits.statement.as_millis()
-    );
-    sqlx::raw_sql(assembled(sql)).execute(tx).await.map(drop)
-}
-
-/// One statement that locks everything. Views come first, as readers of a view take the view before its tables.
-async fn lock_statement(tx: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<String, SwapError> {
-    let dependents = dependents::list(tx, relations, incoming).await.map_err(failed("reading what depends on live"))?;
-    refuse(&dependents)?;
-    let mut views = BTreeMap::new();
-    let mut tables = BTreeSet::new();
-    for dependent in &dependents {
-        match (&dependent.locked, &dependent.relkind, &dependent.owner) {
-            (Some(view), Some(kind), Some(owner)) if kind == "v" => drop(views.insert(view.clone(), owner.clone())),
-            (Some(table), ..) => drop(tables.insert(table.clone())),
-            _ => {}
-        }
-    }
-    let mut sequences = BTreeMap::new();
-    for object in objects(tx, relations, &[Generation::Live, incoming.clone()]).await? {
-        let name = qualified(&relations.schema, &object.name);
-        match object.kind.as_str() {
-            "table" => drop(tables.insert(name)),
-            "view" | "materialized view" => drop(views.insert(name, quote_ident(&object.owner))),
-            "sequence" => drop(sequences.insert(name, quote_ident(&object.owner))),
-            _ => {}
-        }
-    }
-    // LOCK TABLE takes no materialized view and locks the tables beneath a view; giving a relation to the owner it has
-    // locks it and nothing else, and changes nothing.
-    let own = |map: BTreeMap<String, String>| -> Vec<String> {
-        map.into_iter().map(|(name, owner)| format!("ALTER TABLE {name} OWNER TO {owner};")).collect()
-    };
-    let mut body = own(views);
-    if !tables.is_empty() {
-        body.push(format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", tables.into_iter().collect::<Vec<_>>().join(", ")));
-    }
-    if !relations.lookups.is_empty() {
-        let names: Vec<String> = relations.lookups.iter().map(|base| qualified(&relations.schema, base)).collect();
-        body.push(format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE;", names.join(", ")));
-    }
-    body.extend(own(sequences));
-    Ok(format!("DO {}", quote_literal(&format!("BEGIN\n{}\nEND", body.join("\n")))))
-}
-
-fn refuse(dependents: &[Dependent]) -> Result<(), SwapError> {
-    let obstacles = dependents::sentences(dependents);
-    if obstacles.is_empty() { Ok(()) } else { Err(SwapError::Obstacles(obstacles)) }
-}
-
-async fn find_blockers(pool: &PgPool, relations: &Relations, incoming: &Generation) -> Result<Vec<Blocker>, SwapError> {
-    let mut names = relations.names(&Generation::Live);
-    names.extend(relations.names(incoming));
-    sqlx::query_as(
-        "SELECT DISTINCT ON (a.pid) a.pid, a.usename::text AS role, a.application_name AS application, a.state,
-                a.query_start::text AS since, left(a.query, 200) AS query, c.relname::text AS relation
-         FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
-         JOIN pg_stat_activity a ON a.pid = l.pid
-         WHERE l.locktype = 'relation' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-           AND a.pid <> pg_backend_pid() AND n.nspname = $1 AND c.relname = ANY ($2)
-         ORDER BY a.pid, c.relname LIMIT 20",
-    )
-    .bind(&relations.schema)
-    .bind(names)
-    .fetch_all(pool)
-    .await
-    .map_err(failed("looking for who holds the relations"))
-}
-
 /// A relation, index, sequence or statistics object of one generation.
 #[derive(Debug, Clone, sqlx::FromRow)]
-struct Object {
+pub(super) struct Object {
     /// The relation it belongs to, as it is called in its generation.
     relation: String,
-    kind: String,
-    name: String,
+    pub(super) kind: String,
+    pub(super) name: String,
     oid: Oid,
-    owner: String,
+    pub(super) owner: String,
     /// What it is like, apart from names.
     signature: String,
 }
 
-async fn objects(tx: &mut PgConnection, relations: &Relations, generations: &[Generation]) -> Result<Vec<Object>, SwapError> {
+pub(super) async fn objects(tx: &mut PgConnection, relations: &Relations, generations: &[Generation]) -> Result<Vec<Object>, SwapError> {
     let names: Vec<String> = generations.iter().flat_map(|generation| relations.names(generation)).collect();
     let mut scope = tx.begin().await.map_err(failed("reading the relations"))?;
     empty_search_path(&mut scope).await.map_err(failed("reading the relations"))?;
@@ -466,6 +244,11 @@ struct Plan {
     moved: Vec<Moved>,
 }
 
+pub(super) fn refuse(dependents: &[Dependent]) -> Result<(), SwapError> {
+    let obstacles = dependents::sentences(dependents);
+    if obstacles.is_empty() { Ok(()) } else { Err(SwapError::Obstacles(obstacles)) }
+}
+
 /// Decides every name before anything is renamed. Base names come from live.
 fn plan(
     relations: &Relations,
@@ -511,7 +294,8 @@ fn plan(
         // First by name; then by likeness, for backups whose parts were not named by the scheme.
         let by_name = |part: &Object, old: &Object| part.kind == old.kind && part.name == incoming.name(&old.name);
         let by_likeness = |part: &Object, old: &Object| part.kind == old.kind && part.signature == old.signature;
-        let tests: [&dyn Fn(&Object, &Object) -> bool; 2] = [&by_name, &by_likeness];
+        type Test<'a> = &'a dyn Fn(&Object, &Object) -> bool;
+        let tests: [Test<'_>; 2] = [&by_name, &by_likeness];
         for test in tests {
             parts.retain(|part| {
                 let Some(at) = left.iter().position(|old| test(part, old)) else { return true };

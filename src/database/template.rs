@@ -14,6 +14,8 @@ use super::import::KeyRange;
 
 /// The longest text that a template may render.
 const MAX_RENDERED_BYTES: usize = 1 << 20;
+/// Instructions that a template may take.
+const MAX_FUEL: u64 = 1_000_000;
 
 /// What a template can name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -125,6 +127,8 @@ impl TemplateContext {
     fn environment(&self, range: Option<KeyRange>, used_range: Arc<AtomicBool>) -> Environment<'static> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        // A template with nested loops ends, also when it prints nothing.
+        environment.set_fuel(Some(MAX_FUEL));
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_formatter(
             |out, state, value| {

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Context, PhaseError};
 use crate::{
-    api::{ConfigMapKeyRef, Import, Sql, QuerySource},
+    api::{ConfigMapKeyRef, Import, QuerySource, Sql},
     cluster,
     database::template::{ReleaseVariables, TemplateContext},
 };
@@ -67,10 +67,15 @@ async fn query(context: &Context, here: &Option<Sql>, there: &Option<QuerySource
     match (here, there) {
         (Some(sql), _) => Ok(Some(sql.0.clone())),
         (None, Some(QuerySource { config_map_key_ref: ConfigMapKeyRef { name, key } })) => {
-            cluster::read_config_map_key(&context.client, &context.namespace, name.as_str(), key.as_str())
-                .await
-                .map(Some)
-                .map_err(|error| if error.is_missing() { PhaseError::Refused(format!("{what}: {error}")) } else { PhaseError::Failed(format!("{what}: {error}")) })
+            cluster::read_config_map_key(&context.client, &context.namespace, name.as_str(), key.as_str()).await.map(Some).map_err(
+                |error| {
+                    if error.is_missing() {
+                        PhaseError::Refused(format!("{what}: {error}"))
+                    } else {
+                        PhaseError::Failed(format!("{what}: {error}"))
+                    }
+                },
+            )
         }
         (None, None) => Ok(None),
     }

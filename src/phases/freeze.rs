@@ -27,11 +27,13 @@ pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     workers::stop(&context.client, namespace, &before).await?;
     let timeout = context.portal.freeze.timeout.get();
     // A timeout is final: the workers come back and a person decides.
-    workers::wait_stopped(&context.client, namespace, &context.portal.workers, timeout, &context.cancel).await.map_err(|error| match error {
-        workers::WorkerError::Cancelled => PhaseError::Cancelled,
-        error if error.is_transient() => PhaseError::from(error),
-        error => PhaseError::Refused(error.to_string()),
-    })?;
+    workers::wait_stopped(&context.client, namespace, &context.portal.workers, timeout, &context.cancel).await.map_err(
+        |error| match error {
+            workers::WorkerError::Cancelled => PhaseError::Cancelled,
+            error if error.is_transient() => PhaseError::from(error),
+            error => PhaseError::Refused(error.to_string()),
+        },
+    )?;
     no_sessions(context, timeout).await?;
     context.work().await?.complete(&described("stopped", &before)).await
 }
@@ -94,11 +96,13 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
     let notes = workers::start(&context.client, &context.namespace, &before).await?;
     if wait {
         let timeout = context.portal.freeze.timeout.get();
-        workers::wait_available(&context.client, &context.namespace, &before, timeout, &context.cancel).await.map_err(|error| match error {
-            workers::WorkerError::Cancelled => PhaseError::Cancelled,
-            error if error.is_transient() => PhaseError::from(error),
-            error => PhaseError::Refused(format!("{error}; the data is live and the workers are set to their numbers")),
-        })?;
+        workers::wait_available(&context.client, &context.namespace, &before, timeout, &context.cancel).await.map_err(
+            |error| match error {
+                workers::WorkerError::Cancelled => PhaseError::Cancelled,
+                error if error.is_transient() => PhaseError::from(error),
+                error => PhaseError::Refused(format!("{error}; the data is live and the workers are set to their numbers")),
+            },
+        )?;
     }
     let mut message = described("back", &before);
     for note in notes {
@@ -109,7 +113,8 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
 }
 
 fn described(what: &str, workloads: &[FrozenWorkload]) -> String {
-    let list: Vec<String> = workloads.iter().map(|workload| format!("{} {} ({})", workload.kind.as_str(), workload.name, workload.replicas)).collect();
+    let list: Vec<String> =
+        workloads.iter().map(|workload| format!("{} {} ({})", workload.kind.as_str(), workload.name, workload.replicas)).collect();
     format!("{what}: {}", list.join(", "))
 }
 

@@ -69,7 +69,10 @@ fn in_order(imports: &[(Import, Option<String>)]) -> Result<Vec<(&Import, Option
         };
         let Some(position) = waiting.iter().position(|(import, _)| ready(import)) else {
             let names: Vec<&str> = waiting.iter().map(|(import, _)| import.name.as_str()).collect();
-            return Err(PhaseError::Refused(format!("imports {} depend on each other in a circle; correct dependsOn in the Portal", names.join(", "))));
+            return Err(PhaseError::Refused(format!(
+                "imports {} depend on each other in a circle; correct dependsOn in the Portal",
+                names.join(", ")
+            )));
         };
         ordered.push(waiting.remove(position));
     }
@@ -128,7 +131,8 @@ impl One<'_> {
         let ranges = match data::open_ranges(&mut work, context.release, self.name()).await? {
             Some(ranges) => ranges,
             None => {
-                let ranges = plan_ranges(&mut work, self.name(), &whole.sql, key.as_str(), self.import.batch_rows).await.map_err(of_database)?;
+                let ranges =
+                    plan_ranges(&mut work, self.name(), &whole.sql, key.as_str(), self.import.batch_rows).await.map_err(of_database)?;
                 let total = total_rows(&mut work, self.name(), &whole.sql).await.map_err(of_database)?;
                 data::plan_ranges(&mut work, context.release, self.name(), &ranges).await?;
                 data::set_total(&mut work, context.release, self.name(), total).await?;

@@ -51,7 +51,8 @@ impl From<Content> for Part {
 impl Manifest {
     /// The bytes that are kept and served.
     pub(super) fn text(&self) -> Result<String, PhaseError> {
-        let mut text = serde_json::to_string_pretty(self).map_err(|error| PhaseError::Refused(format!("the manifest cannot be written: {error}")))?;
+        let mut text =
+            serde_json::to_string_pretty(self).map_err(|error| PhaseError::Refused(format!("the manifest cannot be written: {error}")))?;
         text.push('\n');
         Ok(text)
     }

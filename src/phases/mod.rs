@@ -180,8 +180,14 @@ impl Context {
 
     /// The relations that the release replaces.
     pub fn relations(&self) -> Relations {
-        let views = if self.stages_views() { self.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect() } else { Vec::new() };
-        Relations { schema: self.portal.database.schema.0.clone(), tables: self.portal.tables.swapped(), views, lookups: self.portal.tables.lookups() }
+        let views =
+            if self.stages_views() { self.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect() } else { Vec::new() };
+        Relations {
+            schema: self.portal.database.schema.0.clone(),
+            tables: self.portal.tables.swapped(),
+            views,
+            lookups: self.portal.tables.lookups(),
+        }
     }
 
     /// The release builds staged twins of the materialized views.

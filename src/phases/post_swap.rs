@@ -44,7 +44,15 @@ async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {
     let answer = context.services.http.request(method, &hook.http.url).timeout(HOOK_TIMEOUT).send().await;
     match answer {
         Ok(answer) if answer.status().is_success() => Ok(()),
-        Ok(answer) => Err(PhaseError::Failed(format!("hook {} answered {}; the data is live; correct it, then raise retry", hook.name, answer.status()))),
-        Err(error) => Err(PhaseError::Failed(format!("hook {} did not answer: {}; the data is live; correct it, then raise retry", hook.name, error.without_url()))),
+        Ok(answer) => Err(PhaseError::Failed(format!(
+            "hook {} answered {}; the data is live; correct it, then raise retry",
+            hook.name,
+            answer.status()
+        ))),
+        Err(error) => Err(PhaseError::Failed(format!(
+            "hook {} did not answer: {}; the data is live; correct it, then raise retry",
+            hook.name,
+            error.without_url()
+        ))),
     }
 }

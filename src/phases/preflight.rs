@@ -1,11 +1,6 @@
 //! Preflight: everything that can be checked before the first row is imported.
 
-use super::{
-    Context, Definition, Done, PhaseError,
-    definition::templates,
-    of_database, swap,
-    views::contents,
-};
+use super::{Context, Definition, Done, PhaseError, definition::templates, of_database, swap, views::contents};
 use crate::{
     api::GatePhase,
     database::{
@@ -70,7 +65,11 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     import_columns(context, &definition, &templates).await?;
     let soft = gates(context, GatePhase::Preflight, &templates).await?;
 
-    let mut message = format!("{} relations, {} checks", names.len(), preflight.require_any_rows.len() + preflight.geometry.len() + preflight.unique.len());
+    let mut message = format!(
+        "{} relations, {} checks",
+        names.len(),
+        preflight.require_any_rows.len() + preflight.geometry.len() + preflight.unique.len()
+    );
     if !context.stages_views() {
         // The imports read the live views: keep what they hold, to notice later that they have moved on.
         let views = contents(context, &definition).await?;

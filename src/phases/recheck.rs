@@ -36,16 +36,24 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
     let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
     work.commit().await?;
     if origin.definition.as_ref().is_some_and(|hash| *hash != definition.hash) {
-        return Err(PhaseError::Stale("the Portal's views, tables or imports have changed since the staging was built: it is built again".to_owned()));
+        return Err(PhaseError::Stale(
+            "the Portal's views, tables or imports have changed since the staging was built: it is built again".to_owned(),
+        ));
     }
     if origin.structure.is_some_and(|then| then != structure) {
-        return Err(PhaseError::Stale("the structure of the live tables has changed since the staging was built: it is built again".to_owned()));
+        return Err(PhaseError::Stale(
+            "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
+        ));
     }
     if !origin.views.is_empty() {
         let now = views::contents(context, &definition).await?;
-        let changed: Vec<&str> = origin.views.iter().filter(|(name, then)| now.get(*name) != Some(then)).map(|(name, _)| name.as_str()).collect();
+        let changed: Vec<&str> =
+            origin.views.iter().filter(|(name, then)| now.get(*name) != Some(then)).map(|(name, _)| name.as_str()).collect();
         if !changed.is_empty() {
-            return Err(PhaseError::Stale(format!("the source has changed since the staging was built ({}): it is built again", changed.join(", "))));
+            return Err(PhaseError::Stale(format!(
+                "the source has changed since the staging was built ({}): it is built again",
+                changed.join(", ")
+            )));
         }
     }
     let mut work = context.work().await?;

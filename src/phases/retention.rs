@@ -12,11 +12,13 @@ use crate::database::{
 /// (look-up copies, staged twins of views that the release did not swap) goes too.
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let keep = context.spec.retention.keep_backups.unwrap_or(context.portal.defaults.keep_backups);
-    let relations = Relations { views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(), ..context.relations() };
+    let relations =
+        Relations { views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(), ..context.relations() };
     let mut work = context.work().await?;
     let there = backups::list(&mut work, &relations).await.map_err(of_database)?;
     let parked = data::parked_stamps(&mut work, &context.key()).await?;
-    let old: Vec<_> = there.iter().filter(|backup| !parked.contains(&backup.stamp.to_string())).skip(usize::try_from(keep).unwrap_or(0)).collect();
+    let old: Vec<_> =
+        there.iter().filter(|backup| !parked.contains(&backup.stamp.to_string())).skip(usize::try_from(keep).unwrap_or(0)).collect();
     for backup in &old {
         context.say(format!("dropping backup {}", backup.stamp));
         backups::drop(&mut work, &relations, backup.stamp).await.map_err(of_database)?;

@@ -15,9 +15,11 @@ pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
     let lightweight = context.spec.staging.lightweight.unwrap_or(context.portal.staging.lightweight);
     let selected = |name: &str| {
         let selection = &context.spec.imports;
-        (selection.only.is_empty() || selection.only.iter().any(|only| only.as_str() == name)) && !selection.skip.iter().any(|skip| skip.as_str() == name)
+        (selection.only.is_empty() || selection.only.iter().any(|only| only.as_str() == name))
+            && !selection.skip.iter().any(|skip| skip.as_str() == name)
     };
-    let imports: Vec<(String, bool)> = definition.imports().map(|(import, _)| (import.name.0.clone(), !selected(import.name.as_str()))).collect();
+    let imports: Vec<(String, bool)> =
+        definition.imports().map(|(import, _)| (import.name.0.clone(), !selected(import.name.as_str()))).collect();
 
     let mut work = context.work().await?;
     views::claim(&mut work, context).await?;

@@ -56,16 +56,30 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         let tables = Relations { views: Vec::new(), ..places.relations.clone() };
         let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
         if origin.structure.as_ref() != Some(&structure) {
-            return Err(PhaseError::Stale("the structure of the live tables has changed since the staging was built: it is built again".to_owned()));
+            return Err(PhaseError::Stale(
+                "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
+            ));
         }
         for lookup in &places.relations.lookups {
             publish_lookup(&mut work, &places.relations.schema, lookup).await.map_err(of_database)?;
         }
     }
     let exchanged = exchange(&mut work, &places.relations, &places.incoming, &places.outgoing).await.map_err(swap_error)?;
-    let record = data::Exchange { portal: context.key(), release: context.release, kind: context.run.kind, incoming: &places.incoming, outgoing: &places.outgoing, moved: &exchanged.moved };
+    let record = data::Exchange {
+        portal: context.key(),
+        release: context.release,
+        kind: context.run.kind,
+        incoming: &places.incoming,
+        outgoing: &places.outgoing,
+        moved: &exchanged.moved,
+    };
     data::record_exchange(&mut work, &record).await?;
-    let message = format!("{} relations exchanged: {} is live, the former data is in {}", places.relations.swapped().count(), places.incoming, described(&places.outgoing));
+    let message = format!(
+        "{} relations exchanged: {} is live, the former data is in {}",
+        places.relations.swapped().count(),
+        places.incoming,
+        described(&places.outgoing)
+    );
     let done = work.complete(&message).await?;
     context.services.metrics.swap_lock_held(locked.elapsed());
     Ok(done)
@@ -91,10 +105,8 @@ fn described(generation: &Generation) -> String {
 }
 
 async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError> {
-    let all = Relations {
-        views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(),
-        ..context.relations()
-    };
+    let all =
+        Relations { views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(), ..context.relations() };
     let schema = all.schema.clone();
     let new_backup = |stamp| Generation::Backup(stamp);
     let (incoming, outgoing, relations) = match context.run.kind {
@@ -149,7 +161,11 @@ async fn rollback_stamp(work: &mut Work, context: &Context, relations: &Relation
         None => Err(PhaseError::Refused(format!("there is no backup {wanted}; there are: {}; correct spec.rollback.to", list()))),
         Some(backup) if backup.tables.len() < relations.tables.len() => {
             let missing: Vec<&str> = relations.tables.iter().filter(|table| !backup.tables.contains(table)).map(String::as_str).collect();
-            Err(PhaseError::Refused(format!("backup {wanted} lacks {}; it cannot be restored as a whole; choose one of {}", missing.join(", "), list())))
+            Err(PhaseError::Refused(format!(
+                "backup {wanted} lacks {}; it cannot be restored as a whole; choose one of {}",
+                missing.join(", "),
+                list()
+            )))
         }
         Some(backup) => Ok(backup.stamp),
     }

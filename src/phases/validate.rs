@@ -11,8 +11,9 @@ use super::{
 use crate::{
     api::GatePhase,
     database::{
-        catalog, checksum,
+        catalog,
         checks::{GeometryRule, geometry, max_shrink, non_empty},
+        checksum,
         identifiers::{Generation, Relations, qualified},
         ledger::data,
         staging,
@@ -29,7 +30,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let tables = Relations { views: Vec::new(), ..relations.clone() };
     let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
     if origin.structure.as_ref().is_some_and(|then| *then != structure) {
-        return Err(PhaseError::Stale("the structure of the live tables has changed since the staging was built: it is built again".to_owned()));
+        return Err(PhaseError::Stale(
+            "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
+        ));
     }
     let differences = catalog::diff(&mut work, &relations, &Generation::Staging).await.map_err(of_database)?;
     preflight::refuse_sentences(differences.iter().map(ToString::to_string).collect())?;
@@ -51,7 +54,8 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     for (table, share) in &validation.max_shrink {
         let mut work = context.work().await?;
-        findings.extend(max_shrink(&mut work, schema, table, &Generation::Staging.name(table), share.fraction()).await.map_err(of_database)?);
+        findings
+            .extend(max_shrink(&mut work, schema, table, &Generation::Staging.name(table), share.fraction()).await.map_err(of_database)?);
         work.commit().await?;
     }
     preflight::refuse(findings)?;
@@ -100,7 +104,8 @@ async fn manifest(context: &Context, relations: &Relations, origin: data::Stagin
     for table in &relations.tables {
         context.say(format!("counting and hashing {table}"));
         let mut work = context.work().await?;
-        let content = checksum::of_relation(&mut work, &qualified(&relations.schema, &Generation::Staging.name(table))).await.map_err(of_database)?;
+        let content =
+            checksum::of_relation(&mut work, &qualified(&relations.schema, &Generation::Staging.name(table))).await.map_err(of_database)?;
         work.commit().await?;
         manifest.tables.insert(table.clone(), Part::from(content));
     }

@@ -42,7 +42,8 @@ pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
     for (view, (name, source)) in context.portal.materialized_views.iter().zip(&definition.views) {
         context.say(format!("building the staged twin of {name}"));
         let sql = templates.render(&format!("materialized view {name}"), source, None).map_err(of_database)?.sql;
-        let spec = MaterializedViewSpec { name: name.clone(), unique_key: view.unique_key.iter().map(|column| column.0.clone()).collect(), sql };
+        let spec =
+            MaterializedViewSpec { name: name.clone(), unique_key: view.unique_key.iter().map(|column| column.0.clone()).collect(), sql };
         create_staged(&mut work, &relations.schema, &spec).await.map_err(of_database)?;
         let twin = qualified(&relations.schema, &Generation::Staging.name(name));
         views.insert(name.clone(), checksum::of_relation(&mut work, &twin).await.map_err(of_database)?);

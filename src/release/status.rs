@@ -59,10 +59,21 @@ pub fn project(observed: &Observed, step: &Step, facts: Facts) -> PortalReleaseS
 }
 
 /// The status of an object about which nothing could be observed: what is known stays, and the reason is said.
-pub fn blind(before: &PortalReleaseStatus, generation: i64, now: Timestamp, reason: &str, message: &str, stalled: bool) -> PortalReleaseStatus {
+pub fn blind(
+    before: &PortalReleaseStatus,
+    generation: i64,
+    now: Timestamp,
+    reason: &str,
+    message: &str,
+    stalled: bool,
+) -> PortalReleaseStatus {
     let mut status = PortalReleaseStatus { observed_generation: generation, message: bounded(message.to_owned(), 2048), ..before.clone() };
     status.state = status.state.or(Some(ReleaseState::Pending));
-    let words = [("Ready", if stalled { "False" } else { "Unknown" }), ("Reconciling", if stalled { "False" } else { "True" }), ("Stalled", if stalled { "True" } else { "False" })];
+    let words = [
+        ("Ready", if stalled { "False" } else { "Unknown" }),
+        ("Reconciling", if stalled { "False" } else { "True" }),
+        ("Stalled", if stalled { "True" } else { "False" }),
+    ];
     status.conditions.retain(|condition| words.iter().all(|(type_, _)| condition.type_ != *type_));
     for condition in &mut status.conditions {
         condition.observed_generation = Some(generation);

@@ -72,10 +72,12 @@ pub async fn own_staging(tx: &mut PgConnection, portal: &str, release: Option<i6
 /// When the database does not answer.
 pub async fn reset_imports(tx: &mut PgConnection, release: i64) -> Result<(), sqlx::Error> {
     reset_checkpoints(tx, release).await?;
-    sqlx::query("UPDATE portal_release.imports SET state = 'Pending', rows = 0, rows_total = NULL, completed_at = NULL WHERE release_id = $1")
-        .bind(release)
-        .execute(tx)
-        .await?;
+    sqlx::query(
+        "UPDATE portal_release.imports SET state = 'Pending', rows = 0, rows_total = NULL, completed_at = NULL WHERE release_id = $1",
+    )
+    .bind(release)
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
@@ -94,7 +96,11 @@ pub async fn reset_checkpoints(tx: &mut PgConnection, release: i64) -> Result<u6
 pub async fn plan_imports(tx: &mut PgConnection, release: i64, imports: &[(String, bool)]) -> Result<(), sqlx::Error> {
     let names: Vec<&str> = imports.iter().map(|(name, _)| name.as_str()).collect();
     let states: Vec<&str> = imports.iter().map(|(_, skipped)| if *skipped { "Skipped" } else { "Pending" }).collect();
-    sqlx::query("DELETE FROM portal_release.imports WHERE release_id = $1 AND import <> ALL($2)").bind(release).bind(&names).execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM portal_release.imports WHERE release_id = $1 AND import <> ALL($2)")
+        .bind(release)
+        .bind(&names)
+        .execute(&mut *tx)
+        .await?;
     sqlx::query(
         "INSERT INTO portal_release.imports (release_id, import, position, state)
          SELECT $1, name, position, state FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS t(name, state, position)
@@ -311,7 +317,11 @@ pub async fn staging_is_free(connection: &mut PgConnection, portal: &str, releas
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn imported_rows<'a>(connection: &mut PgConnection, release: i64, imports: impl Iterator<Item = &'a str>) -> Result<i64, sqlx::Error> {
+pub async fn imported_rows<'a>(
+    connection: &mut PgConnection,
+    release: i64,
+    imports: impl Iterator<Item = &'a str>,
+) -> Result<i64, sqlx::Error> {
     let names: Vec<&str> = imports.collect();
     sqlx::query_scalar("SELECT coalesce(sum(rows), 0)::bigint FROM portal_release.imports WHERE release_id = $1 AND import = ANY($2)")
         .bind(release)
@@ -412,11 +422,13 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
         sqlx::query_scalar("SELECT current_release FROM portal_release.portals WHERE portal = $1").bind(portal).fetch_one(&mut *tx).await?;
     let restored: Option<i64> = match exchange.incoming {
         Generation::Backup(stamp) => {
-            let holds: Option<Option<i64>> = sqlx::query_scalar("SELECT DISTINCT holds_release FROM portal_release.backups WHERE portal = $1 AND backup = $2 AND gone_at IS NULL")
-                .bind(portal)
-                .bind(stamp.to_string())
-                .fetch_optional(&mut *tx)
-                .await?;
+            let holds: Option<Option<i64>> = sqlx::query_scalar(
+                "SELECT DISTINCT holds_release FROM portal_release.backups WHERE portal = $1 AND backup = $2 AND gone_at IS NULL",
+            )
+            .bind(portal)
+            .bind(stamp.to_string())
+            .fetch_optional(&mut *tx)
+            .await?;
             backup_gone(tx, portal, &stamp.to_string(), "restored").await?;
             holds.flatten()
         }
@@ -467,10 +479,12 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
                 .bind(&made)
                 .execute(&mut *tx)
                 .await?;
-            sqlx::query("UPDATE portal_release.releases SET state = 'Live', message = 'live again: a later release was rolled back' WHERE id = $1")
-                .bind(restored)
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query(
+                "UPDATE portal_release.releases SET state = 'Live', message = 'live again: a later release was rolled back' WHERE id = $1",
+            )
+            .bind(restored)
+            .execute(&mut *tx)
+            .await?;
             if made.is_none() {
                 own_staging(tx, portal, Some(release)).await?;
             }
@@ -490,12 +504,14 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
 /// # Errors
 /// When the database does not answer.
 pub async fn backup_gone(tx: &mut PgConnection, portal: &str, backup: &str, why: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE portal_release.backups SET gone_at = now(), gone_because = $3 WHERE portal = $1 AND backup = $2 AND gone_at IS NULL")
-        .bind(portal)
-        .bind(backup)
-        .bind(why)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "UPDATE portal_release.backups SET gone_at = now(), gone_because = $3 WHERE portal = $1 AND backup = $2 AND gone_at IS NULL",
+    )
+    .bind(portal)
+    .bind(backup)
+    .bind(why)
+    .execute(&mut *tx)
+    .await?;
     // A release whose backup or parked data is gone cannot go there any more.
     sqlx::query("UPDATE portal_release.releases SET parked = CASE WHEN parked = $2 THEN NULL ELSE parked END, backup = CASE WHEN backup = $2 THEN NULL ELSE backup END WHERE portal = $1 AND $2 IN (parked, backup)")
         .bind(portal)
@@ -521,10 +537,12 @@ pub async fn parked_stamps(connection: &mut PgConnection, portal: &str) -> Resul
 /// # Errors
 /// When the database does not answer.
 pub async fn current_label(connection: &mut PgConnection, portal: &str) -> Result<Option<String>, sqlx::Error> {
-    sqlx::query_scalar("SELECT r.label FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.current_release WHERE p.portal = $1")
-        .bind(portal)
-        .fetch_optional(connection)
-        .await
+    sqlx::query_scalar(
+        "SELECT r.label FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.current_release WHERE p.portal = $1",
+    )
+    .bind(portal)
+    .fetch_optional(connection)
+    .await
 }
 
 /// Whether a run has exchanged staged and live relations.
@@ -532,8 +550,10 @@ pub async fn current_label(connection: &mut PgConnection, portal: &str) -> Resul
 /// # Errors
 /// When the database does not answer.
 pub async fn run_has_swapped(connection: &mut PgConnection, run: i64) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT EXISTS (SELECT FROM portal_release.phases WHERE run_id = $1 AND phase = 'FinaliseSwap' AND state = 'Succeeded')")
-        .bind(run)
-        .fetch_one(connection)
-        .await
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM portal_release.phases WHERE run_id = $1 AND phase = 'FinaliseSwap' AND state = 'Succeeded')",
+    )
+    .bind(run)
+    .fetch_one(connection)
+    .await
 }

@@ -134,14 +134,16 @@ pub async fn event(
     message: &str,
     epoch: Option<i64>,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO portal_release.release_events (release_id, run_id, event, phase, message, epoch) VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(release)
-        .bind(run)
-        .bind(event)
-        .bind(phase)
-        .bind(message)
-        .bind(epoch)
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "INSERT INTO portal_release.release_events (release_id, run_id, event, phase, message, epoch) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(release)
+    .bind(run)
+    .bind(event)
+    .bind(phase)
+    .bind(message)
+    .bind(epoch)
+    .execute(connection)
+    .await?;
     Ok(())
 }

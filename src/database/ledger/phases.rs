@@ -80,7 +80,8 @@ pub async fn fail(connection: &mut PgConnection, attempt: Attempt, message: &str
     .await?
     .rows_affected();
     if failed == 1 {
-        event(&mut tx, attempt.release, Some(attempt.run), "PhaseFailed", Some(attempt.phase.as_str()), message, Some(attempt.epoch)).await?;
+        event(&mut tx, attempt.release, Some(attempt.run), "PhaseFailed", Some(attempt.phase.as_str()), message, Some(attempt.epoch))
+            .await?;
     }
     tx.commit().await
 }
@@ -103,7 +104,14 @@ pub async fn undone(tx: &mut PgConnection, release: i64, run: i64, phase: PhaseN
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn restart(connection: &mut PgConnection, release: i64, run: i64, phases: &[PhaseName], why: &str, epoch: i64) -> Result<(), sqlx::Error> {
+pub async fn restart(
+    connection: &mut PgConnection,
+    release: i64,
+    run: i64,
+    phases: &[PhaseName],
+    why: &str,
+    epoch: i64,
+) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
     let names: Vec<&str> = phases.iter().map(|phase| phase.as_str()).collect();
     sqlx::query("UPDATE portal_release.phases SET state = 'Pending', message = $3, failures = 0 WHERE run_id = $1 AND phase = ANY($2) AND state <> 'Skipped'")
@@ -132,12 +140,14 @@ pub async fn rechecked(connection: &mut PgConnection, run: i64) -> Result<(), sq
 /// # Errors
 /// When the database does not answer.
 pub async fn pause(connection: &mut PgConnection, attempt: Attempt) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE portal_release.phases SET state = 'Pending' WHERE run_id = $1 AND phase = $2 AND attempts = $3 AND state = 'Running'")
-        .bind(attempt.run)
-        .bind(attempt.phase.as_str())
-        .bind(attempt.number)
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "UPDATE portal_release.phases SET state = 'Pending' WHERE run_id = $1 AND phase = $2 AND attempts = $3 AND state = 'Running'",
+    )
+    .bind(attempt.run)
+    .bind(attempt.phase.as_str())
+    .bind(attempt.number)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

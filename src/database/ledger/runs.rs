@@ -37,7 +37,10 @@ pub struct NewRun<'a> {
 /// When the database does not answer.
 pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<bool, sqlx::Error> {
     let mut tx = connection.begin().await?;
-    sqlx::query("INSERT INTO portal_release.portals (portal) VALUES ($1) ON CONFLICT DO NOTHING").bind(new.portal).execute(&mut *tx).await?;
+    sqlx::query("INSERT INTO portal_release.portals (portal) VALUES ($1) ON CONFLICT DO NOTHING")
+        .bind(new.portal)
+        .execute(&mut *tx)
+        .await?;
     let state = match new.kind {
         RunKind::Rollback => ReleaseState::RollingBack,
         RunKind::Release | RunKind::RollForward => ReleaseState::Running,
@@ -145,7 +148,11 @@ async fn write_plan(tx: &mut PgConnection, run: i64, phases: &[(PhaseName, Phase
     let names: Vec<&str> = phases.iter().map(|(name, ..)| name.as_str()).collect();
     let states: Vec<&str> = phases.iter().map(|(_, state, _)| state.as_str()).collect();
     let messages: Vec<&str> = phases.iter().map(|(.., message)| message.as_str()).collect();
-    sqlx::query("DELETE FROM portal_release.phases WHERE run_id = $1 AND phase <> ALL($2)").bind(run).bind(&names).execute(&mut *tx).await?;
+    sqlx::query("DELETE FROM portal_release.phases WHERE run_id = $1 AND phase <> ALL($2)")
+        .bind(run)
+        .bind(&names)
+        .execute(&mut *tx)
+        .await?;
     sqlx::query(
         "INSERT INTO portal_release.phases (run_id, phase, position, state, message)
          SELECT $1, name, position, state, message FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS t(name, state, message, position)
@@ -184,12 +191,13 @@ pub async fn end(connection: &mut PgConnection, run: i64, state: ReleaseState, m
 /// When the database does not answer.
 pub async fn close(connection: &mut PgConnection, run: i64, state: ReleaseState, message: &str) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
-    let release: Option<i64> =
-        sqlx::query_scalar("UPDATE portal_release.runs SET closed_at = now(), message = $2 WHERE id = $1 AND closed_at IS NULL RETURNING release_id")
-            .bind(run)
-            .bind(message)
-            .fetch_optional(&mut *tx)
-            .await?;
+    let release: Option<i64> = sqlx::query_scalar(
+        "UPDATE portal_release.runs SET closed_at = now(), message = $2 WHERE id = $1 AND closed_at IS NULL RETURNING release_id",
+    )
+    .bind(run)
+    .bind(message)
+    .fetch_optional(&mut *tx)
+    .await?;
     if let Some(release) = release {
         sqlx::query("UPDATE portal_release.phases SET state = 'Succeeded', attempts = attempts + 1, started_at = now(), completed_at = now(), message = 'released at the end of the run' WHERE run_id = $1 AND phase = 'ReleaseLock' AND state = 'Pending'")
             .bind(run)
@@ -230,7 +238,11 @@ pub async fn adopt(connection: &mut PgConnection, release: i64, name: &str, uid:
 pub async fn settle(connection: &mut PgConnection, release: i64) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
     let message = "live; a failed rollback was given up";
-    sqlx::query("UPDATE portal_release.releases SET state = 'Live', message = $2 WHERE id = $1").bind(release).bind(message).execute(&mut *tx).await?;
+    sqlx::query("UPDATE portal_release.releases SET state = 'Live', message = $2 WHERE id = $1")
+        .bind(release)
+        .bind(message)
+        .execute(&mut *tx)
+        .await?;
     event(&mut tx, release, None, "Live", None, message, None).await?;
     tx.commit().await
 }
