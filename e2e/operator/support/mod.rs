@@ -1,0 +1,32 @@
+//! What every test stands on.
+
+pub mod operator;
+pub mod receiver;
+pub mod stage;
+
+use std::{future::Future, time::Duration};
+
+pub use operator::Operator;
+pub use stage::Stage;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How long a condition may take: these machines are slow at times, and a test that waits in vain fails anyway.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until `look` gives something.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let mut ticks = interval(Duration::from_millis(100));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let looking = async {
+        loop {
+            ticks.tick().await;
+            if let Some(found) = look().await {
+                return found;
+            }
+        }
+    };
+    match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(found) => found,
+        Err(_) => panic!("waited {}s in vain for: {what}", PATIENCE.as_secs()),
+    }
+}

@@ -1,0 +1,96 @@
+//! One operator process.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use tokio::process::{Child, Command};
+
+use super::until;
+
+/// A running operator. It is killed when it is dropped; its log stays.
+pub struct Operator {
+    child: Child,
+    log: PathBuf,
+    address: String,
+}
+
+impl Operator {
+    /// Starts the binary. `name` tells the operators of one test apart.
+    pub async fn start(name: &str, directory: &Path, kubeconfig: &str, arguments: &[String]) -> Self {
+        let log = directory.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log).expect("the operator's log can be written");
+        let before = std::fs::metadata(&log).map(|metadata| metadata.len()).unwrap_or_default();
+        let child = Command::new(env!("CARGO_BIN_EXE_portal-release-operator"))
+            .args(["run", "--http-addr", "127.0.0.1:0", "--log-level", "portal_release_operator=debug,info", "--instance", name])
+            .args(arguments)
+            .env("KUBECONFIG", kubeconfig)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a second handle"))
+            .stderr(file)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the operator starts");
+        let mut operator = Self { child, log, address: String::new() };
+        let from = usize::try_from(before).unwrap_or_default();
+        let log = operator.log.clone();
+        operator.address = until("the operator's HTTP address in its log", || {
+            let text = read(&log);
+            async move {
+                let line = text.get(from..)?.lines().find(|line| line.contains("serves HTTP on"))?.to_owned();
+                let rest = line.split("serves HTTP on ").nth(1)?.to_owned();
+                Some(rest.split_whitespace().next()?.to_owned())
+            }
+        })
+        .await;
+        operator
+    }
+
+    /// `host:port` of its HTTP server.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Everything that it has logged.
+    pub fn log(&self) -> String {
+        read(&self.log)
+    }
+
+    /// Waits until a line holds `text`.
+    pub async fn logs(&self, text: &str) {
+        until(&format!("'{text}' in the operator's log"), || {
+            let found = self.log().contains(text);
+            async move { found.then_some(()) }
+        })
+        .await;
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the operator runs")
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("the operator can be killed");
+    }
+
+    /// SIGTERM, and waits until it has ended by itself. Gives whether it ended well.
+    pub async fn terminate(mut self) -> bool {
+        signal(self.pid(), "TERM");
+        self.child.wait().await.expect("the operator ends").success()
+    }
+}
+
+/// Sends a signal to one process.
+pub fn signal(pid: u32, signal: &str) {
+    let sent = std::process::Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "SIG{signal} to {pid}");
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
