@@ -102,7 +102,7 @@ fn swaps_under_load(queries: &'static [&'static str], transactions: &'static [&'
         {
             println!("{} reads, slowest {worst:?}, longest hold {worst_lock:?}", reads.load(Ordering::Relaxed));
         }
-        assert_eq!(portal.release().await, if swaps % 2 == 0 { "first" } else { "second" });
+        assert_eq!(portal.release().await, if swaps.is_multiple_of(2) { "first" } else { "second" });
     });
 }
 
