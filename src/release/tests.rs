@@ -430,8 +430,9 @@ fn play(choices: &[u8], spec: PortalReleaseSpec) -> Vec<Step> {
             Step::Acquire => observed.lock = LockView::Held,
             Step::Run(name) => {
                 let run = observed.run.as_mut().unwrap();
-                match choice % 8 {
-                    0..=3 => {
+                match choice % 64 {
+                    // Mostly well, so that runs get far before something happens.
+                    0..=55 => {
                         set(run, *name, PhaseState::Succeeded);
                         match name {
                             PhaseName::Freeze => observed.workers_frozen = true,
@@ -441,9 +442,9 @@ fn play(choices: &[u8], spec: PortalReleaseSpec) -> Vec<Step> {
                             _ => {}
                         }
                     }
-                    4 => observed.lock = LockView::Free,
-                    5 => {
-                        let refused = if choice > 128 { i32::MAX / 2 } else { 1 };
+                    56 | 57 => observed.lock = LockView::Free,
+                    58..=60 => {
+                        let refused = if choice >= 64 { i32::MAX / 2 } else { 1 };
                         let at = observed.now;
                         for phase in run.phases.iter_mut().filter(|phase| phase.name == *name) {
                             phase.state = PhaseState::Failed;
@@ -453,7 +454,7 @@ fn play(choices: &[u8], spec: PortalReleaseSpec) -> Vec<Step> {
                         // Freeze may have stopped workers before it failed.
                         observed.workers_frozen |= *name == PhaseName::Freeze;
                     }
-                    6 => observed.spec.abort = Some(Abort { reason: "no".to_owned() }),
+                    61 => observed.spec.abort = Some(Abort { reason: "no".to_owned() }),
                     _ => observed.deleting = true,
                 }
             }
