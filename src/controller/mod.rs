@@ -40,9 +40,17 @@ pub(crate) struct Shared {
     waker: Waker,
     releases: Store<PortalRelease>,
     portal_objects: Store<Portal>,
+    known: watch::Receiver<bool>,
 }
 
 impl Shared {
+    /// Waits until all releases and portals are known: decisions look at more than one object. `false`: the operator ends before.
+    ///
+    /// Reconciles must not wait for a [`Store`] themselves: of several that wait for one store, only the last is woken.
+    async fn all_known(&self) -> bool {
+        self.known.clone().wait_for(|known| *known).await.is_ok()
+    }
+
     /// Wakes the releases of a portal: one that waits may go on.
     fn wake_siblings(&self, namespace: &str, portal: &str) {
         for release in self.releases.state() {
@@ -70,6 +78,7 @@ pub async fn run(
     let controller = Controller::new(releases.clone(), watcher::Config::default()).with_config(config());
     let portal_controller = Controller::new(portal_api.clone(), watcher::Config::default()).with_config(config());
     let store = controller.store();
+    let (knowing, known) = watch::channel(false);
     let shared = Arc::new(Shared {
         client,
         services,
@@ -78,6 +87,7 @@ pub async fn run(
         waker,
         releases: store.clone(),
         portal_objects: portal_controller.store(),
+        known,
     });
 
     // A Portal that changes concerns its releases; a release that changes concerns the Portal's status.
@@ -103,6 +113,7 @@ pub async fn run(
         .for_each(async |_| {});
     let readiness = async {
         if store.wait_until_ready().await.is_ok() && shared.portal_objects.wait_until_ready().await.is_ok() {
+            knowing.send_replace(true);
             ready.send_replace(true);
         }
         stop.cancelled().await;
