@@ -5,4 +5,6 @@
 
 mod admission;
 mod lifecycle;
+mod queue;
+mod rest;
 mod support;
