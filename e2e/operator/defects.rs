@@ -43,8 +43,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
 
     // Wrong SRID. Where a column is declared with its SRID no other one gets in, so the view is declared without.
     let declared = "d.geom AS wkb_geometry";
-    let undeclared =
-        "CASE WHEN d.id IN (SELECT id FROM ops.mislabelled) THEN ST_SetSRID(d.geom, 3857) ELSE d.geom END AS wkb_geometry";
+    let undeclared = "CASE WHEN d.id IN (SELECT id FROM ops.mislabelled) THEN ST_SetSRID(d.geom, 3857) ELSE d.geom END AS wkb_geometry";
     let with_mislabelled = format!(
         "SET ROLE portal_owner;
          CREATE TABLE ops.mislabelled (id bigint);
@@ -81,12 +80,15 @@ async fn defective_data_is_refused_before_anything_is_imported() {
              INSERT INTO wdpa.wdpas (SELECT * FROM (SELECT (jsonb_populate_record(c, jsonb_build_object('id', -c.id))).* FROM sample.copies c) AS copied)",
         )
         .await;
-    let words = ["portal_standard_points (site_id, site_pid): 2 keys are not unique and shared by 4 rows", "site_id = "];
-    stage.must_fail("Bad0007", PhaseName::Preflight, &words).await;
+    let words = ["staging_portal_standard_points (site_id, site_pid): 2 keys are not unique and shared by 4 rows", "site_id = "];
+    stage.must_fail("Bad0007", PhaseName::CreateStagingViews, &words).await;
+    // Where no unique index stands in the way, the preflight finds them.
+    stage.execute("DROP INDEX portal_standard_points_site_id_site_pid_idx").await;
+    stage.must_fail("Bad0017", PhaseName::Preflight, &words).await;
     stage.change_source("DELETE FROM wdpa.wdpas WHERE id < 0").await;
 
     // A hard gate says no.
-    stage.execute("UPDATE ops.base_backups SET finished_at = now() - interval '3 days'").await;
+    stage.execute("UPDATE ops.base_backups SET finished_at = finished_at - interval '3 days'").await;
     stage.must_fail("Bad0008", PhaseName::Preflight, &["hard gate recent-backup returned false (boolean)"]).await;
     stage.execute("DELETE FROM ops.base_backups").await;
     stage.must_fail("Bad0009", PhaseName::Preflight, &["hard gate recent-backup returned NULL"]).await;
@@ -125,12 +127,24 @@ async fn a_defective_portal_is_refused_before_anything_is_imported() {
     stage.must_fail("Bad0002", PhaseName::Preflight, &words).await;
     repaired().await;
 
-    stage.change_import("sources", |query| query.replace("staging(\"portal_standard_sources\")", "staging(\"portal_standard_sauces\")")).await;
+    stage
+        .change_import("sources", |query| query.replace("staging(\"portal_standard_sources\")", "staging(\"portal_standard_sauces\")"))
+        .await;
     stage.must_fail("Bad0003", PhaseName::Preflight, &["import sources", "staging(\"portal_standard_sauces\") is unknown"]).await;
     repaired().await;
 
     stage.change_import("sources", |query| query.replace("resp_party AS", "responsible AS")).await;
     stage.must_fail("Bad0004", PhaseName::Preflight, &["import sources", "column \"responsible\" does not exist"]).await;
+    repaired().await;
+
+    stage
+        .change_portal(|portal| {
+            let view = portal.materialized_views.iter_mut().find(|view| view.name.as_str() == "portal_standard_sources").expect("the view");
+            view.query = Some("SELECT s.*, r.release_month::int FROM portal_fdw.sources s CROSS JOIN portal_fdw.release_info r".into());
+        })
+        .await;
+    let words = ["staging_portal_standard_sources: column release_month differs", "found: release_month integer", "correct its query"];
+    stage.must_fail("Bad0006", PhaseName::CreateStagingViews, &words).await;
     repaired().await;
 
     // Postgres would let it read the backup after the swap, and nobody can write it again in place.
