@@ -17,6 +17,7 @@ pub struct PortalDatabase {
     holder: String,
     family: Option<String>,
     session: Mutex<Option<LockSession>>,
+    busy: std::sync::Mutex<Option<String>>,
 }
 
 impl PortalDatabase {
@@ -32,7 +33,15 @@ impl PortalDatabase {
         let application = format!("{family}{instance}");
         let (pool, options) = connect(url, schema, &application).await?;
         let family = evict.then(|| family.to_owned());
-        Ok(Self { key: key.to_owned(), pool, options, holder: application, family, session: Mutex::new(None) })
+        Ok(Self {
+            key: key.to_owned(),
+            pool,
+            options,
+            holder: application,
+            family,
+            session: Mutex::new(None),
+            busy: std::sync::Mutex::default(),
+        })
     }
 
     /// The pool.
@@ -55,8 +64,17 @@ impl PortalDatabase {
             return Ok(());
         }
         *session = None;
-        *session = Some(LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref()).await?);
+        let acquired = LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref()).await;
+        if let Ok(mut busy) = self.busy.lock() {
+            *busy = acquired.as_ref().err().filter(|error| matches!(error, LockError::Busy { .. })).map(ToString::to_string);
+        }
+        *session = Some(acquired?);
         Ok(())
+    }
+
+    /// Who had the lock when it was last tried, in a sentence.
+    pub fn busy(&self) -> Option<String> {
+        self.busy.lock().ok().and_then(|busy| busy.clone())
     }
 
     /// What changes check, while this process holds the lock.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Context, Done, PhaseError};
 use crate::{
-    api::{FrozenWorkload, Worker},
+    api::{FrozenWorkload, PhaseName, Worker},
     cluster::workers,
     database::ledger::data,
     services::merged,
@@ -67,7 +67,13 @@ pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, true).await?;
     let mut work = context.work().await?;
     data::forget_frozen(&mut work, &context.key()).await?;
-    work.complete(&message).await
+    let done = work.complete(&message).await?;
+    let frozen_at = context.run.phases.iter().find(|phase| phase.name == PhaseName::Freeze).and_then(|phase| phase.started_at);
+    if let Some(since) = frozen_at {
+        let rest = Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or_default();
+        context.services.metrics.workers_frozen(rest);
+    }
+    Ok(done)
 }
 
 /// The run ended before Scale: the workers come back all the same. Waiting until they are available is not for a failed release.

@@ -21,7 +21,7 @@ use crate::{
     services::{Audience, Notice},
 };
 
-/// How often an import's progress is told to people outside.
+/// How often the progress of a long import is told to people outside; its end is told in any case.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) async fn core(context: &Context) -> Result<Done, PhaseError> {
@@ -201,7 +201,7 @@ impl One<'_> {
         self.context.services.metrics.rows_imported(self.kind, rows);
         self.context.services.metrics.progressed();
         self.context.progress.moved();
-        Ok(())
+        if done { self.tell().await } else { Ok(()) }
     }
 
     async fn tell(&self) -> Result<(), PhaseError> {

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use definition::Definition;
 
 use crate::{
-    api::{FrozenWorkload, Label, PhaseName, PortalReleaseSpec, PortalSpec},
+    api::{FrozenWorkload, Label, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec},
     cluster::workers::WorkerError,
     database::{
         identifiers::Relations,
@@ -190,9 +190,11 @@ impl Context {
         }
     }
 
-    /// The release builds staged twins of the materialized views.
+    /// The release builds staged twins of the materialized views: it is asked to, and no selection of phases leaves it out.
     pub fn stages_views(&self) -> bool {
-        self.spec.views.create_staging.unwrap_or(self.portal.views.create_staging) && !self.portal.materialized_views.is_empty()
+        self.spec.views.create_staging.unwrap_or(self.portal.views.create_staging)
+            && !self.portal.materialized_views.is_empty()
+            && self.run.state_of(PhaseName::CreateStagingViews) != Some(PhaseState::Skipped)
     }
 
     /// Begins a transaction that may change the portal's database: the fence is checked in it and stands until it ends.

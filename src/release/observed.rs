@@ -192,6 +192,8 @@ pub enum LockView {
     Held,
     /// Not held by this process.
     Free,
+    /// Somebody else holds it: who, in a sentence.
+    Busy(String),
 }
 
 /// What this process does for a release right now.

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{Blocker, Observed, RunKind, RunRecord, Step, plan::plan, step::is_ours};
+use super::{Blocker, LockView, Observed, RunKind, RunRecord, Step, plan::plan, step::is_ours};
 use crate::api::{FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState};
 
 /// What the status shows beside the decision: facts that no decision depends on.
@@ -113,6 +113,7 @@ fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
         return if task.message.is_empty() { what } else { format!("{what}: {}", task.message) };
     }
     match step {
+        Step::Acquire if let LockView::Busy(holder) = &observed.lock => holder.clone(),
         Step::Refuse(refusal) => refusal.message.clone(),
         Step::Queue(blocker) => waits_for(blocker),
         Step::Hold if is_open(observed) => "suspended at a safe point; set suspend to false to go on".to_owned(),
