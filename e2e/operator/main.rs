@@ -3,7 +3,9 @@
 //! Each test has a namespace, a pair of databases and an operator of its own. `make test` brings the local cluster up; by hand:
 //! `source "$(e2e/local/local up dev)" && cargo test --test operator`.
 
+mod abort;
 mod admission;
+mod defects;
 mod lifecycle;
 mod queue;
 mod rest;

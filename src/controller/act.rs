@@ -82,7 +82,7 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, scene: &Scene,
         Step::End { state, message } => {
             if let Some(run) = &scene.observed.run {
                 let mut connection = scene.database.pool().acquire().await?;
-                runs::end(&mut connection, run.id, state, &message).await?;
+                runs::end(&mut connection, run.id, state, release.spec.retry, &message).await?;
             }
             Ok(Flow::Again)
         }
@@ -116,6 +116,7 @@ async fn open(shared: &Shared, release: &PortalRelease, scene: &Scene, kind: Run
         kind,
         target: rollback.map(|rollback| rollback.to.as_str()),
         retry: release.spec.retry,
+        abort: release.spec.abort.as_ref().map(|abort| abort.reason.as_str()),
         plan: &planned,
     };
     let mut connection = scene.database.pool().acquire().await?;
@@ -152,6 +153,7 @@ async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Resu
         release: record.id,
         run: run.id,
         retry: release.spec.retry,
+        abort: release.spec.abort.as_ref().map(|abort| abort.reason.as_str()),
         phases: &phases,
         fresh,
         recheck: !fresh && !swapped && run.kind == RunKind::Release,

@@ -62,6 +62,8 @@ pub struct ReleaseRecord {
     pub message: String,
     /// The `spec.retry` that the last run answered.
     pub retry_seen: i64,
+    /// The `spec.abort.reason` that a later retry has overruled.
+    pub abort_seen: Option<String>,
     /// Its data has been live.
     #[serde(rename = "swapped_at", deserialize_with = "is_set")]
     pub swapped: bool,

@@ -3,7 +3,11 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{Blocker, LockView, Observed, RunKind, RunRecord, Step, plan::plan, step::is_ours};
+use super::{
+    Blocker, LockView, Observed, RunKind, RunRecord, Step,
+    plan::plan,
+    step::{is_aborted, is_ours},
+};
 use crate::api::{FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState};
 
 /// What the status shows beside the decision: facts that no decision depends on.
@@ -97,6 +101,7 @@ fn state(observed: &Observed, step: &Step) -> ReleaseState {
         (Step::Queue(_), Some(release)) if is_ours(observed) && release.state != ReleaseState::Pending => release.state,
         (Step::Queue(_), _) => ReleaseState::Queued,
         (Step::Refuse(refusal), _) if refusal.reason == "LabelInUse" => ReleaseState::Failed,
+        (Step::Refuse(refusal), _) if refusal.reason == "Aborted" => ReleaseState::Aborted,
         (_, Some(release)) if is_open(observed) && release.state == ReleaseState::Pending => ReleaseState::Running,
         (_, Some(_)) if is_open(observed) => match observed.run.as_ref().map(|run| run.kind) {
             Some(RunKind::Rollback) => ReleaseState::RollingBack,
@@ -132,7 +137,7 @@ fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
             Some(release) if is_open(observed) => {
                 observed.run.as_ref().map_or_else(|| release.message.clone(), |run| run_message(observed, run))
             }
-            Some(release) if observed.spec.abort.is_some() && release.swapped && state == ReleaseState::Live => {
+            Some(release) if is_aborted(observed) && release.swapped && matches!(state, ReleaseState::Live | ReleaseState::Failed) => {
                 format!("{}; abort is refused: the data is live already; use spec.rollback instead", release.message)
             }
             Some(release) => release.message.clone(),
@@ -147,7 +152,7 @@ fn run_message(observed: &Observed, run: &RunRecord) -> String {
         .iter()
         .find(|phase| matches!(phase.state, PhaseState::Running | PhaseState::Pending))
         .map_or_else(|| run.message.clone(), |phase| phase.name.to_string());
-    if observed.spec.abort.is_some() && run.is_done(PhaseName::FinaliseSwap) {
+    if is_aborted(observed) && run.is_done(PhaseName::FinaliseSwap) {
         return format!("{what}; abort is refused: the data is live already; use spec.rollback once this run has ended");
     }
     what

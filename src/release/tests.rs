@@ -69,6 +69,7 @@ fn record(state: ReleaseState) -> ReleaseRecord {
         state,
         message: String::new(),
         retry_seen: 0,
+        abort_seen: None,
         swapped: false,
         parked: None,
         backup: None,
@@ -538,4 +539,39 @@ fn the_core_is_pure() {
             assert!(forbidden.iter().all(|word| !line.contains(word)), "{}: {line}", entry.path().display());
         }
     }
+}
+
+#[test]
+fn a_retry_overrules_the_abort_before_it_and_another_reason_aborts_again() {
+    let abort = |reason: &str| Some(Abort { reason: reason.to_owned() });
+    let mut unborn = fresh();
+    unborn.spec.abort = abort("no");
+    assert!(matches!(next(&unborn), Step::Refuse(refusal) if refusal.reason == "Aborted"));
+    unborn.spec.suspend = true;
+    assert!(matches!(next(&unborn), Step::Refuse(refusal) if refusal.reason == "Aborted"), "an abort needs no resumption");
+    unborn.spec.suspend = false;
+    unborn.spec.retry = 1;
+    assert_eq!(next(&unborn), Step::Open(RunKind::Release));
+
+    let mut running = at(PhaseName::ImportCore, PhaseState::Running);
+    running.spec.abort = abort("no");
+    running.spec.retry = 1;
+    assert!(matches!(next(&running), Step::End { state: ReleaseState::Aborted, .. }), "a retry raised before does not stop an abort");
+    running.release = Some(ReleaseRecord { retry_seen: 1, abort_seen: Some("no".to_owned()), ..record(ReleaseState::Running) });
+    assert_eq!(next(&running), Step::Run(PhaseName::ImportCore));
+    running.spec.abort = abort("still no");
+    assert!(matches!(next(&running), Step::End { state: ReleaseState::Aborted, .. }));
+
+    let mut held = with_run(at(PhaseName::ReleaseLock, PhaseState::Succeeded), |run| run.open = false);
+    held.release = Some(record(ReleaseState::DryRunComplete));
+    held.spec.suspend = true;
+    held.spec.abort = abort("no");
+    held.run
+        .as_mut()
+        .unwrap()
+        .phases
+        .iter_mut()
+        .filter(|phase| phase.name >= PhaseName::Freeze)
+        .for_each(|phase| phase.state = PhaseState::Skipped);
+    assert_eq!(next(&held), Step::Reopen, "to be wound up");
 }

@@ -3,6 +3,7 @@
 pub mod operator;
 pub mod receiver;
 pub mod stage;
+pub mod world;
 
 use std::{future::Future, time::Duration};
 
