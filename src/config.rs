@@ -60,7 +60,7 @@ pub struct RunArgs {
     /// The name of this process in the Lease, in events and in pg_stat_activity; by default made up.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub instance: Option<String>,
-    /// For tests: halt where a phase begins or just before its end commits, as `Phase:begin` or `Phase:end`.
+    /// For tests: halt at `Phase:begin`, just before the phase commits (`:end`), and so for its taking back (`:undo`, `:undone`).
     #[arg(long, hide = true, value_name = "POINT")]
     pub halt_at: Vec<String>,
 }

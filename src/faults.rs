@@ -1,9 +1,12 @@
-//! Fault injection for tests: halts a phase at its beginning or just before its end commits, so that a test can kill the process
-//! there. Without `--halt-at` it does nothing.
+//! Fault injection for tests: halts a phase, or its taking back, at its beginning or just before its end commits, so that a test
+//! can kill the process there. Without `--halt-at` it does nothing.
 
 use std::sync::Mutex;
 
 use crate::api::PhaseName;
+
+/// A phase's beginning and end, and those of its taking back.
+const PLACES: [&str; 4] = ["begin", "end", "undo", "undone"];
 
 /// Where to halt.
 #[derive(Debug, Default)]
@@ -12,15 +15,17 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Parses `Phase:begin` and `Phase:end`.
+    /// Parses `Phase:place`.
     ///
     /// # Errors
     /// When a point is neither.
     pub fn parse(points: &[String]) -> Result<Self, String> {
         let parse = |text: &String| {
             let (phase, place) = text.split_once(':').unwrap_or((text, ""));
-            let phase = PhaseName::parse(phase).filter(|_| place == "begin" || place == "end");
-            phase.map(|phase| (phase, place.to_owned())).ok_or_else(|| format!("--halt-at {text}: give Phase:begin or Phase:end"))
+            let phase = PhaseName::parse(phase).filter(|_| PLACES.contains(&place));
+            phase
+                .map(|phase| (phase, place.to_owned()))
+                .ok_or_else(|| format!("--halt-at {text}: give a phase and one of {}, such as Freeze:begin", PLACES.join(", ")))
         };
         Ok(Self { points: Mutex::new(points.iter().map(parse).collect::<Result<_, _>>()?) })
     }

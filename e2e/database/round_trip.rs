@@ -1,5 +1,7 @@
 //! Swap, rollback and roll-forward restore names, structure and contents exactly.
 
+use std::collections::BTreeSet;
+
 use portal_release_operator::database::identifiers::Generation;
 use portal_release_operator::database::{backups, catalog, staging, swap};
 use tokio_util::sync::CancellationToken;
@@ -97,10 +99,12 @@ fn a_second_release_and_retention_leave_live_alone() {
             [("2607011201".to_owned(), true), ("2607011200".to_owned(), true)]
         );
         let now = "2026-07-01T12:00:30Z".parse().unwrap();
-        assert_eq!(backups::free_stamp(&mut conn, "public", now).await.unwrap().to_string(), "2607011202");
+        assert_eq!(backups::free_stamp(&mut conn, "public", now, &BTreeSet::new()).await.unwrap().to_string(), "2607011202");
         for backup in &listed {
             backups::drop(&mut conn, &portal.relations, backup.stamp).await.unwrap();
         }
+        let used = BTreeSet::from([listed[1].stamp]);
+        assert_eq!(backups::free_stamp(&mut conn, "public", now, &used).await.unwrap().to_string(), "2607011201", "never a name twice");
         assert_eq!(portal.named("relname ~ '^(staging_|bk)'").await, []);
         assert_eq!(portal.release().await, "third");
         same(&before, &portal.catalogue().await);

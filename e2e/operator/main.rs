@@ -6,6 +6,7 @@
 mod abort;
 mod admission;
 mod defects;
+mod kills;
 mod lifecycle;
 mod queue;
 mod rest;

@@ -70,12 +70,19 @@ pub async fn drop(conn: &mut PgConnection, relations: &Relations, stamp: BackupS
     Ok(drop_relations(conn, &relations.schema, &relations.names(&Generation::Backup(stamp))).await?)
 }
 
-/// The first minute, from `now` on, that no backup is named after.
+/// The first minute, from `now` on, that no backup is named after and that is none of `used`: a name is never given twice, not even
+/// after its backup is gone.
 ///
 /// # Errors
 /// When the catalogue cannot be read, or the clock is outside of this century.
-pub async fn free_stamp(conn: &mut PgConnection, schema: &str, now: Timestamp) -> Result<BackupStamp, BackupError> {
-    let taken: BTreeSet<BackupStamp> = relation_names(conn, schema).await?.iter().filter_map(|name| BackupStamp::of_name(name)).collect();
+pub async fn free_stamp(
+    conn: &mut PgConnection,
+    schema: &str,
+    now: Timestamp,
+    used: &BTreeSet<BackupStamp>,
+) -> Result<BackupStamp, BackupError> {
+    let mut taken = used.clone();
+    taken.extend(relation_names(conn, schema).await?.iter().filter_map(|name| BackupStamp::of_name(name)));
     let mut stamp = BackupStamp::at(now)?;
     while taken.contains(&stamp) {
         stamp = stamp.next()?;

@@ -315,6 +315,7 @@ impl Work {
     pub async fn complete_undo(mut self, message: &str) -> Result<Done, PhaseError> {
         let Attempt { release, run, phase, epoch, .. } = self.attempt;
         undone(&mut self.tx, release, run, phase, message, epoch).await?;
+        self.services.faults.reach(phase, "undone").await;
         self.commit().await?;
         Ok(Done(()))
     }

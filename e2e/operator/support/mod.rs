@@ -2,6 +2,7 @@
 
 pub mod operator;
 pub mod receiver;
+pub mod snapshot;
 pub mod stage;
 pub mod world;
 

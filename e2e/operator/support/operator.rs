@@ -14,6 +14,8 @@ use super::until;
 pub struct Operator {
     child: Child,
     log: PathBuf,
+    /// Where its part of the log begins: one of the same name may have written before.
+    from: usize,
     address: String,
 }
 
@@ -34,13 +36,11 @@ impl Operator {
             .kill_on_drop(true)
             .spawn()
             .expect("the operator starts");
-        let mut operator = Self { child, log, address: String::new() };
-        let from = usize::try_from(before).unwrap_or_default();
-        let log = operator.log.clone();
+        let mut operator = Self { child, log, from: usize::try_from(before).unwrap_or_default(), address: String::new() };
         operator.address = until("the operator's HTTP address in its log", || {
-            let text = read(&log);
+            let text = operator.log();
             async move {
-                let line = text.get(from..)?.lines().find(|line| line.contains("serves HTTP on"))?.to_owned();
+                let line = text.lines().find(|line| line.contains("serves HTTP on"))?.to_owned();
                 let rest = line.split("serves HTTP on ").nth(1)?.to_owned();
                 Some(rest.split_whitespace().next()?.to_owned())
             }
@@ -56,7 +56,8 @@ impl Operator {
 
     /// Everything that it has logged.
     pub fn log(&self) -> String {
-        read(&self.log)
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.from..).unwrap_or_default()).into_owned()
     }
 
     /// Waits until a line holds `text`.
@@ -89,8 +90,4 @@ impl Operator {
 pub fn signal(pid: u32, signal: &str) {
     let sent = std::process::Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
     assert!(sent.is_ok_and(|status| status.success()), "SIG{signal} to {pid}");
-}
-
-fn read(path: &Path) -> String {
-    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }

@@ -501,6 +501,14 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
     super::event(tx, release, None, "Swapped", Some("FinaliseSwap"), &message, None).await
 }
 
+/// Timestamps of all backups that there ever were.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn backup_stamps(connection: &mut PgConnection, portal: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT DISTINCT backup FROM portal_release.backups WHERE portal = $1").bind(portal).fetch_all(connection).await
+}
+
 /// A backup is not there any more.
 ///
 /// # Errors
