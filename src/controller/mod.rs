@@ -40,9 +40,16 @@ pub(crate) struct Shared {
     waker: Waker,
     releases: Store<PortalRelease>,
     portal_objects: Store<Portal>,
+    known: watch::Receiver<bool>,
 }
 
 impl Shared {
+    /// Waits until the releases and the Portals are known; `false` when the operator ends before. The stores cannot be asked directly:
+    /// of several tasks that wait for one store only the last is woken.
+    async fn are_known(&self) -> bool {
+        self.known.clone().wait_for(|known| *known).await.is_ok()
+    }
+
     /// Wakes the releases of a portal: one that waits may go on.
     fn wake_siblings(&self, namespace: &str, portal: &str) {
         for release in self.releases.state() {
@@ -70,6 +77,7 @@ pub async fn run(
     let controller = Controller::new(releases.clone(), watcher::Config::default()).with_config(config());
     let portal_controller = Controller::new(portal_api.clone(), watcher::Config::default()).with_config(config());
     let store = controller.store();
+    let (known, are_known) = watch::channel(false);
     let shared = Arc::new(Shared {
         client,
         services,
@@ -78,6 +86,7 @@ pub async fn run(
         waker,
         releases: store.clone(),
         portal_objects: portal_controller.store(),
+        known: are_known,
     });
 
     // A Portal that changes concerns its releases; a release that changes concerns the Portal's status.
@@ -103,6 +112,7 @@ pub async fn run(
         .for_each(async |_| {});
     let readiness = async {
         if store.wait_until_ready().await.is_ok() && shared.portal_objects.wait_until_ready().await.is_ok() {
+            known.send_replace(true);
             ready.send_replace(true);
         }
         stop.cancelled().await;
