@@ -213,9 +213,13 @@ impl One<'_> {
     }
 }
 
-/// An object store that does not answer may answer later; what the file says stays as it is.
+/// An object store that does not answer may answer later; a file that is not there, or not for us, stays so, as does what it says.
 fn csv_error(error: csv::CsvError) -> PhaseError {
+    use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
     match error {
+        csv::CsvError::Read { source: NotFound { .. } | PermissionDenied { .. } | Unauthenticated { .. }, .. } => {
+            PhaseError::Refused(error.to_string())
+        }
         csv::CsvError::Read { .. } => PhaseError::Failed(error.to_string()),
         error => of_database(error),
     }

@@ -115,7 +115,8 @@ fn state(observed: &Observed, step: &Step) -> ReleaseState {
 fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
     if let Some(task) = &observed.task {
         let what = task.phase.map_or("winding up a release whose object is gone".to_owned(), |phase| phase.to_string());
-        return if task.message.is_empty() { what } else { format!("{what}: {}", task.message) };
+        let what = if task.message.is_empty() { what } else { format!("{what}: {}", task.message) };
+        return what + refused_abort(observed);
     }
     match step {
         Step::Acquire if let LockView::Busy(holder) = &observed.lock => holder.clone(),
@@ -152,10 +153,16 @@ fn run_message(observed: &Observed, run: &RunRecord) -> String {
         .iter()
         .find(|phase| matches!(phase.state, PhaseState::Running | PhaseState::Pending))
         .map_or_else(|| run.message.clone(), |phase| phase.name.to_string());
-    if is_aborted(observed) && run.is_done(PhaseName::FinaliseSwap) {
-        return format!("{what}; abort is refused: the data is live already; use spec.rollback once this run has ended");
+    what + refused_abort(observed)
+}
+
+/// What is said of an abort that comes too late, while the run goes on.
+fn refused_abort(observed: &Observed) -> &'static str {
+    if is_aborted(observed) && observed.run.as_ref().is_some_and(|run| run.is_done(PhaseName::FinaliseSwap)) {
+        "; abort is refused: the data is live already; use spec.rollback once this run has ended"
+    } else {
+        ""
     }
-    what
 }
 
 fn waits_for(blocker: &Blocker) -> String {
