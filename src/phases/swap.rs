@@ -111,14 +111,7 @@ fn described(generation: &Generation) -> String {
 }
 
 async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError> {
-<<<<<<< HEAD
     let all = super::views::everything(context);
-    let schema = all.schema.clone();
-    let new_backup = |stamp| Generation::Backup(stamp);
-=======
-    let all =
-        Relations { views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(), ..context.relations() };
->>>>>>> e2ec
     let (incoming, outgoing, relations) = match context.run.kind {
         RunKind::Release => {
             if !data::owns_staging(work, &context.key(), context.release).await? {
@@ -149,7 +142,6 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
     Ok(Places { relations, incoming, outgoing })
 }
 
-<<<<<<< HEAD
 /// A snapshot from before the staged tables were complete would see them empty under the live names (a pg_dump, say): waits for such
 /// transactions within the budget of the locks.
 async fn no_old_snapshots(context: &Context, horizon: &Horizon) -> Result<(), PhaseError> {
@@ -170,14 +162,14 @@ async fn no_old_snapshots(context: &Context, horizon: &Horizon) -> Result<(), Ph
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
         }
     }
-=======
+}
+
 /// A name for what is live now.
 async fn new_backup(work: &mut Work, context: &Context) -> Result<Generation, PhaseError> {
     let used = data::backup_stamps(work, &context.key()).await?.iter().filter_map(|stamp| stamp.parse().ok()).collect();
     let schema = context.portal.database.schema.as_str();
     let stamp = backups::free_stamp(work, schema, jiff::Timestamp::now(), &used).await.map_err(of_database)?;
     Ok(Generation::Backup(stamp))
->>>>>>> e2ec
 }
 
 fn stamp(text: &str) -> Result<BackupStamp, PhaseError> {
