@@ -40,9 +40,17 @@ pub(crate) struct Shared {
     waker: Waker,
     releases: Store<PortalRelease>,
     portal_objects: Store<Portal>,
+    known: watch::Receiver<bool>,
 }
 
 impl Shared {
+    /// Waits until every release and every Portal is known: decisions look at the others. `false`: the process ends.
+    ///
+    /// A store wakes only the last of those who wait for it, so nobody but [`run`] waits for the stores themselves.
+    async fn wait_known(&self) -> bool {
+        self.known.clone().wait_for(|known| *known).await.is_ok()
+    }
+
     /// Wakes the releases of a portal: one that waits may go on.
     fn wake_siblings(&self, namespace: &str, portal: &str) {
         for release in self.releases.state() {
@@ -70,6 +78,7 @@ pub async fn run(
     let controller = Controller::new(releases.clone(), watcher::Config::default()).with_config(config());
     let portal_controller = Controller::new(portal_api.clone(), watcher::Config::default()).with_config(config());
     let store = controller.store();
+    let (tell_known, known) = watch::channel(false);
     let shared = Arc::new(Shared {
         client,
         services,
@@ -78,6 +87,7 @@ pub async fn run(
         waker,
         releases: store.clone(),
         portal_objects: portal_controller.store(),
+        known,
     });
 
     // A Portal that changes concerns its releases; a release that changes concerns the Portal's status.
@@ -102,10 +112,14 @@ pub async fn run(
         .run(portal::reconcile, portal::failed, shared.clone())
         .for_each(async |_| {});
     let readiness = async {
-        if store.wait_until_ready().await.is_ok() && shared.portal_objects.wait_until_ready().await.is_ok() {
+        let stores = async { store.wait_until_ready().await.is_ok() && shared.portal_objects.wait_until_ready().await.is_ok() };
+        if stop.run_until_cancelled(stores).await == Some(true) {
+            tell_known.send_replace(true);
             ready.send_replace(true);
         }
         stop.cancelled().await;
+        // Whoever still waits to know need not any more.
+        drop(tell_known);
         shared.runner.stop_all(STOP_LIMIT).await;
     };
     tokio::join!(release_loop, portal_loop, readiness);

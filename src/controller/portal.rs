@@ -25,7 +25,7 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
     if portal.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    if shared.releases.wait_until_ready().await.is_err() {
+    if !shared.wait_known().await {
         return Ok(Action::requeue(PAUSE));
     }
     let before = portal.status.clone().unwrap_or_default();

@@ -52,9 +52,7 @@ pub(super) fn failed(release: Arc<PortalRelease>, error: &ReconcileError, _: Arc
 }
 
 async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, ReconcileError> {
-    // Decisions look at the other releases and at the Portal: not before both are known.
-    let known = shared.releases.wait_until_ready().await.is_ok() && shared.portal_objects.wait_until_ready().await.is_ok();
-    if !known {
+    if !shared.wait_known().await {
         return Ok(Action::requeue(PAUSE));
     }
     let held = release.finalizers().iter().any(|finalizer| finalizer == FINALIZER);

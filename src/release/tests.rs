@@ -161,7 +161,8 @@ fn the_golden_sequence_freezes_before_the_preflight() {
 #[test]
 fn what_a_portal_does_not_have_is_skipped_with_the_reason() {
     let bare: PortalSpec =
-        serde_json::from_value(json!({"database": {"connectionSecretRef": {"name": "db", "key": "url"}}, "tables": {"main": ["areas"]}})).unwrap();
+        serde_json::from_value(json!({"database": {"connectionSecretRef": {"name": "db", "key": "url"}}, "tables": {"main": ["areas"]}}))
+            .unwrap();
     for planned in plan(RunKind::Release, &bare, &spec()) {
         let expected = matches!(
             planned.name,
@@ -192,7 +193,14 @@ fn a_swap_brings_its_validation_its_freeze_and_its_thaw() {
     only.phases.only = vec![PhaseName::FinaliseSwap];
     assert_eq!(
         runs(&plan(RunKind::Release, &portal(), &only)),
-        [PhaseName::AcquireLock, PhaseName::ValidateAndManifest, PhaseName::Freeze, PhaseName::FinaliseSwap, PhaseName::Scale, PhaseName::ReleaseLock]
+        [
+            PhaseName::AcquireLock,
+            PhaseName::ValidateAndManifest,
+            PhaseName::Freeze,
+            PhaseName::FinaliseSwap,
+            PhaseName::Scale,
+            PhaseName::ReleaseLock
+        ]
     );
 }
 
@@ -269,7 +277,9 @@ fn a_failed_run_brings_the_workers_back_and_keeps_the_staging() {
 #[test]
 fn an_aborted_run_is_taken_back_from_its_end() {
     let mut observed = with_run(at(PhaseName::FinaliseSwap, PhaseState::Pending), |run| run.ending = Some(ReleaseState::Aborted));
-    for expected in [PhaseName::Freeze, PhaseName::ImportRelated, PhaseName::ImportCore, PhaseName::BuildStaging, PhaseName::CreateStagingViews] {
+    for expected in
+        [PhaseName::Freeze, PhaseName::ImportRelated, PhaseName::ImportCore, PhaseName::BuildStaging, PhaseName::CreateStagingViews]
+    {
         assert_eq!(next(&observed), Step::Undo(expected));
         observed = with_run(observed, |run| set(run, expected, PhaseState::Undone));
     }
@@ -293,7 +303,9 @@ fn a_release_waits_for_whoever_is_before_it() {
 
 #[test]
 fn a_stopped_release_goes_on_only_when_asked() {
-    let resting = |state| with_run(Observed { release: Some(record(state)), ..at(PhaseName::ReleaseLock, PhaseState::Succeeded) }, |run| run.open = false);
+    let resting = |state| {
+        with_run(Observed { release: Some(record(state)), ..at(PhaseName::ReleaseLock, PhaseState::Succeeded) }, |run| run.open = false)
+    };
     for state in [ReleaseState::Failed, ReleaseState::Aborted, ReleaseState::Live, ReleaseState::Superseded] {
         assert_eq!(next(&resting(state)), Step::Rest, "{state}");
     }
@@ -374,7 +386,9 @@ fn kstatus_never_says_both_and_unseen_is_never_healthy() {
     let observations = [fresh(), at(PhaseName::ImportCore, PhaseState::Running), at(PhaseName::ResetCheckpoints, PhaseState::Succeeded)];
     for observed in observations {
         let status = project(&observed, &next(&observed), Facts { generation: 3, ..Facts::default() });
-        let word = |type_: &str| status.conditions.iter().find(|condition| condition.type_ == type_).map(|condition| condition.status.clone()).unwrap();
+        let word = |type_: &str| {
+            status.conditions.iter().find(|condition| condition.type_ == type_).map(|condition| condition.status.clone()).unwrap()
+        };
         assert!(!(word("Reconciling") == "True" && word("Stalled") == "True"));
         assert!(word("Ready") != "True" || (word("Reconciling") == "False" && word("Stalled") == "False"));
         assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
@@ -402,8 +416,16 @@ fn play(choices: &[u8], spec: PortalReleaseSpec) -> Vec<Step> {
                     .map(|planned| phase(planned.name, if planned.skipped.is_some() { PhaseState::Skipped } else { PhaseState::Pending }))
                     .collect();
                 observed.release = Some(record(ReleaseState::Running));
-                observed.run =
-                    Some(RunRecord { id: 1, kind: *kind, target: None, open: true, ending: None, message: String::new(), recheck: false, phases });
+                observed.run = Some(RunRecord {
+                    id: 1,
+                    kind: *kind,
+                    target: None,
+                    open: true,
+                    ending: None,
+                    message: String::new(),
+                    recheck: false,
+                    phases,
+                });
             }
             Step::Acquire => observed.lock = LockView::Held,
             Step::Run(name) => {
@@ -509,7 +531,8 @@ fn the_core_is_pure() {
         let text = std::fs::read_to_string(entry.path()).unwrap();
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         // The needles are put together so that this file does not hold them.
-        let forbidden = [["kube", "::"], ["sqlx", "::"], ["tokio", "::"], ["Timestamp::", "now"], ["SystemTime::", "now"]].map(|parts| parts.concat());
+        let forbidden =
+            [["kube", "::"], ["sqlx", "::"], ["tokio", "::"], ["Timestamp::", "now"], ["SystemTime::", "now"]].map(|parts| parts.concat());
         for line in code {
             assert!(forbidden.iter().all(|word| !line.contains(word)), "{}: {line}", entry.path().display());
         }
