@@ -6,6 +6,7 @@
 mod abort;
 mod admission;
 mod defects;
+mod freeze;
 mod kills;
 mod lifecycle;
 mod queue;

@@ -214,6 +214,7 @@ async fn start(
     let context = Context {
         client: shared.client.clone(),
         namespace,
+        name: release.name_any(),
         portal_name: portal.name_any(),
         portal: portal.spec.clone(),
         spec: release.spec.clone(),
@@ -225,7 +226,6 @@ async fn start(
         database: scene.database.clone(),
         fence,
         attempt,
-        emergency_frozen: portal.status.as_ref().map(|status| status.frozen_workloads.clone()).unwrap_or_default(),
         namespace_terminating: terminating,
         cancel: shared.runner.token(),
         pause: CancellationToken::new(),

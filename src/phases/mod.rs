@@ -31,7 +31,11 @@ use tokio_util::sync::CancellationToken;
 pub use definition::Definition;
 
 use crate::{
+<<<<<<< HEAD
     api::{FrozenWorkload, Label, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec},
+=======
+    api::{Label, PhaseName, PortalReleaseSpec, PortalSpec},
+>>>>>>> e2ea
     cluster::workers::WorkerError,
     database::{
         identifiers::Relations,
@@ -54,6 +58,8 @@ pub struct Context {
     pub client: Client,
     /// Namespace of the release and its portal.
     pub namespace: String,
+    /// Name of the release.
+    pub name: String,
     /// Name of the Portal.
     pub portal_name: String,
     /// The Portal's spec.
@@ -76,8 +82,6 @@ pub struct Context {
     pub fence: Fence,
     /// This attempt.
     pub attempt: Attempt,
-    /// Workloads that the Portal's emergency freeze stopped, as they were before.
-    pub emergency_frozen: Vec<FrozenWorkload>,
     /// The namespace is being deleted, and the workers with it.
     pub namespace_terminating: bool,
     /// Stop at once.

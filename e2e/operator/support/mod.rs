@@ -1,5 +1,6 @@
 //! What every test stands on.
 
+pub mod looks;
 pub mod operator;
 pub mod receiver;
 pub mod snapshot;
