@@ -6,4 +6,5 @@
 mod abort;
 mod defects;
 mod lifecycle;
+mod retry;
 mod support;
