@@ -11,4 +11,5 @@ mod kills;
 mod lifecycle;
 mod queue;
 mod rest;
+mod retry;
 mod support;
