@@ -4,5 +4,7 @@
 //! `source "$(e2e/local/local up dev)" && cargo test --test operator`.
 
 mod kills;
+mod leaders;
 mod lifecycle;
+mod locks;
 mod support;

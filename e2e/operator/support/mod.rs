@@ -1,5 +1,6 @@
 //! What every test stands on.
 
+pub mod gate;
 pub mod operator;
 pub mod receiver;
 pub mod snapshot;
