@@ -1,6 +1,10 @@
 //! What every test stands on.
 
+<<<<<<< HEAD
 pub mod looks;
+=======
+pub mod gate;
+>>>>>>> e2ec
 pub mod operator;
 pub mod receiver;
 pub mod snapshot;

@@ -86,6 +86,15 @@ impl Operator {
     }
 }
 
+impl Operator {
+    /// Waits until it has ended by itself; gives what it logged.
+    pub async fn ended(mut self) -> String {
+        let status = self.child.wait().await.expect("the operator ends");
+        assert!(!status.success(), "it has something to complain about");
+        self.log()
+    }
+}
+
 /// Sends a signal to one process.
 pub fn signal(pid: u32, signal: &str) {
     let sent = std::process::Command::new("kill").args([format!("-{signal}"), pid.to_string()]).status();
