@@ -14,4 +14,5 @@ mod locks;
 mod queue;
 mod rest;
 mod retry;
+mod rollback;
 mod support;

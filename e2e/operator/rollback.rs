@@ -47,7 +47,10 @@ async fn the_live_release_is_rolled_back_and_forward() {
     let current = stage.wait("jul2026", "current again", |status| status.current && status.state == Some(ReleaseState::Live)).await;
     assert_eq!(condition(&current, "DataSwapped"), "True");
     assert_eq!(stage.workers().await, Stage::WORKERS);
-    assert_eq!(stage.text("SELECT message FROM portal_release.release_events WHERE event = 'RollbackStarted'").await, "Wrong marine areas for Fiji");
+    assert_eq!(
+        stage.text("SELECT message FROM portal_release.release_events WHERE event = 'RollbackStarted'").await,
+        "Wrong marine areas for Fiji"
+    );
 
     // Forward: taking the field out is enough.
     stage.edit("aug2026", "{\"rollback\":null}").await;
@@ -82,7 +85,8 @@ async fn a_rollback_to_nowhere_changes_nothing() {
     assert!(refused.message.contains("no backup to roll back to"), "{}", refused.message);
     assert!(refused.current);
     stage.edit("jul2026", "{\"rollback\":{\"to\":\"2601010000\"}}").await;
-    let refused = stage.wait("jul2026", "refused", |status| status.message.contains("2601010000") && condition(status, "Stalled") == "True").await;
+    let refused =
+        stage.wait("jul2026", "refused", |status| status.message.contains("2601010000") && condition(status, "Stalled") == "True").await;
     assert!(refused.current, "{}", refused.message);
     assert_eq!(identities(&stage).await, before, "live is untouched");
     assert_eq!(stage.workers().await, Stage::WORKERS);

@@ -6,13 +6,8 @@ use kube::Api;
 
 use super::{Context, Done, PhaseError};
 use crate::{
-<<<<<<< HEAD
-    api::{FrozenWorkload, PhaseName, Worker},
-    cluster::workers,
-=======
-    api::{FrozenWorkload, Portal, PortalRelease, Worker},
+    api::{FrozenWorkload, PhaseName, Portal, PortalRelease, Worker},
     cluster::{self, workers},
->>>>>>> e2ea
     database::ledger::data,
     services::corrected,
 };

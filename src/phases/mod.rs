@@ -31,11 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use definition::Definition;
 
 use crate::{
-<<<<<<< HEAD
-    api::{FrozenWorkload, Label, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec},
-=======
-    api::{Label, PhaseName, PortalReleaseSpec, PortalSpec},
->>>>>>> e2ea
+    api::{Label, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec},
     cluster::workers::WorkerError,
     database::{
         identifiers::Relations,

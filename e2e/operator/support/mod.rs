@@ -1,10 +1,7 @@
 //! What every test stands on.
 
-<<<<<<< HEAD
-pub mod looks;
-=======
 pub mod gate;
->>>>>>> e2ec
+pub mod looks;
 pub mod operator;
 pub mod receiver;
 pub mod snapshot;
