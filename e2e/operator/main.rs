@@ -3,6 +3,8 @@
 //! Each test has a namespace, a pair of databases and an operator of its own. `make test` brings the local cluster up; by hand:
 //! `source "$(e2e/local/local up dev)" && cargo test --test operator`.
 
+mod admission;
+mod dry_run;
 mod freeze;
 mod lifecycle;
 mod support;
