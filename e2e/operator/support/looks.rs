@@ -46,7 +46,7 @@ impl Stage {
     /// Messages of a label's events of one sort in the audit trail, one a line.
     pub async fn audit(&self, label: &str, event: &str) -> String {
         self.text(&format!(
-            "SELECT string_agg(message, E'\\n' ORDER BY e.id) FROM portal_release.release_events e JOIN portal_release.releases r ON r.id = e.release_id
+            "SELECT string_agg(e.message, E'\\n' ORDER BY e.id) FROM portal_release.release_events e JOIN portal_release.releases r ON r.id = e.release_id
              WHERE r.label = '{label}' AND event = '{event}'"
         ))
         .await
@@ -56,6 +56,12 @@ impl Stage {
     pub async fn recorded(&self) -> String {
         self.text("SELECT string_agg(kind || '/' || name || '=' || replicas, ' ' ORDER BY kind, name) FROM portal_release.frozen_workloads")
             .await
+    }
+
+    /// Deletes a release and waits until it is gone.
+    pub async fn delete(&self, name: &str) {
+        self.kubectl(&["delete", "portalrelease", name, "--wait=false"], "").await.expect("deleted");
+        self.wait_gone(name).await;
     }
 
     /// Pods of the workers, terminating ones too.
