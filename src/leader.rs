@@ -6,6 +6,7 @@
 
 use std::{
     pin::pin,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -35,6 +36,42 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long the leader's work may take to end once the Lease is lost, and the release of the Lease at a clean stop.
 const WIND_DOWN: Duration = Duration::from_secs(2);
 
+/// Until when this process surely leads. Clones share it.
+///
+/// A process that slept past its Lease goes on exactly where it was when it wakes, before anything tells it about the loss. So
+/// whoever is about to act, and above all to end a predecessor's sessions, asks the clock first.
+#[derive(Clone, Debug, Default)]
+pub struct Term(Arc<Mutex<End>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum End {
+    /// It has not begun.
+    #[default]
+    Over,
+    At(SystemTime),
+    Never,
+}
+
+impl Term {
+    /// The term of a process that is alone.
+    pub fn endless() -> Self {
+        Self(Arc::new(Mutex::new(End::Never)))
+    }
+
+    /// This process does not lead, or cannot be sure of it.
+    pub fn is_over(&self) -> bool {
+        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            End::Over => true,
+            End::At(end) => SystemTime::now() >= end,
+            End::Never => false,
+        }
+    }
+
+    fn lasts_until(&self, end: SystemTime) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = End::At(end);
+    }
+}
+
 /// Why this process does not lead.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaderError {
@@ -56,7 +93,8 @@ pub enum LeaderError {
     },
 }
 
-/// Waits until this process leads, then runs `lead`. Its token is cancelled at `shutdown` or when the Lease is lost.
+/// Waits until this process leads, then runs `lead`. Its token is cancelled at `shutdown` or when the Lease is lost. `term` is over
+/// until then, and again when the Lease has run out without a renewal.
 ///
 /// At `shutdown` the work may take its time to end (the Lease is renewed meanwhile); then the Lease is given back, so that
 /// another operator can start at once. `identity` must differ between processes.
@@ -70,6 +108,7 @@ pub async fn run_as_leader<F, Fut>(
     lease_name: &str,
     identity: &str,
     shutdown: CancellationToken,
+    term: &Term,
     lead: F,
 ) -> Result<(), LeaderError>
 where
@@ -87,13 +126,16 @@ where
         }
     };
     tracing::info!(lease, identity, "this process leads");
+    // The Lease was taken a moment ago; the guard looks when exactly.
+    let end = SystemTime::now() + Duration::from_secs(LEASE_SECONDS);
+    term.lasts_until(end);
 
     let stop = shutdown.child_token();
     let mut work = pin!(lead(stop.clone()));
     let loss = Box::pin(async {
         tokio::select! {
             cause = keep(&manager) => cause,
-            cause = guard(&api, lease_name, identity) => cause,
+            cause = guard(&api, lease_name, identity, end, term) => cause,
         }
     });
     match select(work.as_mut(), loss).await {
@@ -175,8 +217,7 @@ async fn keep(manager: &LeaseManager) -> String {
 }
 
 /// Ends, with the reason, shortly before the Lease runs out without having been renewed. Costs one read in ten seconds.
-async fn guard(api: &Api<Lease>, lease_name: &str, identity: &str) -> String {
-    let mut end = SystemTime::now() + Duration::from_secs(LEASE_SECONDS);
+async fn guard(api: &Api<Lease>, lease_name: &str, identity: &str, mut end: SystemTime, term: &Term) -> String {
     loop {
         sleep(until(end, LOOK_BEFORE_END)).await;
         let known = end;
@@ -186,7 +227,10 @@ async fn guard(api: &Api<Lease>, lease_name: &str, identity: &str) -> String {
             }
             match timeout(ANSWER, api.get(lease_name)).await {
                 Ok(Ok(lease)) => match renewed_until(&lease, identity) {
-                    Some(renewed) => end = renewed,
+                    Some(renewed) => {
+                        end = renewed;
+                        term.lasts_until(end);
+                    }
                     None => return "another operator holds it, or someone emptied it".to_owned(),
                 },
                 Ok(Err(error)) if is_not_found(&error) => return "it was deleted".to_owned(),
@@ -235,6 +279,17 @@ mod tests {
         assert_eq!(renewed_until(&lease, "me"), Some(SystemTime::from(now) + Duration::from_secs(15)));
         assert_eq!(renewed_until(&lease, "you"), None);
         assert_eq!(renewed_until(&Lease::default(), "me"), None);
+    }
+
+    #[test]
+    fn a_term_ends_by_itself() {
+        let term = Term::default();
+        assert!(term.is_over(), "it has not begun");
+        term.lasts_until(SystemTime::now() + Duration::from_secs(60));
+        assert!(!term.is_over() && !term.clone().is_over());
+        term.lasts_until(SystemTime::now());
+        assert!(term.is_over());
+        assert!(!Term::endless().is_over());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use portal_release_operator::{
     controller,
     faults::Faults,
     http::HttpServer,
-    leader,
+    leader::{self, Term},
     metrics::Metrics,
     notify::Notifier,
     portals::Portals,
@@ -74,7 +74,8 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let public_url = args.public_url.clone().unwrap_or_else(|| format!("http://{}", server.address()));
     let client = Client::try_default().await.context("cannot find the cluster: set KUBECONFIG, or run in a pod")?;
     let metrics = Metrics::new();
-    let portals = Arc::new(Portals::new(client.clone(), &short, args.leader_election));
+    let term = if args.leader_election { Term::default() } else { Term::endless() };
+    let portals = Arc::new(Portals::new(client.clone(), &short, term.clone(), args.leader_election));
     let services = Arc::new(Services {
         client: client.clone(),
         metrics: metrics.clone(),
@@ -83,6 +84,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().context("cannot make the HTTP client")?,
         public_url: public_url.trim_end_matches('/').to_owned(),
         instance: instance.clone(),
+        term: term.clone(),
         faults,
     });
 
@@ -107,7 +109,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         }
     };
     let led = if args.leader_election {
-        leader::run_as_leader(client, &lease_namespace, &args.lease_name, &instance, shutdown.clone(), work)
+        leader::run_as_leader(client, &lease_namespace, &args.lease_name, &instance, shutdown.clone(), &term, work)
             .await
             .map_err(anyhow::Error::from)
     } else {

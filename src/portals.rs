@@ -16,6 +16,7 @@ use crate::{
     cluster::{self, ClusterError, SecretValue},
     database::{connection::ConnectError, ledger::data, portal::PortalDatabase},
     http::ManifestSource,
+    leader::Term,
 };
 
 /// For how long a Secret counts as read: a new password is used after that.
@@ -56,14 +57,15 @@ struct Opened {
 pub struct Portals {
     client: Client,
     instance: String,
+    term: Term,
     evict: bool,
     opened: Mutex<HashMap<String, Opened>>,
 }
 
 impl Portals {
-    /// No database is open yet. `evict`: see [`PortalDatabase::open`].
-    pub fn new(client: Client, instance: &str, evict: bool) -> Self {
-        Self { client, instance: instance.to_owned(), evict, opened: Mutex::default() }
+    /// No database is open yet. `term` and `evict`: see [`PortalDatabase::open`].
+    pub fn new(client: Client, instance: &str, term: Term, evict: bool) -> Self {
+        Self { client, instance: instance.to_owned(), term, evict, opened: Mutex::default() }
     }
 
     /// The database of a portal.
@@ -95,7 +97,7 @@ impl Portals {
         }
         // Shown in pg_stat_activity, which keeps 63 bytes.
         let family = format!("prel/{uid}/");
-        let database = PortalDatabase::open(&key, url.expose(), schema, &family, &self.instance, self.evict)
+        let database = PortalDatabase::open(&key, url.expose(), schema, &family, &self.instance, self.term.clone(), self.evict)
             .await
             .map_err(|cause| PortalError::Database { portal: key.clone(), cause })?;
         let database = Arc::new(database);

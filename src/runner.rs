@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     api::{PhaseName, PhaseState, PortalRelease},
     cluster::EventType,
-    database::ledger,
+    database::{ledger, lock::Fenced},
     phases::{self, Context, Done, PhaseError},
     release::{TaskView, phase::facts},
     services::{Audience, Notice},
@@ -213,6 +213,12 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
     let (services, attempt) = (&context.services, context.attempt);
     let phase = attempt.phase;
     let label = context.label();
+    if result.is_err() && services.term.is_over() {
+        // It slept, and its sessions were ended meanwhile: whoever leads now says how the phase goes.
+        tracing::warn!(%label, phase = phase.as_str(), "{label}: {phase} is left to the operator that leads now");
+        context.database.forget().await;
+        return;
+    }
     match (result, direction) {
         (Ok(_), Direction::Do) => {
             tracing::info!(%label, phase = phase.as_str(), took_seconds = took.as_secs_f64(), "{label}: {phase} is done");
@@ -296,16 +302,21 @@ enum Note {
 async fn record(context: &Context, note: &Note) {
     let attempt = context.attempt;
     let write = async {
-        let mut connection = context.database.pool().acquire().await?;
+        let mut tx = context.database.pool().begin().await?;
+        context.fence.check_if_held(&mut tx).await?;
         match note {
-            Note::Paused => ledger::phases::pause(&mut connection, attempt).await,
+            Note::Paused => ledger::phases::pause(&mut tx, attempt).await?,
             Note::Stale(why) => {
-                ledger::phases::restart(&mut connection, attempt.release, attempt.run, &phases_to_rebuild(), why, attempt.epoch).await
+                ledger::phases::restart(&mut tx, attempt.release, attempt.run, &phases_to_rebuild(), why, attempt.epoch).await?;
             }
-            Note::Failed { text, is_final } => ledger::phases::fail(&mut connection, attempt, text, *is_final).await,
+            Note::Failed { text, is_final } => ledger::phases::fail(&mut tx, attempt, text, *is_final).await?,
         }
+        Ok::<_, Fenced>(tx.commit().await?)
     };
     if let Err(error) = write.await {
-        tracing::warn!(%error, phase = attempt.phase.as_str(), "the ledger could not be written; the phase will be run again");
+        tracing::warn!(%error, phase = attempt.phase.as_str(), "the ledger could not be written; the phase will be run again: {error}");
+        if !matches!(error, Fenced::Database(_)) {
+            context.database.forget().await;
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     api::{FrozenWorkload, ManifestRef, Notification, PhaseName},
     cluster::{self, EventType, PortalEvents},
     faults::Faults,
+    leader::Term,
     metrics::Metrics,
     notify::{Notifier, message},
     phases::Context,
@@ -30,6 +31,8 @@ pub struct Services {
     pub public_url: String,
     /// This process.
     pub instance: String,
+    /// Until when it leads.
+    pub term: Term,
     /// Fault injection for tests.
     pub faults: Faults,
 }

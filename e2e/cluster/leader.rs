@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{coordination::v1::Lease, rbac::v1::Role};
 use kube::api::Patch;
-use portal_release_operator::leader::{LeaderError, run_as_leader};
+use portal_release_operator::leader::{LeaderError, Term, run_as_leader};
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ impl Candidate {
                 tell.send(()).await.unwrap();
                 stop.cancelled().await;
             };
-            run_as_leader(client, &namespace, LEASE, identity, token, work).await
+            run_as_leader(client, &namespace, LEASE, identity, token, &Term::default(), work).await
         });
         Self { leads, shutdown, ended }
     }

@@ -22,7 +22,7 @@ use crate::{
             phases::{Attempt, begin},
             runs::{self, NewRun, Reopening},
         },
-        lock::LockError,
+        lock::{Fenced, LockError},
     },
     phases::Context,
     release::{
@@ -176,6 +176,7 @@ async fn acquire(release: &PortalRelease, scene: &Scene) -> Result<Flow, Reconci
             tracing::info!(release = release.name_any(), "{}: {error}", release.name_any());
             Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)))
         }
+        Err(LockError::Over) => Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),
         Err(LockError::Database(error)) => Err(error.into()),
     }
 }
@@ -201,7 +202,15 @@ async fn start(
     };
     let mut connection = scene.database.pool().acquire().await?;
     let attempt = match direction {
-        Direction::Do => begin(&mut connection, record.id, run.id, phase, fence.epoch).await?,
+        Direction::Do => match begin(&mut connection, record.id, run.id, phase, &fence).await {
+            Ok(attempt) => attempt,
+            Err(Fenced::Database(error)) => return Err(error.into()),
+            Err(fenced) => {
+                tracing::warn!(release = release.name_any(), "{}: {fenced}", release.name_any());
+                scene.database.forget().await;
+                return Ok(Flow::Again);
+            }
+        },
         Direction::Undo => Attempt { release: record.id, run: run.id, phase, number: 0, epoch: fence.epoch },
     };
     drop(connection);
@@ -299,7 +308,7 @@ async fn reap(shared: &Shared, release: &PortalRelease, scene: &Scene, run: i64)
     let lock_key = scene.portal.as_ref().map_or(42_000_001, |portal| portal.spec.database.lock_key);
     match scene.database.acquire(lock_key).await {
         Ok(()) => {}
-        Err(LockError::Busy { .. }) => return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),
+        Err(LockError::Busy { .. } | LockError::Over) => return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),
         Err(LockError::Database(error)) => return Err(error.into()),
     }
     let mut connection = scene.database.pool().acquire().await?;

@@ -25,7 +25,7 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
     if portal.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
-    if !shared.all_known().await {
+    if !shared.all_known().await || shared.services.term.is_over() {
         return Ok(Action::requeue(PAUSE));
     }
     let before = portal.status.clone().unwrap_or_default();

@@ -67,6 +67,10 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
     }
     let mut before = release.status.clone().unwrap_or_default();
     for _ in 0..STEPS {
+        if shared.services.term.is_over() {
+            // Another operator may lead by now; this one hears of it in a moment.
+            return Ok(Action::requeue(PAUSE));
+        }
         let scene = match observe(shared, release).await {
             Ok(scene) => scene,
             Err(blind) => return without_sight(shared, release, before, blind).await,

@@ -15,6 +15,8 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use thiserror::Error;
 use tokio::{sync::Mutex, task::AbortHandle};
 
+use crate::leader::Term;
+
 /// How often the lock's connection is used while a run is open, so that no firewall takes it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
@@ -29,6 +31,9 @@ pub enum LockError {
         /// Who has it.
         holder: String,
     },
+    /// This process does not lead any more: another one may.
+    #[error("this process does not lead any more; the advisory lock is left to the one that does")]
+    Over,
     /// The database did not answer.
     #[error("cannot take the advisory lock: {0}")]
     Database(#[from] sqlx::Error),
@@ -90,6 +95,14 @@ impl Fence {
         }
         Ok(pid)
     }
+
+    /// As [`Fence::check`]; after ReleaseLock there is nothing to check.
+    ///
+    /// # Errors
+    /// [`Fenced`] when the epoch or the lock is lost.
+    pub async fn check_if_held(&self, tx: &mut PgConnection) -> Result<(), Fenced> {
+        if self.portal.is_empty() { Ok(()) } else { self.check(tx).await.map(drop) }
+    }
 }
 
 /// The lock, held: one connection outside the pool. Dropping it without [`LockSession::release`] closes the connection, which
@@ -106,7 +119,7 @@ impl LockSession {
     /// Takes the lock and the next epoch.
     ///
     /// `family` names the operators of this very Portal: where the lock is held by a session of it, that session belongs to a
-    /// predecessor that lost its lease, and it is ended.
+    /// predecessor that lost its lease, and it is ended. Nothing is done once the `term` of this process is over.
     ///
     /// # Errors
     /// [`LockError::Busy`] when somebody else has it.
@@ -116,14 +129,21 @@ impl LockSession {
         lock_key: i64,
         holder: &str,
         family: Option<&str>,
+        term: &Term,
     ) -> Result<Self, LockError> {
         let mut connection = PgConnection::connect_with(options).await?;
         sqlx::query("SELECT set_config('statement_timeout', '10s', false), set_config('idle_session_timeout', '0', false)")
             .execute(&mut connection)
             .await?;
+        if term.is_over() {
+            return Err(LockError::Over);
+        }
         let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(lock_key).fetch_one(&mut connection).await?;
         if !locked {
-            return Err(busy(&mut connection, lock_key, family).await?);
+            return Err(busy(&mut connection, lock_key, family, term).await?);
+        }
+        if term.is_over() {
+            return Err(LockError::Over);
         }
         let epoch: i64 = sqlx::query_scalar(
             "INSERT INTO portal_release.portals (portal, epoch, holder) VALUES ($1, 1, $2)
@@ -180,7 +200,7 @@ async fn keep_alive(connection: Arc<Mutex<Option<PgConnection>>>, lost: Arc<Atom
 }
 
 /// Says who has the lock, and ends a predecessor's session.
-async fn busy(connection: &mut PgConnection, key: i64, family: Option<&str>) -> Result<LockError, sqlx::Error> {
+async fn busy(connection: &mut PgConnection, key: i64, family: Option<&str>, term: &Term) -> Result<LockError, sqlx::Error> {
     let holder: Option<(i32, String, String)> = sqlx::query_as(
         "SELECT a.pid, coalesce(a.usename, '?')::text, coalesce(a.application_name, '')
          FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_database d ON d.oid = l.database
@@ -193,6 +213,9 @@ async fn busy(connection: &mut PgConnection, key: i64, family: Option<&str>) -> 
     let holder = match holder {
         Some((pid, user, application)) => {
             if family.is_some_and(|family| application.starts_with(family)) {
+                if term.is_over() {
+                    return Ok(LockError::Over);
+                }
                 sqlx::query(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid()",
                 )

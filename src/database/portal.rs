@@ -7,6 +7,7 @@ use super::{
     connection::{ConnectError, connect},
     lock::{Fence, LockError, LockSession},
 };
+use crate::leader::Term;
 
 /// One portal's database.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub struct PortalDatabase {
     options: PgConnectOptions,
     holder: String,
     family: Option<String>,
+    term: Term,
     session: Mutex<Option<LockSession>>,
     busy: std::sync::Mutex<Option<String>>,
 }
@@ -25,14 +27,23 @@ impl PortalDatabase {
     ///
     /// `key` is `namespace/name` of the Portal. `family` is what the application names of all operators of this Portal begin with, and
     /// `instance` tells this process from the others; sessions of a predecessor are ended only when `evict` says that a Lease makes
-    /// sure that there is one leader.
+    /// sure that there is one leader, and while `term` says that this is it.
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub async fn open(key: &str, url: &str, schema: &str, family: &str, instance: &str, evict: bool) -> Result<Self, ConnectError> {
+    pub async fn open(
+        key: &str,
+        url: &str,
+        schema: &str,
+        family: &str,
+        instance: &str,
+        term: Term,
+        evict: bool,
+    ) -> Result<Self, ConnectError> {
         let application = format!("{family}{instance}");
         let (pool, options) = connect(url, schema, &application).await?;
         let family = evict.then(|| family.to_owned());
+<<<<<<< HEAD
         Ok(Self {
             key: key.to_owned(),
             pool,
@@ -42,6 +53,9 @@ impl PortalDatabase {
             session: Mutex::new(None),
             busy: std::sync::Mutex::default(),
         })
+=======
+        Ok(Self { key: key.to_owned(), pool, options, holder: application, family, term, session: Mutex::new(None) })
+>>>>>>> e2ec
     }
 
     /// The pool.
@@ -57,18 +71,22 @@ impl PortalDatabase {
     /// Takes the advisory lock and a new epoch, unless this process has it.
     ///
     /// # Errors
-    /// [`LockError::Busy`] when somebody else has it.
+    /// [`LockError::Busy`] when somebody else has it, [`LockError::Over`] when this process does not lead any more.
     pub async fn acquire(&self, lock_key: i64) -> Result<(), LockError> {
         let mut session = self.session.lock().await;
         if session.as_ref().is_some_and(|session| !session.is_lost()) {
             return Ok(());
         }
         *session = None;
+<<<<<<< HEAD
         let acquired = LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref()).await;
         if let Ok(mut busy) = self.busy.lock() {
             *busy = acquired.as_ref().err().filter(|error| matches!(error, LockError::Busy { .. })).map(ToString::to_string);
         }
         *session = Some(acquired?);
+=======
+        *session = Some(LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref(), &self.term).await?);
+>>>>>>> e2ec
         Ok(())
     }
 

@@ -3,7 +3,10 @@
 use sqlx::{Connection, PgConnection};
 
 use super::event;
-use crate::api::PhaseName;
+use crate::{
+    api::PhaseName,
+    database::lock::{Fence, Fenced},
+};
 
 /// One attempt of one phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +29,11 @@ const FINAL: i32 = i32::MAX / 2;
 /// Notes that an attempt begins, and returns it.
 ///
 /// # Errors
-/// When the database does not answer.
-pub async fn begin(connection: &mut PgConnection, release: i64, run: i64, phase: PhaseName, epoch: i64) -> Result<Attempt, sqlx::Error> {
+/// When the database does not answer, or the attempt is not ours to make any more.
+pub async fn begin(connection: &mut PgConnection, release: i64, run: i64, phase: PhaseName, fence: &Fence) -> Result<Attempt, Fenced> {
     let mut tx = connection.begin().await?;
+    fence.check_if_held(&mut tx).await?;
+    let epoch = fence.epoch;
     let number: i32 = sqlx::query_scalar(
         "UPDATE portal_release.phases SET state = 'Running', attempts = attempts + 1, started_at = now(), completed_at = NULL, message = ''
          WHERE run_id = $1 AND phase = $2 AND state <> 'Succeeded' RETURNING attempts",
