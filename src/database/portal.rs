@@ -43,19 +43,16 @@ impl PortalDatabase {
         let application = format!("{family}{instance}");
         let (pool, options) = connect(url, schema, &application).await?;
         let family = evict.then(|| family.to_owned());
-<<<<<<< HEAD
         Ok(Self {
             key: key.to_owned(),
             pool,
             options,
             holder: application,
             family,
+            term,
             session: Mutex::new(None),
             busy: std::sync::Mutex::default(),
         })
-=======
-        Ok(Self { key: key.to_owned(), pool, options, holder: application, family, term, session: Mutex::new(None) })
->>>>>>> e2ec
     }
 
     /// The pool.
@@ -78,15 +75,12 @@ impl PortalDatabase {
             return Ok(());
         }
         *session = None;
-<<<<<<< HEAD
-        let acquired = LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref()).await;
+        let acquired =
+            LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref(), &self.term).await;
         if let Ok(mut busy) = self.busy.lock() {
             *busy = acquired.as_ref().err().filter(|error| matches!(error, LockError::Busy { .. })).map(ToString::to_string);
         }
         *session = Some(acquired?);
-=======
-        *session = Some(LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref(), &self.term).await?);
->>>>>>> e2ec
         Ok(())
     }
 
