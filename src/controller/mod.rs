@@ -28,6 +28,8 @@ use crate::{
 
 /// Reconciles that may run at the same time; phases are tasks of their own.
 const CONCURRENCY: u16 = 8;
+/// How often the stores are looked at until they are filled.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long running phases may take to stop with the process.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -112,7 +114,7 @@ pub async fn run(
         .run(portal::reconcile, portal::failed, shared.clone())
         .for_each(async |_| {});
     let readiness = async {
-        let stores = async { store.wait_until_ready().await.is_ok() && shared.portal_objects.wait_until_ready().await.is_ok() };
+        let stores = async { in_time(&store).await && in_time(&shared.portal_objects).await };
         if stop.run_until_cancelled(stores).await == Some(true) {
             knowing.send_replace(true);
             ready.send_replace(true);
@@ -121,6 +123,20 @@ pub async fn run(
         shared.runner.stop_all(STOP_LIMIT).await;
     };
     tokio::join!(release_loop, portal_loop, readiness);
+}
+
+/// Waits until a store is filled. `false`: it never will be, as its controller has ended.
+///
+/// Of several that wait for one store only the last is woken, and the controller itself is one of them: so this looks again.
+async fn in_time<K>(store: &Store<K>) -> bool
+where
+    K: kube::runtime::reflector::Lookup<DynamicType = ()> + Clone + 'static,
+{
+    loop {
+        if let Ok(ready) = tokio::time::timeout(LOOK, store.wait_until_ready()).await {
+            return ready.is_ok();
+        }
+    }
 }
 
 fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>

@@ -63,7 +63,13 @@ pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPo
         .map_err(|_| ConnectError::Url)?
         .application_name(application)
         // Time and number formats never depend on the server's or the role's settings.
-        .options([("search_path", search_path(schema).as_str()), ("TimeZone", "UTC"), ("DateStyle", "ISO"), ("statement_timeout", "0")])
+        .options([
+            ("search_path", search_path(schema).as_str()),
+            ("TimeZone", "UTC"),
+            ("DateStyle", "ISO"),
+            ("statement_timeout", "0"),
+            ("client_min_messages", "warning"),
+        ])
         .disable_statement_logging();
     let user = options.get_username().to_owned();
     let host = options.get_host().to_owned();

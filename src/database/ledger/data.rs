@@ -152,7 +152,7 @@ pub async fn set_total(connection: &mut PgConnection, release: i64, import: &str
 pub async fn add_rows(tx: &mut PgConnection, release: i64, import: &str, rows: i64, done: bool) -> Result<(), sqlx::Error> {
     sqlx::query(
         "UPDATE portal_release.imports SET rows = rows + $3, state = CASE WHEN $4 THEN 'Succeeded' ELSE state END,
-            completed_at = CASE WHEN $4 THEN now() END, rows_total = CASE WHEN $4 THEN rows + $3 ELSE rows_total END WHERE release_id = $1 AND import = $2",
+            completed_at = CASE WHEN $4 THEN clock_timestamp() END, rows_total = CASE WHEN $4 THEN rows + $3 ELSE rows_total END WHERE release_id = $1 AND import = $2",
     )
     .bind(release)
     .bind(import)
@@ -204,7 +204,7 @@ pub async fn plan_ranges(tx: &mut PgConnection, release: i64, import: &str, rang
 /// When the database does not answer.
 pub async fn complete_range(tx: &mut PgConnection, release: i64, import: &str, position: i32, rows: i64) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "UPDATE portal_release.checkpoints SET rows = $4, completed_at = now() WHERE release_id = $1 AND import = $2 AND position = $3",
+        "UPDATE portal_release.checkpoints SET rows = $4, completed_at = clock_timestamp() WHERE release_id = $1 AND import = $2 AND position = $3",
     )
     .bind(release)
     .bind(import)
@@ -461,7 +461,7 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
     };
     match exchange.kind {
         RunKind::Release | RunKind::RollForward => {
-            sqlx::query("UPDATE portal_release.releases SET swapped_at = now(), backup = $2, parked = NULL WHERE id = $1")
+            sqlx::query("UPDATE portal_release.releases SET swapped_at = clock_timestamp(), backup = $2, parked = NULL WHERE id = $1")
                 .bind(release)
                 .bind(made)
                 .execute(&mut *tx)

@@ -35,7 +35,7 @@ pub async fn begin(connection: &mut PgConnection, release: i64, run: i64, phase:
     fence.check_if_held(&mut tx).await?;
     let epoch = fence.epoch;
     let number: i32 = sqlx::query_scalar(
-        "UPDATE portal_release.phases SET state = 'Running', attempts = attempts + 1, started_at = now(), completed_at = NULL, message = ''
+        "UPDATE portal_release.phases SET state = 'Running', attempts = attempts + 1, started_at = clock_timestamp(), completed_at = NULL, message = ''
          WHERE run_id = $1 AND phase = $2 AND state <> 'Succeeded' RETURNING attempts",
     )
     .bind(run)
@@ -53,7 +53,7 @@ pub async fn begin(connection: &mut PgConnection, release: i64, run: i64, phase:
 /// `RowNotFound` when the attempt is not the running one any more; then the transaction must not commit.
 pub async fn succeed(tx: &mut PgConnection, attempt: Attempt, message: &str) -> Result<(), sqlx::Error> {
     let _: i32 = sqlx::query_scalar(
-        "UPDATE portal_release.phases SET state = 'Succeeded', failures = 0, completed_at = now(), message = $4
+        "UPDATE portal_release.phases SET state = 'Succeeded', failures = 0, completed_at = clock_timestamp(), message = $4
          WHERE run_id = $1 AND phase = $2 AND attempts = $3 AND state = 'Running' RETURNING attempts",
     )
     .bind(attempt.run)
@@ -72,7 +72,7 @@ pub async fn succeed(tx: &mut PgConnection, attempt: Attempt, message: &str) -> 
 pub async fn fail(connection: &mut PgConnection, attempt: Attempt, message: &str, is_final: bool) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
     let failed = sqlx::query(
-        "UPDATE portal_release.phases SET state = 'Failed', failures = CASE WHEN $5 THEN $6 ELSE failures + 1 END, completed_at = now(), message = $4
+        "UPDATE portal_release.phases SET state = 'Failed', failures = CASE WHEN $5 THEN $6 ELSE failures + 1 END, completed_at = clock_timestamp(), message = $4
          WHERE run_id = $1 AND phase = $2 AND attempts = $3 AND state = 'Running'",
     )
     .bind(attempt.run)
@@ -96,7 +96,7 @@ pub async fn fail(connection: &mut PgConnection, attempt: Attempt, message: &str
 /// # Errors
 /// When the database does not answer.
 pub async fn undone(tx: &mut PgConnection, release: i64, run: i64, phase: PhaseName, message: &str, epoch: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE portal_release.phases SET state = 'Undone', completed_at = now(), message = CASE WHEN state = 'Failed' THEN message || '; ' || $3 ELSE $3 END WHERE run_id = $1 AND phase = $2")
+    sqlx::query("UPDATE portal_release.phases SET state = 'Undone', completed_at = clock_timestamp(), message = CASE WHEN state = 'Failed' THEN message || '; ' || $3 ELSE $3 END WHERE run_id = $1 AND phase = $2")
         .bind(run)
         .bind(phase.as_str())
         .bind(message)

@@ -205,18 +205,18 @@ pub async fn end(connection: &mut PgConnection, run: i64, state: ReleaseState, r
 pub async fn close(connection: &mut PgConnection, run: i64, state: ReleaseState, message: &str) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
     let release: Option<i64> = sqlx::query_scalar(
-        "UPDATE portal_release.runs SET closed_at = now(), message = $2 WHERE id = $1 AND closed_at IS NULL RETURNING release_id",
+        "UPDATE portal_release.runs SET closed_at = clock_timestamp(), message = $2 WHERE id = $1 AND closed_at IS NULL RETURNING release_id",
     )
     .bind(run)
     .bind(message)
     .fetch_optional(&mut *tx)
     .await?;
     if let Some(release) = release {
-        sqlx::query("UPDATE portal_release.phases SET state = 'Succeeded', attempts = attempts + 1, started_at = now(), completed_at = now(), message = 'released at the end of the run' WHERE run_id = $1 AND phase = 'ReleaseLock' AND state = 'Pending'")
+        sqlx::query("UPDATE portal_release.phases SET state = 'Succeeded', attempts = attempts + 1, started_at = clock_timestamp(), completed_at = clock_timestamp(), message = 'released at the end of the run' WHERE run_id = $1 AND phase = 'ReleaseLock' AND state = 'Pending'")
             .bind(run)
             .execute(&mut *tx)
             .await?;
-        sqlx::query("UPDATE portal_release.releases SET state = $2, message = $3, completed_at = now() WHERE id = $1")
+        sqlx::query("UPDATE portal_release.releases SET state = $2, message = $3, completed_at = clock_timestamp() WHERE id = $1")
             .bind(release)
             .bind(state.as_str())
             .bind(message)
