@@ -87,7 +87,7 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, scene: &Scene,
             Ok(Flow::Again)
         }
         Step::Reap(run) => reap(shared, release, scene, run).await,
-        Step::Acquire => acquire(shared, release, scene).await,
+        Step::Acquire => acquire(release, scene).await,
         Step::Run(phase) => start(shared, release, scene, phase, Direction::Do).await,
         Step::Undo(phase) => start(shared, release, scene, phase, Direction::Undo).await,
         Step::Close { state, message } => close(shared, release, scene, state, &message).await,
@@ -166,15 +166,20 @@ async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Resu
     Ok(Flow::Again)
 }
 
-async fn acquire(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Result<Flow, ReconcileError> {
+async fn acquire(release: &PortalRelease, scene: &Scene) -> Result<Flow, ReconcileError> {
     let lock_key = scene.portal.as_ref().map_or(42_000_001, |portal| portal.spec.database.lock_key);
     match scene.database.acquire(lock_key).await {
         Ok(()) => Ok(Flow::Again),
-        Err(LockError::Busy { key, holder }) => {
-            let message = format!("waits for advisory lock {key}, held by {holder}");
-            tracing::info!(release = release.name_any(), "{}: {message}", release.name_any());
-            super::release::say(shared, release, &message).await?;
-            Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)))
+        Err(LockError::Busy { .. }) => {
+            let now = scene.database.waits_for().map_or(LockView::Free, LockView::Busy);
+            if now == scene.observed.lock {
+                return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
+            }
+            // The status says so first.
+            if let LockView::Busy(waits) = now {
+                tracing::info!(release = release.name_any(), "{}: {waits}", release.name_any());
+            }
+            Ok(Flow::Again)
         }
         Err(LockError::Over) => Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),
         Err(LockError::Database(error)) => Err(error.into()),

@@ -53,7 +53,11 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         release: view.release.clone(),
         run: view.run.clone(),
         blocker,
-        lock: if database.fence().await.is_some() { LockView::Held } else { LockView::Free },
+        lock: match (database.fence().await, database.waits_for()) {
+            (Some(_), _) => LockView::Held,
+            (None, Some(busy)) => LockView::Busy(busy),
+            (None, None) => LockView::Free,
+        },
         task,
         workers_frozen: !view.frozen.is_empty(),
         current: id.is_some() && view.portal.as_ref().and_then(|portal| portal.current_release) == id,

@@ -125,13 +125,6 @@ async fn write_status(
     }
 }
 
-/// Says what is waited for, and leaves the rest of the status as it is.
-pub(super) async fn say(shared: &Shared, release: &PortalRelease, message: &str) -> Result<(), ReconcileError> {
-    let before = release.status.clone().unwrap_or_default();
-    let status = PortalReleaseStatus { message: status::bounded(message.to_owned(), 2048), ..before.clone() };
-    write_status(shared, release, before, status).await.map(drop)
-}
-
 /// Without the ledger nothing is decided. The object says why, and a deleted one is not held for ever.
 async fn without_sight(
     shared: &Shared,

@@ -1,5 +1,7 @@
 //! One portal's database, as this process uses it: the pool, and the lock session while a run is open.
 
+use std::sync::{Mutex as Blocking, PoisonError};
+
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::sync::Mutex;
 
@@ -19,6 +21,8 @@ pub struct PortalDatabase {
     family: Option<String>,
     term: Term,
     session: Mutex<Option<LockSession>>,
+    /// What the last attempt to take the lock had to wait for.
+    waits_for: Blocking<Option<String>>,
 }
 
 impl PortalDatabase {
@@ -42,7 +46,16 @@ impl PortalDatabase {
         let application = format!("{family}{instance}");
         let (pool, options) = connect(url, schema, &application).await?;
         let family = evict.then(|| family.to_owned());
-        Ok(Self { key: key.to_owned(), pool, options, holder: application, family, term, session: Mutex::new(None) })
+        Ok(Self {
+            key: key.to_owned(),
+            pool,
+            options,
+            holder: application,
+            family,
+            term,
+            session: Mutex::new(None),
+            waits_for: Blocking::default(),
+        })
     }
 
     /// The pool.
@@ -65,8 +78,18 @@ impl PortalDatabase {
             return Ok(());
         }
         *session = None;
-        *session = Some(LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref(), &self.term).await?);
+        let acquired = LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref(), &self.term).await;
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = match &acquired {
+            Err(LockError::Busy { key, holder }) => Some(format!("waits for advisory lock {key}, held by {holder}")),
+            _ => None,
+        };
+        *session = Some(acquired?);
         Ok(())
+    }
+
+    /// What the last attempt to take the lock had to wait for.
+    pub fn waits_for(&self) -> Option<String> {
+        self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What changes check, while this process holds the lock.

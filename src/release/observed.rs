@@ -192,6 +192,8 @@ pub enum LockView {
     Held,
     /// Not held by this process.
     Free,
+    /// Somebody else had it when this process tried last: a sentence about what it waits for.
+    Busy(String),
 }
 
 /// What this process does for a release right now.

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{Blocker, Observed, RunKind, RunRecord, Step, plan::plan, step::is_ours};
+use super::{Blocker, LockView, Observed, RunKind, RunRecord, Step, plan::plan, step::is_ours};
 use crate::api::{FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState};
 
 /// What the status shows beside the decision: facts that no decision depends on.
@@ -111,6 +111,9 @@ fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
     if let Some(task) = &observed.task {
         let what = task.phase.map_or("winding up a release whose object is gone".to_owned(), |phase| phase.to_string());
         return if task.message.is_empty() { what } else { format!("{what}: {}", task.message) };
+    }
+    if let (Step::Acquire, LockView::Busy(waits)) = (step, &observed.lock) {
+        return waits.clone();
     }
     match step {
         Step::Refuse(refusal) => refusal.message.clone(),

@@ -152,7 +152,7 @@ fn in_run(observed: &Observed, run: &RunRecord) -> Step {
         return finished(observed, run);
     };
     // Once ReleaseLock is done the lock is not taken again for what follows: it touches only the ledger.
-    if observed.lock == LockView::Free && !run.is_done(PhaseName::ReleaseLock) {
+    if observed.lock != LockView::Held && !run.is_done(PhaseName::ReleaseLock) {
         return Step::Acquire;
     }
     if let (PhaseState::Failed, Some(ended)) = (pending.state, pending.completed_at) {
@@ -193,7 +193,7 @@ fn wind_up(observed: &Observed, run: &RunRecord, state: ReleaseState) -> Step {
         Undo::AlwaysUnless(by) => !run.is_done(by),
     });
     match to_undo {
-        Some(_) if observed.lock == LockView::Free => Step::Acquire,
+        Some(_) if observed.lock != LockView::Held => Step::Acquire,
         Some(phase) => Step::Undo(phase.name),
         None => Step::Close { state, message: run.message.clone() },
     }
