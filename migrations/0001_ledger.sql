@@ -22,6 +22,7 @@ CREATE TABLE portal_release.releases (
     message         text        NOT NULL DEFAULT '',
     reason          text,
     retry_seen      bigint      NOT NULL DEFAULT 0,       -- the spec.retry that the last run answered
+    abort_seen      text,                                 -- the spec.abort.reason that a later retry has overruled
     staging         jsonb       NOT NULL DEFAULT '{}',    -- what the staging was built from: hashes, contents of the views
     manifest        text,                                 -- the manifest, byte for byte
     manifest_sha256 text,

@@ -80,6 +80,7 @@ struct Running {
 /// The tasks of this process, at most one for each release.
 #[derive(Clone, Default)]
 pub struct Runner {
+    stop: CancellationToken,
     tasks: Arc<Mutex<HashMap<String, Arc<Running>>>>,
     tracker: TaskTracker,
 }
@@ -118,13 +119,16 @@ impl Runner {
 
     /// Stops every task and waits for them, at most `limit`. What they did not finish is rolled back.
     pub async fn stop_all(&self, limit: Duration) {
-        for running in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            running.cancel.cancel();
-        }
+        self.stop.cancel();
         self.tracker.close();
         if tokio::time::timeout(limit, self.tracker.wait()).await.is_err() {
             tracing::warn!("some phases did not stop within {}s; their transactions end with the process", limit.as_secs());
         }
+    }
+
+    /// A token that cancels a task, alone or with the process.
+    pub fn token(&self) -> CancellationToken {
+        self.stop.child_token()
     }
 
     /// Starts a task. The caller has seen that none runs for this release.

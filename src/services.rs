@@ -159,12 +159,11 @@ fn text(audience: &Audience, notice: &Notice) -> String {
     }
 }
 
-/// Workloads that an emergency freeze stopped, as they were before: a zero that is ours is never recorded as theirs.
-pub fn merged(mut known: Vec<FrozenWorkload>, emergency: &[FrozenWorkload]) -> Vec<FrozenWorkload> {
-    for workload in emergency {
-        if !known.iter().any(|other| other.kind == workload.kind && other.name == workload.name) {
-            known.push(workload.clone());
-        }
-    }
-    known
+/// How workloads are, except where a record says how they were before somebody stopped them: a zero that is ours is never taken for
+/// theirs. Whoever stops workloads writes its record first, so a record that is read after the present numbers tells every such zero.
+pub fn corrected(now: Vec<FrozenWorkload>, recorded: &[FrozenWorkload]) -> Vec<FrozenWorkload> {
+    let before = |workload: FrozenWorkload| {
+        recorded.iter().find(|other| other.kind == workload.kind && other.name == workload.name).cloned().unwrap_or(workload)
+    };
+    now.into_iter().map(before).collect()
 }

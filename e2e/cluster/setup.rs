@@ -108,12 +108,13 @@ fn merge(into: &mut Value, from: Value) {
 
 /// Looks until `check` gives something, for at most `limit`.
 pub async fn eventually<T>(what: &str, limit: Duration, check: impl AsyncFn() -> Option<T>) -> T {
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
     let looks = async {
         loop {
+            ticks.tick().await;
             if let Some(value) = check().await {
                 return value;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     tokio::time::timeout(limit, looks).await.unwrap_or_else(|_| panic!("not within {limit:?}: {what}"))

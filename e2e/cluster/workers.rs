@@ -135,10 +135,11 @@ async fn a_woken_worker_is_set_back() {
         wait_stopped(client, ns, &workers, LONG, &never).await.unwrap();
         assert_eq!(c.replicas("web").await, 0);
 
+        let mut ticks = tokio::time::interval(Duration::from_millis(100));
         let waker = async {
             loop {
+                ticks.tick().await;
                 c.scale("web", 2).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
         let waiting = wait_stopped(client, ns, &workers, SHORT, &never);

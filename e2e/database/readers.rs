@@ -27,14 +27,26 @@ const QUERIES: [&str; 6] = [
     "SELECT DISTINCT concat_ws(' ', r.release, n.release) FROM report_of_reports r, area_names n, sources s",
 ];
 
+/// Transactions of several statements, which hold the first relation while they go on to the next, in both orders.
+const TRANSACTIONS: [&[&str]; 2] = [&["sources", "area_names", "area_report"], &["report_of_reports", "protected_areas", "sources"]];
+
 #[test]
-fn readers_see_no_error_and_no_mix_during_fifty_swaps() {
+fn statements_see_no_error_and_no_mix_during_fifty_swaps() {
+    swaps_under_load(&QUERIES, &[], 50);
+}
+
+#[test]
+fn transactions_see_no_error_and_no_mix_during_fifteen_swaps() {
+    swaps_under_load(&[], &TRANSACTIONS, 15);
+}
+
+fn swaps_under_load(queries: &'static [&'static str], transactions: &'static [&'static [&'static str]], swaps: usize) {
     with_portal(async |portal| {
         portal.stage("second").await;
         let stop = Arc::new(AtomicBool::new(false));
         let reads = Arc::new(AtomicUsize::new(0));
         let mut readers = Vec::new();
-        for query in QUERIES {
+        for &query in queries {
             let (pool, stop, reads) = (portal.pool.clone(), stop.clone(), reads.clone());
             readers.push(tokio::spawn(async move {
                 let mut conn = pool.acquire().await.unwrap();
@@ -49,9 +61,30 @@ fn readers_see_no_error_and_no_mix_during_fifty_swaps() {
                 worst
             }));
         }
+        for &tables in transactions {
+            let (pool, stop, reads) = (portal.pool.clone(), stop.clone(), reads.clone());
+            readers.push(tokio::spawn(async move {
+                let mut worst = Duration::ZERO;
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    let mut tx = pool.begin().await.unwrap();
+                    let mut seen = Vec::new();
+                    for &table in tables {
+                        let sql = format!("SELECT DISTINCT release FROM {table}");
+                        let release: String = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut *tx).await.expect(table);
+                        seen.push(release);
+                    }
+                    tx.commit().await.unwrap();
+                    worst = worst.max(began.elapsed());
+                    reads.fetch_add(1, Ordering::Relaxed);
+                    assert!(seen.iter().all(|release| *release == seen[0]), "{tables:?} saw {seen:?}");
+                }
+                worst
+            }));
+        }
         let (mut incoming, mut outgoing) = (Generation::Staging, backup());
         let mut worst_lock = Duration::ZERO;
-        for _ in 0..50 {
+        for _ in 0..swaps {
             let cancel = CancellationToken::new();
             let mut tx = swap::lock(&portal.pool, &portal.relations, &incoming, &Limits::default(), &cancel).await.unwrap();
             let locked = Instant::now();
@@ -65,8 +98,11 @@ fn readers_see_no_error_and_no_mix_during_fifty_swaps() {
         for reader in readers {
             worst = worst.max(reader.await.unwrap());
         }
-        println!("{} reads, slowest {worst:?}, longest hold {worst_lock:?}", reads.load(Ordering::Relaxed));
-        assert_eq!(portal.release().await, "first");
+        #[allow(clippy::print_stdout)]
+        {
+            println!("{} reads, slowest {worst:?}, longest hold {worst_lock:?}", reads.load(Ordering::Relaxed));
+        }
+        assert_eq!(portal.release().await, if swaps.is_multiple_of(2) { "first" } else { "second" });
     });
 }
 

@@ -63,7 +63,7 @@ async fn a_release_waits_for_a_lock_that_others_hold_and_says_who() {
     let status = stage.wait("jul2026", "waiting for the lock", |status| status.message.contains("42000001")).await;
     assert_eq!(
         status.message.split(", pid").next().unwrap(),
-        "waits for advisory lock 42000001, held by role portal_owner, application 'nightly-psql'"
+        "advisory lock 42000001 is held by role portal_owner, application 'nightly-psql'"
     );
     assert_eq!(status.state, Some(ReleaseState::Running));
     assert!(status.phases.iter().all(|phase| phase.state != PhaseState::Succeeded), "nothing was done: {:?}", status.phases);

@@ -3,8 +3,17 @@
 //! Each test has a namespace, a pair of databases and an operator of its own. `make test` brings the local cluster up; by hand:
 //! `source "$(e2e/local/local up dev)" && cargo test --test operator`.
 
+mod abort;
+mod admission;
+mod defects;
+mod dry_run;
+mod freeze;
 mod kills;
 mod leaders;
 mod lifecycle;
 mod locks;
+mod queue;
+mod rest;
+mod retry;
+mod rollback;
 mod support;

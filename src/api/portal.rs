@@ -1,5 +1,7 @@
 //! `Portal`: everything about one portal that stays the same from release to release.
 
+#![allow(clippy::duplicated_attributes, reason = "printcolumn is given once a column")]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;

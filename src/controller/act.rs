@@ -82,7 +82,7 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, scene: &Scene,
         Step::End { state, message } => {
             if let Some(run) = &scene.observed.run {
                 let mut connection = scene.database.pool().acquire().await?;
-                runs::end(&mut connection, run.id, state, &message).await?;
+                runs::end(&mut connection, run.id, state, release.spec.retry, &message).await?;
             }
             Ok(Flow::Again)
         }
@@ -116,6 +116,7 @@ async fn open(shared: &Shared, release: &PortalRelease, scene: &Scene, kind: Run
         kind,
         target: rollback.map(|rollback| rollback.to.as_str()),
         retry: release.spec.retry,
+        abort: release.spec.abort.as_ref().map(|abort| abort.reason.as_str()),
         plan: &planned,
     };
     let mut connection = scene.database.pool().acquire().await?;
@@ -152,6 +153,7 @@ async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Resu
         release: record.id,
         run: run.id,
         retry: release.spec.retry,
+        abort: release.spec.abort.as_ref().map(|abort| abort.reason.as_str()),
         phases: &phases,
         fresh,
         recheck: !fresh && !swapped && run.kind == RunKind::Release,
@@ -170,16 +172,9 @@ async fn acquire(release: &PortalRelease, scene: &Scene) -> Result<Flow, Reconci
     let lock_key = scene.portal.as_ref().map_or(42_000_001, |portal| portal.spec.database.lock_key);
     match scene.database.acquire(lock_key).await {
         Ok(()) => Ok(Flow::Again),
-        Err(LockError::Busy { .. }) => {
-            let now = scene.database.waits_for().map_or(LockView::Free, LockView::Busy);
-            if now == scene.observed.lock {
-                return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
-            }
-            // The status says so first.
-            if let LockView::Busy(waits) = now {
-                tracing::info!(release = release.name_any(), "{}: {waits}", release.name_any());
-            }
-            Ok(Flow::Again)
+        Err(error @ LockError::Busy { .. }) => {
+            tracing::info!(release = release.name_any(), "{}: {error}", release.name_any());
+            Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)))
         }
         Err(LockError::Over) => Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),
         Err(LockError::Database(error)) => Err(error.into()),
@@ -228,6 +223,7 @@ async fn start(
     let context = Context {
         client: shared.client.clone(),
         namespace,
+        name: release.name_any(),
         portal_name: portal.name_any(),
         portal: portal.spec.clone(),
         spec: release.spec.clone(),
@@ -239,9 +235,8 @@ async fn start(
         database: scene.database.clone(),
         fence,
         attempt,
-        emergency_frozen: portal.status.as_ref().map(|status| status.frozen_workloads.clone()).unwrap_or_default(),
         namespace_terminating: terminating,
-        cancel: CancellationToken::new(),
+        cancel: shared.runner.token(),
         pause: CancellationToken::new(),
         progress,
         services: shared.services.clone(),

@@ -112,7 +112,8 @@ pub async fn run(
         .run(portal::reconcile, portal::failed, shared.clone())
         .for_each(async |_| {});
     let readiness = async {
-        if store.wait_until_ready().await.is_ok() && shared.portal_objects.wait_until_ready().await.is_ok() {
+        let stores = async { store.wait_until_ready().await.is_ok() && shared.portal_objects.wait_until_ready().await.is_ok() };
+        if stop.run_until_cancelled(stores).await == Some(true) {
             knowing.send_replace(true);
             ready.send_replace(true);
         }

@@ -53,10 +53,9 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         release: view.release.clone(),
         run: view.run.clone(),
         blocker,
-        lock: match (database.fence().await, database.waits_for()) {
-            (Some(_), _) => LockView::Held,
-            (None, Some(busy)) => LockView::Busy(busy),
-            (None, None) => LockView::Free,
+        lock: match database.fence().await {
+            Some(_) => LockView::Held,
+            None => database.busy().map_or(LockView::Free, LockView::Busy),
         },
         task,
         workers_frozen: !view.frozen.is_empty(),

@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::{Resource, ResourceExt, runtime::controller::Action};
+use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::controller::Action};
 
 use super::{Shared, release::ReconcileError};
 use crate::{
-    api::{FrozenWorkload, Label, Portal, PortalStatus},
-    cluster::{self, EventType, workers},
+    api::{FrozenWorkload, Label, Portal, PortalRelease, PortalStatus},
+    cluster::{self, ClusterError, EventType, workers},
     database::ledger::data,
-    services::merged,
+    services::corrected,
 };
 
 /// Pause after a failure.
@@ -105,13 +105,13 @@ async fn emergency_freeze(
     before: &PortalStatus,
 ) -> Result<(Vec<FrozenWorkload>, Option<Duration>, Said), ReconcileError> {
     let namespace = portal.namespace().unwrap_or_default();
-    let by_releases = frozen_by_releases(shared, portal);
+    let known = &before.frozen_workloads;
     if portal.spec.frozen {
-        let known = merged(before.frozen_workloads.clone(), &by_releases);
-        let record = match workers::record(&shared.client, &namespace, &portal.spec.workers, &known).await {
-            Ok(record) => record,
-            Err(error) => return Ok((known, Some(PAUSE), ("Unknown", "FreezeFailed", error.to_string()))),
+        let now = match workers::record(&shared.client, &namespace, &portal.spec.workers, known).await {
+            Ok(now) => now,
+            Err(error) => return Ok((known.clone(), Some(PAUSE), ("Unknown", "FreezeFailed", error.to_string()))),
         };
+        let record = corrected(corrected(now, &frozen_by_releases(shared, portal).await?), known);
         if record != before.frozen_workloads {
             let status = PortalStatus { frozen_workloads: record.clone(), ..before.clone() };
             cluster::patch_status(&shared.client, portal, &status).await?;
@@ -135,14 +135,15 @@ async fn emergency_freeze(
         });
     }
     let not_frozen = || ("False", "NotFrozen", "spec.frozen is false".to_owned());
-    if before.frozen_workloads.is_empty() {
+    if known.is_empty() {
         return Ok((Vec::new(), None, not_frozen()));
     }
-    if !by_releases.is_empty() {
-        // A release holds the same workers, knows their numbers and brings them back itself.
-        return Ok((Vec::new(), None, not_frozen()));
+    if !frozen_by_releases(shared, portal).await?.is_empty() {
+        // It may still see spec.frozen as it was and leave them stopped: the numbers are kept until it is through.
+        let message = "spec.frozen is false; a release has the workers stopped, and they come back with it".to_owned();
+        return Ok((known.clone(), None, ("True", "ReleaseRuns", message)));
     }
-    match workers::start(&shared.client, &namespace, &before.frozen_workloads).await {
+    match workers::start(&shared.client, &namespace, known).await {
         Ok(_) => {
             shared.services.event(
                 portal.object_ref(&()),
@@ -152,19 +153,19 @@ async fn emergency_freeze(
             );
             Ok((Vec::new(), None, not_frozen()))
         }
-        Err(error) => Ok((before.frozen_workloads.clone(), Some(PAUSE), ("Unknown", "ThawFailed", error.to_string()))),
+        Err(error) => Ok((known.clone(), Some(PAUSE), ("Unknown", "ThawFailed", error.to_string()))),
     }
 }
 
-fn frozen_by_releases(shared: &Shared, portal: &Portal) -> Vec<FrozenWorkload> {
-    let of_portal = |release: &&Arc<crate::api::PortalRelease>| {
-        release.namespace() == portal.namespace() && release.spec.portal_ref.name.as_str() == portal.name_any()
-    };
-    let releases = shared.releases.state();
-    releases
-        .iter()
-        .filter(of_portal)
-        .filter_map(|release| release.status.as_ref())
-        .flat_map(|status| status.frozen_workloads.clone())
-        .collect()
+/// What the statuses of the portal's releases say at this moment: a release has its record there before it stops anything.
+async fn frozen_by_releases(shared: &Shared, portal: &Portal) -> Result<Vec<FrozenWorkload>, ReconcileError> {
+    let (namespace, name) = (portal.namespace().unwrap_or_default(), portal.name_any());
+    let api: Api<PortalRelease> = Api::namespaced(shared.client.clone(), &namespace);
+    let params = ListParams::default().fields(&format!("spec.portalRef.name={name}"));
+    let releases = cluster::call(|| api.list(&params)).await.map_err(|cause| ClusterError::Call {
+        action: "list the releases of",
+        object: format!("Portal {namespace}/{name}"),
+        cause,
+    })?;
+    Ok(releases.items.into_iter().filter_map(|release| release.status).flat_map(|status| status.frozen_workloads).collect())
 }

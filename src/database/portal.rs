@@ -1,7 +1,5 @@
 //! One portal's database, as this process uses it: the pool, and the lock session while a run is open.
 
-use std::sync::{Mutex as Blocking, PoisonError};
-
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::sync::Mutex;
 
@@ -21,8 +19,7 @@ pub struct PortalDatabase {
     family: Option<String>,
     term: Term,
     session: Mutex<Option<LockSession>>,
-    /// What the last attempt to take the lock had to wait for.
-    waits_for: Blocking<Option<String>>,
+    busy: std::sync::Mutex<Option<String>>,
 }
 
 impl PortalDatabase {
@@ -54,7 +51,7 @@ impl PortalDatabase {
             family,
             term,
             session: Mutex::new(None),
-            waits_for: Blocking::default(),
+            busy: std::sync::Mutex::default(),
         })
     }
 
@@ -78,18 +75,18 @@ impl PortalDatabase {
             return Ok(());
         }
         *session = None;
-        let acquired = LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref(), &self.term).await;
-        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = match &acquired {
-            Err(LockError::Busy { key, holder }) => Some(format!("waits for advisory lock {key}, held by {holder}")),
-            _ => None,
-        };
+        let acquired =
+            LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref(), &self.term).await;
+        if let Ok(mut busy) = self.busy.lock() {
+            *busy = acquired.as_ref().err().filter(|error| matches!(error, LockError::Busy { .. })).map(ToString::to_string);
+        }
         *session = Some(acquired?);
         Ok(())
     }
 
-    /// What the last attempt to take the lock had to wait for.
-    pub fn waits_for(&self) -> Option<String> {
-        self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Who had the lock when it was last tried, in a sentence.
+    pub fn busy(&self) -> Option<String> {
+        self.busy.lock().ok().and_then(|busy| busy.clone())
     }
 
     /// What changes check, while this process holds the lock.

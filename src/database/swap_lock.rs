@@ -97,8 +97,9 @@ pub async fn lock(
     let mut attempts = 0;
     let mut blockers = Vec::new();
     // Most readers are gone at once, and what looks like a slow one may be a deadlock, which only giving way resolves:
-    // so patience grows from attempt to attempt.
-    let mut patience = limits.attempt.min(Duration::from_millis(25));
+    // so patience grows from attempt to attempt, and begins again.
+    let shortest = limits.attempt.min(Duration::from_millis(20));
+    let mut patience = shortest;
     loop {
         if cancel.is_cancelled() {
             return Err(SwapError::Cancelled);
@@ -126,7 +127,7 @@ pub async fn lock(
             () = cancel.cancelled() => return Err(SwapError::Cancelled),
             () = tokio::time::sleep(pause) => {}
         }
-        patience = limits.attempt.min(patience * 2);
+        patience = if patience < limits.attempt { limits.attempt.min(patience * 2) } else { shortest };
     }
 }
 

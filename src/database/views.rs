@@ -2,7 +2,8 @@
 
 use sqlx::{Column, Connection, Executor, PgConnection, SqlSafeStr, Statement};
 
-use super::checks::reason;
+use super::catalog::Difference;
+use super::checks::{Finding, duplicates, reason};
 use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident};
 use super::staging::{self, StagingError};
 
@@ -52,6 +53,12 @@ pub enum ViewError {
     /// The staged twin could not be given everything that the live view has.
     #[error(transparent)]
     Twin(#[from] StagingError),
+    /// Its query gives other columns than the live view has.
+    #[error("{0}; correct its query in the Portal, or create the live view anew with these columns")]
+    Differs(Difference),
+    /// Its rows share what must be unique.
+    #[error(transparent)]
+    Duplicates(Finding),
     /// There is no such materialized view.
     #[error("view {view}: there is no materialized view of this name in schema {schema}; create it, or set views.refresh to false")]
     Missing {
@@ -94,16 +101,49 @@ pub async fn create_staged(conn: &mut PgConnection, schema: &str, view: &Materia
     let place = live.as_ref().map_or("", |live| live.place.as_str());
     let create = format!("CREATE MATERIALIZED VIEW {relation}{place} AS\n{}\nWITH DATA", view.sql);
     run(conn, name, "building its staged twin", create).await?;
-    if live.is_some() {
+    let mut savepoint = conn.begin().await.map_err(failed(name, "finishing its staged twin"))?;
+    match finish(&mut savepoint, schema, view, live.is_some()).await {
+        Ok(()) => savepoint.commit().await.map_err(failed(name, "finishing its staged twin"))?,
+        Err(error) => {
+            savepoint.rollback().await.map_err(failed(name, "finishing its staged twin"))?;
+            return Err(explained(conn, schema, view, error).await);
+        }
+    }
+    run(conn, name, "ANALYZE of its staged twin", format!("ANALYZE {relation}")).await
+}
+
+/// Gives a filled twin its indexes and everything else that live has.
+async fn finish(conn: &mut PgConnection, schema: &str, view: &MaterializedViewSpec, has_live: bool) -> Result<(), ViewError> {
+    let name = view.name.as_str();
+    if has_live {
         let only_this = Relations { schema: schema.to_owned(), views: vec![name.to_owned()], ..Relations::default() };
         staging::complete(conn, &only_this).await?;
     } else if !view.unique_key.is_empty() {
         let index = Generation::Staging.name(&unique_index_name(view));
         let columns = view.unique_key.iter().map(|column| quote_ident(column)).collect::<Vec<_>>().join(", ");
-        let sql = format!("CREATE UNIQUE INDEX {} ON {relation} ({columns})", quote_ident(&index));
+        let sql =
+            format!("CREATE UNIQUE INDEX {} ON {} ({columns})", quote_ident(&index), qualified(schema, &Generation::Staging.name(name)));
         run(conn, name, "building the unique index of its uniqueKey", sql).await?;
     }
-    run(conn, name, "ANALYZE of its staged twin", format!("ANALYZE {relation}")).await
+    Ok(())
+}
+
+/// The error as a person needs it: a unique index that cannot be built says nothing of how many rows stand against it.
+async fn explained(conn: &mut PgConnection, schema: &str, view: &MaterializedViewSpec, error: ViewError) -> ViewError {
+    let refused = match &error {
+        ViewError::Statement { source, .. } | ViewError::Twin(StagingError::Statement { source, .. }) => source.as_database_error(),
+        _ => None,
+    };
+    if refused.is_some_and(|refused| refused.is_unique_violation())
+        && !view.unique_key.is_empty()
+        && let Ok(Some(finding)) = duplicates(conn, schema, &Generation::Staging.name(&view.name), &view.unique_key).await
+    {
+        return ViewError::Duplicates(finding);
+    }
+    match error {
+        ViewError::Twin(StagingError::Stale(difference)) => ViewError::Differs(difference),
+        error => error,
+    }
 }
 
 /// The live name of the unique index that a new view gets, at most 63 bytes long.

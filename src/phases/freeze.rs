@@ -2,26 +2,33 @@
 
 use std::time::{Duration, Instant};
 
+use kube::Api;
+
 use super::{Context, Done, PhaseError};
 use crate::{
-    api::{FrozenWorkload, Worker},
-    cluster::workers,
+    api::{FrozenWorkload, PhaseName, Portal, PortalRelease, Worker},
+    cluster::{self, workers},
     database::ledger::data,
-    services::merged,
+    services::corrected,
 };
+
+/// How often the status is looked at while it must get the record.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Records how the workers are, scales them to zero and waits until nothing of them is left.
 pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     let namespace = &context.namespace;
     // First the record, committed; then the first write to the cluster.
     let mut work = context.work().await?;
-    let known = merged(data::frozen(&mut work, &context.key()).await?, &context.emergency_frozen);
-    let before = workers::record(&context.client, namespace, &context.portal.workers, &known)
+    let known = data::frozen(&mut work, &context.key()).await?;
+    let now = workers::record(&context.client, namespace, &context.portal.workers, &known)
         .await
         .map_err(|error| if error.is_transient() { PhaseError::from(error) } else { PhaseError::Refused(error.to_string()) })?;
+    let emergency = portal(context).await?.and_then(|portal| portal.status).map(|status| status.frozen_workloads).unwrap_or_default();
+    let before = corrected(corrected(now, &emergency), &known);
     data::record_frozen(&mut work, &context.key(), context.release, &before).await?;
     work.commit().await?;
-    context.progress.moved();
+    status_has(context, &before).await?;
 
     context.say(format!("waiting until {} workloads have stopped", before.len()));
     workers::stop(&context.client, namespace, &before).await?;
@@ -36,6 +43,37 @@ pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     )?;
     no_sessions(context, timeout).await?;
     context.work().await?.complete(&described("stopped", &before)).await
+}
+
+/// The Portal as it is at this moment.
+async fn portal(context: &Context) -> Result<Option<Portal>, PhaseError> {
+    let api: Api<Portal> = Api::namespaced(context.client.clone(), &context.namespace);
+    let found = cluster::call(|| api.get_opt(&context.portal_name)).await;
+    found.map_err(|error| PhaseError::Failed(format!("Portal {} cannot be read: {error}", context.portal_name)))
+}
+
+/// Waits until the status has the record too: the emergency freeze, and an operator that cannot reach the database, go by it.
+async fn status_has(context: &Context, before: &[FrozenWorkload]) -> Result<(), PhaseError> {
+    let api: Api<PortalRelease> = Api::namespaced(context.client.clone(), &context.namespace);
+    let (started, timeout) = (Instant::now(), context.portal.freeze.timeout.get());
+    context.say("waiting until the status has the workers' numbers");
+    loop {
+        let found = cluster::call(|| api.get_opt(&context.name)).await;
+        let found = found.map_err(|error| PhaseError::Failed(format!("the status cannot be read: {error}; no worker was stopped")))?;
+        let recorded = found.and_then(|release| release.status).map(|status| status.frozen_workloads).unwrap_or_default();
+        if before.iter().all(|workload| recorded.contains(workload)) {
+            return Ok(());
+        }
+        if started.elapsed() > timeout {
+            let seconds = timeout.as_secs();
+            return Err(PhaseError::Failed(format!("the status could not be written for {seconds}s; no worker was stopped")));
+        }
+        context.progress.moved();
+        tokio::select! {
+            () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
 }
 
 /// No session of the workers' roles may be left: a worker that hangs on to its connection is not gone.
@@ -67,7 +105,13 @@ pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, true).await?;
     let mut work = context.work().await?;
     data::forget_frozen(&mut work, &context.key()).await?;
-    work.complete(&message).await
+    let done = work.complete(&message).await?;
+    let frozen_at = context.run.phases.iter().find(|phase| phase.name == PhaseName::Freeze).and_then(|phase| phase.started_at);
+    if let Some(since) = frozen_at {
+        let rest = Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or_default();
+        context.services.metrics.workers_frozen(rest);
+    }
+    Ok(done)
 }
 
 /// The run ended before Scale: the workers come back all the same. Waiting until they are available is not for a failed release.
@@ -88,8 +132,13 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
     if context.namespace_terminating {
         return Ok("the namespace is being deleted, and the workers with it".to_owned());
     }
-    if context.portal.frozen {
-        // The emergency freeze keeps them; its own record brings them back later.
+    if let Some(portal) = portal(context).await?.filter(|portal| portal.spec.frozen) {
+        // The emergency freeze keeps them, and brings them back later: not before it has their numbers are they forgotten here.
+        let held = portal.status.map(|status| status.frozen_workloads).unwrap_or_default();
+        if !before.iter().all(|workload| held.iter().any(|other| other.kind == workload.kind && other.name == workload.name)) {
+            let wait = "the Portal's frozen is true, and its status does not have the numbers of all workers yet";
+            return Err(PhaseError::Failed(wait.to_owned()));
+        }
         return Ok("workers stay stopped: the Portal's frozen is true".to_owned());
     }
     context.say(format!("bringing {} workloads back", before.len()));

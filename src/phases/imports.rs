@@ -21,7 +21,7 @@ use crate::{
     services::{Audience, Notice},
 };
 
-/// How often an import's progress is told to people outside.
+/// How often the progress of a long import is told to people outside; its end is told in any case.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) async fn core(context: &Context) -> Result<Done, PhaseError> {
@@ -201,7 +201,7 @@ impl One<'_> {
         self.context.services.metrics.rows_imported(self.kind, rows);
         self.context.services.metrics.progressed();
         self.context.progress.moved();
-        Ok(())
+        if done { self.tell().await } else { Ok(()) }
     }
 
     async fn tell(&self) -> Result<(), PhaseError> {
@@ -213,9 +213,13 @@ impl One<'_> {
     }
 }
 
-/// An object store that does not answer may answer later; what the file says stays as it is.
+/// An object store that does not answer may answer later; a file that is not there, or not for us, stays so, as does what it says.
 fn csv_error(error: csv::CsvError) -> PhaseError {
+    use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
     match error {
+        csv::CsvError::Read { source: NotFound { .. } | PermissionDenied { .. } | Unauthenticated { .. }, .. } => {
+            PhaseError::Refused(error.to_string())
+        }
         csv::CsvError::Read { .. } => PhaseError::Failed(error.to_string()),
         error => of_database(error),
     }

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use definition::Definition;
 
 use crate::{
-    api::{FrozenWorkload, Label, PhaseName, PortalReleaseSpec, PortalSpec},
+    api::{Label, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec},
     cluster::workers::WorkerError,
     database::{
         identifiers::Relations,
@@ -54,6 +54,8 @@ pub struct Context {
     pub client: Client,
     /// Namespace of the release and its portal.
     pub namespace: String,
+    /// Name of the release.
+    pub name: String,
     /// Name of the Portal.
     pub portal_name: String,
     /// The Portal's spec.
@@ -76,8 +78,6 @@ pub struct Context {
     pub fence: Fence,
     /// This attempt.
     pub attempt: Attempt,
-    /// Workloads that the Portal's emergency freeze stopped, as they were before.
-    pub emergency_frozen: Vec<FrozenWorkload>,
     /// The namespace is being deleted, and the workers with it.
     pub namespace_terminating: bool,
     /// Stop at once.
@@ -190,9 +190,11 @@ impl Context {
         }
     }
 
-    /// The release builds staged twins of the materialized views.
+    /// The release builds staged twins of the materialized views: it is asked to, and no selection of phases leaves it out.
     pub fn stages_views(&self) -> bool {
-        self.spec.views.create_staging.unwrap_or(self.portal.views.create_staging) && !self.portal.materialized_views.is_empty()
+        self.spec.views.create_staging.unwrap_or(self.portal.views.create_staging)
+            && !self.portal.materialized_views.is_empty()
+            && self.run.state_of(PhaseName::CreateStagingViews) != Some(PhaseState::Skipped)
     }
 
     /// Begins a transaction that may change the portal's database: the fence is checked in it and stands until it ends.

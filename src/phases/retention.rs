@@ -1,19 +1,13 @@
 //! CleanupAndRetention and ResetCheckpoints.
 
 use super::{Context, Done, PhaseError, of_database};
-use crate::database::{
-    backups,
-    identifiers::{Generation, Relations},
-    ledger::data,
-    staging::drop_all,
-};
+use crate::database::{backups, identifiers::Generation, ledger::data, staging::drop_all};
 
 /// Keeps the newest backups and drops the others, never anything that something else stands on. What is left of the staging
 /// (look-up copies, staged twins of views that the release did not swap) goes too.
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let keep = context.spec.retention.keep_backups.unwrap_or(context.portal.defaults.keep_backups);
-    let relations =
-        Relations { views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(), ..context.relations() };
+    let relations = super::views::everything(context);
     let mut work = context.work().await?;
     let there = backups::list(&mut work, &relations).await.map_err(of_database)?;
     let parked = data::parked_stamps(&mut work, &context.key()).await?;

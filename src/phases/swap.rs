@@ -1,7 +1,10 @@
 //! FinaliseSwap: staged and live relations change place in one transaction, together with the ledger's rows. A rollback and a roll
 //! forward are the same exchange with other generations.
 
-use std::{str::FromStr, time::Instant};
+use std::{
+    str::FromStr,
+    time::{Duration, Instant},
+};
 
 use super::{Context, Done, PhaseError, Work, freeze, of_database};
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
         ledger::data,
         run_sql,
         staging::publish_lookup,
-        swap::{Limits, SwapError, exchange, lock},
+        swap::{Horizon, Limits, SwapError, exchange, lock, old_snapshots},
     },
     metrics::LockAttempt,
     release::RunKind,
@@ -33,6 +36,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let origin = data::origin(&mut work, context.release).await?;
     work.commit().await?;
 
+    if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.run.kind == RunKind::Release) {
+        no_old_snapshots(context, horizon).await?;
+    }
     context.say("waiting for the locks of the swap");
     let limits = Limits {
         budget: context.portal.database.lock_timeout.get(),
@@ -105,8 +111,7 @@ fn described(generation: &Generation) -> String {
 }
 
 async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError> {
-    let all =
-        Relations { views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(), ..context.relations() };
+    let all = super::views::everything(context);
     let (incoming, outgoing, relations) = match context.run.kind {
         RunKind::Release => {
             if !data::owns_staging(work, &context.key(), context.release).await? {
@@ -117,7 +122,9 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
         RunKind::Rollback => {
             let stamp = rollback_stamp(work, context, &all).await?;
             // The data goes to staging, unless a validated dry run is kept there.
-            let outgoing = if data::staging_is_free(work, &context.key(), context.release).await? {
+            let free = data::staging_is_free(work, &context.key(), context.release).await?
+                && data::foreign_staging(work, &context.key(), &all).await?.is_empty();
+            let outgoing = if free {
                 super::views::drop_staging(work, context, &all).await?;
                 Generation::Staging
             } else {
@@ -133,6 +140,28 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
     };
     let relations = data::present(work, relations, &incoming).await?;
     Ok(Places { relations, incoming, outgoing })
+}
+
+/// A snapshot from before the staged tables were complete would see them empty under the live names (a pg_dump, say): waits for such
+/// transactions within the budget of the locks.
+async fn no_old_snapshots(context: &Context, horizon: &Horizon) -> Result<(), PhaseError> {
+    let started = Instant::now();
+    let budget = context.portal.database.lock_timeout.get();
+    loop {
+        let old = old_snapshots(&mut *context.database.pool().acquire().await?, horizon).await.map_err(of_database)?;
+        let Some(first) = old.first() else { return Ok(()) };
+        let who = format!("{first}{}", if old.len() > 1 { format!(" and {} more", old.len() - 1) } else { String::new() });
+        if started.elapsed() > budget {
+            return Err(PhaseError::Refused(format!(
+                "a transaction that began before the staging was complete would see empty tables after the swap: {who}; end it or wait for it, then raise retry"
+            )));
+        }
+        context.say(format!("waiting for an old transaction to end: {who}"));
+        tokio::select! {
+            () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+            () = tokio::time::sleep(Duration::from_millis(250)) => {}
+        }
+    }
 }
 
 /// A name for what is live now.
@@ -178,6 +207,8 @@ async fn rollback_stamp(work: &mut Work, context: &Context, relations: &Relation
 fn swap_error(error: SwapError) -> PhaseError {
     match error {
         SwapError::Cancelled => PhaseError::Cancelled,
+        // The budget for the locks is used up: the staging is kept, the workers come back, and a person decides.
+        error @ SwapError::Blocked { .. } => PhaseError::Refused(error.to_string()),
         error if error.is_busy() => PhaseError::Failed(error.to_string()),
         error => of_database(error),
     }

@@ -17,6 +17,7 @@ use crate::{
         identifiers::{Generation, Relations, qualified},
         ledger::data,
         staging,
+        swap::horizon,
     },
 };
 
@@ -26,7 +27,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     complete(context, &relations).await?;
 
     let mut work = context.work().await?;
-    let origin = data::origin(&mut work, context.release).await?;
+    let mut origin = data::origin(&mut work, context.release).await?;
+    origin.horizon = Some(horizon(&mut work).await.map_err(of_database)?);
+    data::set_origin(&mut work, context.release, &origin).await?;
     let tables = Relations { views: Vec::new(), ..relations.clone() };
     let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
     if origin.structure.as_ref().is_some_and(|then| *then != structure) {

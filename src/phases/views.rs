@@ -49,7 +49,7 @@ pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
         views.insert(name.clone(), checksum::of_relation(&mut work, &twin).await.map_err(of_database)?);
     }
     let message = format!("{} views staged with {} rows", views.len(), rows(&views));
-    let origin = data::StagingOrigin { definition: Some(definition.hash), structure: None, views };
+    let origin = data::StagingOrigin { definition: Some(definition.hash), views, ..data::StagingOrigin::default() };
     data::set_origin(&mut work, context.release, &origin).await?;
     work.complete(&message).await
 }
@@ -65,16 +65,30 @@ pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
     work.complete_undo("staged views dropped").await
 }
 
-/// Takes over the staging, which belongs to nobody or to a release that is over.
+/// Takes over the staging, which belongs to nobody or to a release that is over. What the ledger does not know was made by somebody
+/// else and is not touched.
 pub(super) async fn claim(work: &mut super::Work, context: &Context) -> Result<(), PhaseError> {
+    let foreign = data::foreign_staging(work, &context.key(), &everything(context)).await?;
+    if !foreign.is_empty() {
+        return Err(PhaseError::Refused(format!(
+            "{} exist and are not of this operator; drop or rename them, then raise retry",
+            foreign.join(", ")
+        )));
+    }
     data::own_staging(work, &context.key(), Some(context.release)).await?;
     Ok(())
 }
 
 /// Drops what an earlier release, or an earlier attempt, staged: tables first, for nothing of theirs stands on the views.
 pub(super) async fn drop_staging(work: &mut super::Work, context: &Context, relations: &Relations) -> Result<(), PhaseError> {
-    let all = Relations { views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(), ..relations.clone() };
+    let all = Relations { views: everything(context).views, ..relations.clone() };
     staging::drop_all(work, &all).await.map_err(of_database)
+}
+
+/// Every relation that a release of the portal may stage, whether this one does or not.
+pub(super) fn everything(context: &Context) -> Relations {
+    let views = context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect();
+    Relations { views, ..context.relations() }
 }
 
 /// What the views that the imports read hold now; for staged twins, what their queries give now.

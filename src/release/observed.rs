@@ -62,6 +62,8 @@ pub struct ReleaseRecord {
     pub message: String,
     /// The `spec.retry` that the last run answered.
     pub retry_seen: i64,
+    /// The `spec.abort.reason` that a later retry has overruled.
+    pub abort_seen: Option<String>,
     /// Its data has been live.
     #[serde(rename = "swapped_at", deserialize_with = "is_set")]
     pub swapped: bool,
@@ -192,7 +194,7 @@ pub enum LockView {
     Held,
     /// Not held by this process.
     Free,
-    /// Somebody else had it when this process tried last: a sentence about what it waits for.
+    /// Somebody else holds it: who, in a sentence.
     Busy(String),
 }
 

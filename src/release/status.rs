@@ -3,7 +3,11 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::{Blocker, LockView, Observed, RunKind, RunRecord, Step, plan::plan, step::is_ours};
+use super::{
+    Blocker, LockView, Observed, RunKind, RunRecord, Step,
+    plan::plan,
+    step::{is_aborted, is_ours},
+};
 use crate::api::{FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState};
 
 /// What the status shows beside the decision: facts that no decision depends on.
@@ -97,6 +101,7 @@ fn state(observed: &Observed, step: &Step) -> ReleaseState {
         (Step::Queue(_), Some(release)) if is_ours(observed) && release.state != ReleaseState::Pending => release.state,
         (Step::Queue(_), _) => ReleaseState::Queued,
         (Step::Refuse(refusal), _) if refusal.reason == "LabelInUse" => ReleaseState::Failed,
+        (Step::Refuse(refusal), _) if refusal.reason == "Aborted" => ReleaseState::Aborted,
         (_, Some(release)) if is_open(observed) && release.state == ReleaseState::Pending => ReleaseState::Running,
         (_, Some(_)) if is_open(observed) => match observed.run.as_ref().map(|run| run.kind) {
             Some(RunKind::Rollback) => ReleaseState::RollingBack,
@@ -110,12 +115,11 @@ fn state(observed: &Observed, step: &Step) -> ReleaseState {
 fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
     if let Some(task) = &observed.task {
         let what = task.phase.map_or("winding up a release whose object is gone".to_owned(), |phase| phase.to_string());
-        return if task.message.is_empty() { what } else { format!("{what}: {}", task.message) };
-    }
-    if let (Step::Acquire, LockView::Busy(waits)) = (step, &observed.lock) {
-        return waits.clone();
+        let what = if task.message.is_empty() { what } else { format!("{what}: {}", task.message) };
+        return what + refused_abort(observed);
     }
     match step {
+        Step::Acquire if let LockView::Busy(holder) = &observed.lock => holder.clone(),
         Step::Refuse(refusal) => refusal.message.clone(),
         Step::Queue(blocker) => waits_for(blocker),
         Step::Hold if is_open(observed) => "suspended at a safe point; set suspend to false to go on".to_owned(),
@@ -134,7 +138,7 @@ fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
             Some(release) if is_open(observed) => {
                 observed.run.as_ref().map_or_else(|| release.message.clone(), |run| run_message(observed, run))
             }
-            Some(release) if observed.spec.abort.is_some() && release.swapped && state == ReleaseState::Live => {
+            Some(release) if is_aborted(observed) && release.swapped && matches!(state, ReleaseState::Live | ReleaseState::Failed) => {
                 format!("{}; abort is refused: the data is live already; use spec.rollback instead", release.message)
             }
             Some(release) => release.message.clone(),
@@ -149,10 +153,16 @@ fn run_message(observed: &Observed, run: &RunRecord) -> String {
         .iter()
         .find(|phase| matches!(phase.state, PhaseState::Running | PhaseState::Pending))
         .map_or_else(|| run.message.clone(), |phase| phase.name.to_string());
-    if observed.spec.abort.is_some() && run.is_done(PhaseName::FinaliseSwap) {
-        return format!("{what}; abort is refused: the data is live already; use spec.rollback once this run has ended");
+    what + refused_abort(observed)
+}
+
+/// What is said of an abort that comes too late, while the run goes on.
+fn refused_abort(observed: &Observed) -> &'static str {
+    if is_aborted(observed) && observed.run.as_ref().is_some_and(|run| run.is_done(PhaseName::FinaliseSwap)) {
+        "; abort is refused: the data is live already; use spec.rollback once this run has ended"
+    } else {
+        ""
     }
-    what
 }
 
 fn waits_for(blocker: &Blocker) -> String {

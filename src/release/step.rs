@@ -104,11 +104,21 @@ fn has_swapped(run: &RunRecord) -> bool {
     run.is_done(PhaseName::FinaliseSwap)
 }
 
+/// `spec.retry` was raised since the last run.
+fn wants_retry(observed: &Observed) -> bool {
+    observed.spec.retry > observed.release.as_ref().map_or(0, |release| release.retry_seen)
+}
+
+/// An abort that no retry has overruled. It is a latch and stays in the spec: a retry after it runs the release all the same, and
+/// another reason is another abort.
+pub fn is_aborted(observed: &Observed) -> bool {
+    let seen = observed.release.as_ref().filter(|_| is_ours(observed)).and_then(|release| release.abort_seen.as_ref());
+    observed.spec.abort.as_ref().is_some_and(|abort| Some(&abort.reason) != seen)
+}
+
 /// An abort that is to be obeyed: only before the swap, only of a run that goes live.
 fn wants_abort(observed: &Observed) -> bool {
-    observed.spec.abort.is_some()
-        && observed.release.as_ref().is_none_or(|release| observed.spec.retry <= release.retry_seen)
-        && observed.run.as_ref().is_some_and(|run| run.kind == RunKind::Release && !has_swapped(run))
+    is_aborted(observed) && observed.run.as_ref().is_some_and(|run| run.kind == RunKind::Release && !has_swapped(run))
 }
 
 /// Workers are stopped: no suspension until they are back.
@@ -214,7 +224,7 @@ fn at_rest(observed: &Observed) -> Step {
             _ => Step::Adopt,
         };
     }
-    let retry = observed.spec.retry > release.retry_seen;
+    let retry = wants_retry(observed);
     let kind = observed.run.as_ref().map_or(RunKind::Release, |run| run.kind);
     match release.state {
         ReleaseState::Pending => start(observed, Step::Open(RunKind::Release)),
@@ -223,7 +233,9 @@ fn at_rest(observed: &Observed) -> Step {
                 && observed.current
                 && !(kind == RunKind::Rollback && release.state == ReleaseState::Failed) =>
         {
-            if observed.rollback_available {
+            // A backup that is named may be another tool's; the run's Preflight looks for it before anything is touched.
+            let named = observed.spec.rollback.as_ref().is_some_and(|rollback| rollback.to != "Previous");
+            if observed.rollback_available || named {
                 start(observed, Step::Open(RunKind::Rollback))
             } else {
                 Step::Refuse(Refusal {
@@ -236,7 +248,9 @@ fn at_rest(observed: &Observed) -> Step {
             }
         }
         ReleaseState::Failed if kind == RunKind::Rollback && observed.current && observed.spec.rollback.is_none() => Step::Settle,
-        ReleaseState::DryRunComplete | ReleaseState::Suspended | ReleaseState::Failed if wants_abort(observed) && !release.swapped => {
+        ReleaseState::DryRunComplete | ReleaseState::Suspended | ReleaseState::Failed
+            if !retry && wants_abort(observed) && !release.swapped =>
+        {
             start(observed, Step::Reopen)
         }
         ReleaseState::Failed | ReleaseState::Aborted if retry => start(observed, Step::Reopen),
@@ -266,17 +280,18 @@ fn start(observed: &Observed, step: Step) -> Step {
     if let Err(refusal) = &observed.portal {
         return Step::Refuse(refusal.clone());
     }
-    if observed.spec.suspend {
-        return Step::Hold;
-    }
-    if observed.spec.abort.is_some()
-        && step == Step::Open(RunKind::Release)
-        && observed.release.as_ref().is_none_or(|release| observed.spec.retry <= release.retry_seen)
-    {
+    let aborted = is_aborted(observed) && !wants_retry(observed);
+    if aborted && step == Step::Open(RunKind::Release) {
         return Step::Refuse(Refusal {
             reason: "Aborted",
-            message: "spec.abort is set: nothing was started; raise retry to run it".to_owned(),
+            message: format!(
+                "aborted before it started: {}; raise retry to run it",
+                observed.spec.abort.as_ref().map(|abort| abort.reason.as_str()).unwrap_or_default()
+            ),
         });
+    }
+    if observed.spec.suspend && !aborted {
+        return Step::Hold;
     }
     match &observed.blocker {
         Some(Blocker::Orphan { run, .. }) => Step::Reap(*run),

@@ -1,10 +1,12 @@
 //! What every test stands on.
 
 pub mod gate;
+pub mod looks;
 pub mod operator;
 pub mod receiver;
 pub mod snapshot;
 pub mod stage;
+pub mod world;
 
 use std::{future::Future, time::Duration};
 
@@ -16,7 +18,15 @@ use tokio::time::{MissedTickBehavior, interval};
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `look` gives something.
-pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMut() -> F) -> T {
+    match look_for(look).await {
+        Some(found) => found,
+        None => panic!("waited {}s in vain for: {what}", PATIENCE.as_secs()),
+    }
+}
+
+/// Looks until `look` gives something; `None` when that took too long.
+pub async fn look_for<T, F: Future<Output = Option<T>>>(mut look: impl FnMut() -> F) -> Option<T> {
     let mut ticks = interval(Duration::from_millis(100));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let looking = async {
@@ -27,8 +37,5 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl 
             }
         }
     };
-    match tokio::time::timeout(PATIENCE, looking).await {
-        Ok(found) => found,
-        Err(_) => panic!("waited {}s in vain for: {what}", PATIENCE.as_secs()),
-    }
+    tokio::time::timeout(PATIENCE, looking).await.ok()
 }

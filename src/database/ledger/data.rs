@@ -11,7 +11,7 @@ use crate::{
         checksum::Content,
         identifiers::{Generation, Relations},
         import::KeyRange,
-        swap::Moved,
+        swap::{Horizon, Moved},
     },
     release::RunKind,
 };
@@ -26,6 +26,8 @@ pub struct StagingOrigin {
     pub structure: Option<String>,
     /// The views that the imports read.
     pub views: BTreeMap<String, Content>,
+    /// When the staged tables were complete: a snapshot from before sees none of their rows.
+    pub horizon: Option<Horizon>,
 }
 
 /// Reads what the staging was built from.
@@ -563,5 +565,25 @@ pub async fn run_has_swapped(connection: &mut PgConnection, run: i64) -> Result<
     )
     .bind(run)
     .fetch_one(connection)
+    .await
+}
+
+/// Staging relations that the ledger knows nothing of: somebody else made them. Empty while a release owns the staging.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn foreign_staging(connection: &mut PgConnection, portal: &str, relations: &Relations) -> Result<Vec<String>, sqlx::Error> {
+    let mut names = relations.names(&Generation::Staging);
+    names.extend(relations.lookups.iter().map(|lookup| Generation::Staging.name(lookup)));
+    sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = $1 AND c.relname = ANY($2) AND NOT EXISTS
+               (SELECT FROM portal_release.portals p WHERE p.portal = $3 AND p.staging_release IS NOT NULL)
+         ORDER BY c.relname",
+    )
+    .bind(&relations.schema)
+    .bind(&names)
+    .bind(portal)
+    .fetch_all(connection)
     .await
 }

@@ -27,6 +27,8 @@ pub struct NewRun<'a> {
     pub target: Option<&'a str>,
     /// The `spec.retry` that it answers.
     pub retry: i64,
+    /// The `spec.abort.reason` that it overrules.
+    pub abort: Option<&'a str>,
     /// Its plan.
     pub plan: &'a [PlannedPhase],
 }
@@ -46,9 +48,9 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
         RunKind::Release | RunKind::RollForward => ReleaseState::Running,
     };
     let release: i64 = sqlx::query_scalar(
-        "INSERT INTO portal_release.releases (portal, label, name, uid, state, reason, retry_seen, started_at) VALUES ($1, $2, $3, $4, $5, $6, $7, now())
+        "INSERT INTO portal_release.releases (portal, label, name, uid, state, reason, retry_seen, abort_seen, started_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, now())
          ON CONFLICT (portal, label) DO UPDATE
-             SET state = $5, reason = coalesce($6, releases.reason), retry_seen = $7, started_at = coalesce(releases.started_at, now()), message = ''
+             SET state = $5, reason = coalesce($6, releases.reason), retry_seen = $7, abort_seen = $8, started_at = coalesce(releases.started_at, now()), message = ''
          RETURNING id",
     )
     .bind(new.portal)
@@ -58,6 +60,7 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
     .bind(state.as_str())
     .bind(new.reason)
     .bind(new.retry)
+    .bind(new.abort)
     .fetch_one(&mut *tx)
     .await?;
     let run: Option<i64> = sqlx::query_scalar(
@@ -99,6 +102,8 @@ pub struct Reopening<'a> {
     pub run: i64,
     /// The `spec.retry` that it answers.
     pub retry: i64,
+    /// The `spec.abort.reason` that a retry overrules.
+    pub abort: Option<&'a str>,
     /// The phases to start from.
     pub phases: &'a [(PhaseName, PhaseState, String)],
     /// Nothing of the former attempt holds: imports start anew.
@@ -129,10 +134,11 @@ pub async fn reopen(connection: &mut PgConnection, how: &Reopening<'_>) -> Resul
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => return Ok(false),
         Err(error) => return Err(error),
     }
-    sqlx::query("UPDATE portal_release.releases SET state = CASE (SELECT kind FROM portal_release.runs WHERE id = $3) WHEN 'Rollback' THEN 'RollingBack' ELSE 'Running' END, retry_seen = $2, message = '' WHERE id = $1")
+    sqlx::query("UPDATE portal_release.releases SET state = CASE (SELECT kind FROM portal_release.runs WHERE id = $3) WHEN 'Rollback' THEN 'RollingBack' ELSE 'Running' END, abort_seen = CASE WHEN $2 > retry_seen THEN $4 ELSE abort_seen END, retry_seen = $2, message = '' WHERE id = $1")
         .bind(how.release)
         .bind(how.retry)
         .bind(how.run)
+        .bind(how.abort)
         .execute(&mut *tx)
         .await?;
     write_plan(&mut tx, how.run, how.phases).await?;
@@ -167,11 +173,11 @@ async fn write_plan(tx: &mut PgConnection, run: i64, phases: &[(PhaseName, Phase
     Ok(())
 }
 
-/// Begins to wind up an open run, which will end in `state`.
+/// Begins to wind up an open run, which will end in `state`. An abort answers every `spec.retry` that was raised before it.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn end(connection: &mut PgConnection, run: i64, state: ReleaseState, message: &str) -> Result<(), sqlx::Error> {
+pub async fn end(connection: &mut PgConnection, run: i64, state: ReleaseState, retry: i64, message: &str) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
     let release: Option<i64> = sqlx::query_scalar("UPDATE portal_release.runs SET ending = $2, message = $3 WHERE id = $1 AND ending IS NULL AND closed_at IS NULL RETURNING release_id")
         .bind(run)
@@ -180,6 +186,13 @@ pub async fn end(connection: &mut PgConnection, run: i64, state: ReleaseState, m
         .fetch_optional(&mut *tx)
         .await?;
     if let Some(release) = release {
+        if state == ReleaseState::Aborted {
+            sqlx::query("UPDATE portal_release.releases SET retry_seen = greatest(retry_seen, $2) WHERE id = $1")
+                .bind(release)
+                .bind(retry)
+                .execute(&mut *tx)
+                .await?;
+        }
         event(&mut tx, release, Some(run), "Ending", None, &format!("{state}: {message}"), None).await?;
     }
     tx.commit().await
@@ -220,7 +233,7 @@ pub async fn close(connection: &mut PgConnection, run: i64, state: ReleaseState,
 /// When the database does not answer.
 pub async fn adopt(connection: &mut PgConnection, release: i64, name: &str, uid: &str) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
-    sqlx::query("UPDATE portal_release.releases SET name = $2, uid = $3, state = 'Pending', retry_seen = 0, message = '', started_at = NULL, completed_at = NULL WHERE id = $1")
+    sqlx::query("UPDATE portal_release.releases SET name = $2, uid = $3, state = 'Pending', retry_seen = 0, abort_seen = NULL, message = '', started_at = NULL, completed_at = NULL WHERE id = $1")
         .bind(release)
         .bind(name)
         .bind(uid)
