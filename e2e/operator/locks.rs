@@ -57,13 +57,13 @@ async fn a_release_waits_for_a_lock_that_others_hold_and_says_who() {
     let stage = Stage::new("held").await;
     let mut other = Other::connect(&stage).await;
     other.take_lock().await;
-    let _operator = stage.operator().await;
+    let operator = stage.operator().await;
     stage.make_release("jul2026", "Jul2026", "").await;
 
     let status = stage.wait("jul2026", "waiting for the lock", |status| status.message.contains("42000001")).await;
     assert_eq!(
         status.message.split(", pid").next().unwrap(),
-        "waits for advisory lock 42000001, held by role portal_owner, application 'nightly-psql'"
+        "advisory lock 42000001 is held by role portal_owner, application 'nightly-psql'"
     );
     assert_eq!(status.state, Some(ReleaseState::Running));
     assert!(status.phases.iter().all(|phase| phase.state != PhaseState::Succeeded), "nothing was done: {:?}", status.phases);
@@ -73,6 +73,16 @@ async fn a_release_waits_for_a_lock_that_others_hold_and_says_who() {
         stage.text("SELECT pid FROM pg_stat_activity WHERE application_name = 'nightly-psql'").await,
         "it is left alone"
     );
+
+    // It tries again and again, and writes nothing meanwhile.
+    let version = stage.releases().get("jul2026").await.unwrap().metadata.resource_version;
+    let tries = operator.log().matches("jul2026: Acquire").count();
+    until("it has tried three times more", || {
+        let now = operator.log().matches("jul2026: Acquire").count();
+        async move { (now >= tries + 3).then_some(()) }
+    })
+    .await;
+    assert_eq!(stage.releases().get("jul2026").await.unwrap().metadata.resource_version, version);
 
     other.leave().await;
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;
