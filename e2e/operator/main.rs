@@ -5,6 +5,7 @@
 
 mod abort;
 mod defects;
+mod deletion;
 mod lifecycle;
 mod retry;
 mod support;
