@@ -50,7 +50,16 @@ struct Opened {
     schema: String,
     url: SecretValue,
     read_at: Instant,
-    database: Arc<PortalDatabase>,
+    known: Known,
+}
+
+/// A portal as it was used last.
+#[derive(Clone)]
+pub struct Known {
+    /// The Portal.
+    pub portal: Arc<Portal>,
+    /// Its database.
+    pub database: Arc<PortalDatabase>,
 }
 
 /// The databases by `namespace/name` of their portal.
@@ -72,18 +81,19 @@ impl Portals {
     ///
     /// # Errors
     /// When the Secret cannot be read or the database cannot be used.
-    pub async fn database(&self, portal: &Portal) -> Result<Arc<PortalDatabase>, PortalError> {
+    pub async fn database(&self, portal: &Arc<Portal>) -> Result<Arc<PortalDatabase>, PortalError> {
         let namespace = portal.namespace().unwrap_or_default();
         let key = format!("{namespace}/{}", portal.name_any());
         let uid = portal.uid().unwrap_or_default();
         let schema = portal.spec.database.schema.as_str();
         let mut opened = self.opened.lock().await;
-        if let Some(known) = opened.get(&key)
+        if let Some(known) = opened.get_mut(&key)
             && known.read_at.elapsed() < SECRET_AGE
             && known.uid == uid
             && known.schema == schema
         {
-            return Ok(known.database.clone());
+            known.known.portal = portal.clone();
+            return Ok(known.known.database.clone());
         }
         let secret = &portal.spec.database.connection_secret_ref;
         let url = cluster::read_secret_key(&self.client, &namespace, secret.name.as_str(), secret.key.as_str()).await?;
@@ -93,7 +103,8 @@ impl Portals {
             && known.schema == schema
         {
             known.read_at = Instant::now();
-            return Ok(known.database.clone());
+            known.known.portal = portal.clone();
+            return Ok(known.known.database.clone());
         }
         // Shown in pg_stat_activity, which keeps 63 bytes.
         let family = format!("prel/{uid}/");
@@ -101,7 +112,13 @@ impl Portals {
             .await
             .map_err(|cause| PortalError::Database { portal: key.clone(), cause })?;
         let database = Arc::new(database);
-        let opening = Opened { uid, schema: schema.to_owned(), url, read_at: Instant::now(), database: database.clone() };
+        let opening = Opened {
+            uid,
+            schema: schema.to_owned(),
+            url,
+            read_at: Instant::now(),
+            known: Known { portal: portal.clone(), database: database.clone() },
+        };
         if let Some(former) = opened.insert(key, opening) {
             // A running phase keeps its own handle; the former pool ends with it.
             drop(former);
@@ -109,23 +126,23 @@ impl Portals {
         Ok(database)
     }
 
-    /// The database of a portal as it was opened last, also when the Portal or its Secret is gone.
-    pub async fn known(&self, namespace: &str, name: &str) -> Option<Arc<PortalDatabase>> {
-        self.opened.lock().await.get(&format!("{namespace}/{name}")).map(|opened| opened.database.clone())
+    /// A portal as it was used last, also when it or its Secret is gone.
+    pub async fn known(&self, namespace: &str, name: &str) -> Option<Known> {
+        self.opened.lock().await.get(&format!("{namespace}/{name}")).map(|opened| opened.known.clone())
     }
 
     /// Forgets a portal that is gone.
     pub async fn forget(&self, namespace: &str, name: &str) {
         let removed = self.opened.lock().await.remove(&format!("{namespace}/{name}"));
         if let Some(opened) = removed {
-            opened.database.close().await;
+            opened.known.database.close().await;
         }
     }
 
     /// Releases every lock and closes every connection.
     pub async fn close(&self) {
         for (_, opened) in self.opened.lock().await.drain() {
-            opened.database.close().await;
+            opened.known.database.close().await;
         }
     }
 }
@@ -136,7 +153,7 @@ impl ManifestSource for Portals {
         Box::pin(async move {
             let api: Api<Portal> = Api::namespaced(self.client.clone(), namespace);
             let Some(found) = api.get_opt(portal).await.map_err(|error| cluster::describe(&error))? else { return Ok(None) };
-            let database = self.database(&found).await.map_err(|error| error.to_string())?;
+            let database = self.database(&Arc::new(found)).await.map_err(|error| error.to_string())?;
             let mut connection = database.pool().acquire().await.map_err(|error| error.to_string())?;
             data::manifest(&mut connection, database.key(), label).await.map_err(|error| error.to_string())
         })

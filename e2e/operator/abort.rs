@@ -13,11 +13,6 @@ impl Stage {
         assert_eq!(status.frozen_workloads, [], "no worker is held");
         self.assert_untouched(before, &format!("the abort of {name}")).await;
     }
-
-    /// Backends whose statement has been in pg_sleep.
-    async fn sleeping(&self) -> String {
-        self.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'").await
-    }
 }
 
 const ABORT: &str = r#"{"abort": {"reason": "a typo in the press release"}}"#;

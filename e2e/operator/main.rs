@@ -6,6 +6,7 @@
 mod abort;
 mod admission;
 mod defects;
+mod deletion;
 mod dry_run;
 mod freeze;
 mod http;

@@ -169,7 +169,7 @@ async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Resu
 }
 
 async fn acquire(release: &PortalRelease, scene: &Scene) -> Result<Flow, ReconcileError> {
-    let lock_key = scene.portal.as_ref().map_or(42_000_001, |portal| portal.spec.database.lock_key);
+    let lock_key = scene.portal.spec.database.lock_key;
     match scene.database.acquire(lock_key).await {
         Ok(()) => Ok(Flow::Again),
         Err(error @ LockError::Busy { .. }) => {
@@ -192,10 +192,7 @@ async fn start(
     let (Some(run), Some(record)) = (&scene.observed.run, &scene.observed.release) else {
         return Ok(Flow::Wait(Action::await_change()));
     };
-    // A Portal that is gone has no say in how a run is wound up, but its spec is needed: without it the object is let go.
-    let Some(portal) = &scene.portal else {
-        return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
-    };
+    let portal = &scene.portal;
     // After ReleaseLock the fence is not needed any more; nothing but this release's own rows is touched.
     let Some(fence) = scene.database.fence().await.or_else(|| run.is_done(PhaseName::ReleaseLock).then(Default::default)) else {
         return Ok(Flow::Again);
@@ -299,13 +296,20 @@ fn audience(release: &PortalRelease, scene: &Scene) -> Audience {
         namespace: release.namespace().unwrap_or_default(),
         portal: release.spec.portal_ref.name.0.clone(),
         label: release.spec.label.0.clone(),
-        notifications: scene.portal.as_ref().map(|portal| portal.spec.notifications.clone()).unwrap_or_default(),
+        notifications: scene.portal.spec.notifications.clone(),
     }
 }
 
 /// Winds up the run of a release whose object is gone: its workers come back, its run is closed.
 async fn reap(shared: &Shared, release: &PortalRelease, scene: &Scene, run: i64) -> Result<Flow, ReconcileError> {
-    let lock_key = scene.portal.as_ref().map_or(42_000_001, |portal| portal.spec.database.lock_key);
+    // Its task may still be at work in this very process.
+    if let Some(open) = &scene.ledger.open
+        && shared.runner.view(&open.uid).is_some()
+    {
+        shared.runner.stop(&open.uid, true);
+        return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
+    }
+    let lock_key = scene.portal.spec.database.lock_key;
     match scene.database.acquire(lock_key).await {
         Ok(()) => {}
         Err(LockError::Busy { .. } | LockError::Over) => return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),

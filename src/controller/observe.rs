@@ -9,7 +9,7 @@ use super::Shared;
 use crate::{
     api::{Portal, PortalRelease, ReleaseState},
     database::{ledger, portal::PortalDatabase},
-    portals::PortalError,
+    portals::{Known, PortalError},
     release::{Blocker, LockView, Observed, observed::Refusal, step::is_ours},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct Scene {
     pub observed: Observed,
     pub ledger: ledger::View,
-    pub portal: Option<Arc<Portal>>,
+    pub portal: Arc<Portal>,
     pub database: Arc<PortalDatabase>,
 }
 
@@ -34,8 +34,7 @@ pub(super) enum Blind {
 pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<Scene, Blind> {
     let namespace = release.namespace().unwrap_or_default();
     let portal_name = release.spec.portal_ref.name.as_str();
-    let portal = shared.portal_objects.get(&ObjectRef::new(portal_name).within(&namespace));
-    let database = database(shared, release, portal.as_deref(), &namespace, portal_name).await?;
+    let Known { portal, database } = portal_of(shared, release, &namespace, portal_name).await?;
     let uid = release.uid().unwrap_or_default();
     // The tasks first: one that ends in between has written to the ledger what is read after it.
     let task = shared.runner.view(&uid);
@@ -49,7 +48,7 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         spec: release.spec.clone(),
         deleting: release.metadata.deletion_timestamp.is_some(),
         uid,
-        portal: usable(portal.as_deref(), release),
+        portal: usable(&portal, release),
         release: view.release.clone(),
         run: view.run.clone(),
         blocker,
@@ -75,42 +74,29 @@ async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledg
     ledger::observe(&mut connection, database.key(), release.spec.label.as_str()).await
 }
 
-async fn database(
-    shared: &Shared,
-    release: &PortalRelease,
-    portal: Option<&Portal>,
-    namespace: &str,
-    name: &str,
-) -> Result<Arc<PortalDatabase>, Blind> {
-    // A run that is being wound up, and a deleted object, use what is known although the Portal or its Secret is gone.
-    let known = shared.portals.known(namespace, name).await;
-    let Some(portal) = portal else {
-        return match known {
-            Some(known) if release.metadata.deletion_timestamp.is_some() => Ok(known),
-            _ => Err(Blind::Refused(Refusal {
+/// The Portal and its database. A deleted object is wound up with what is known although the Portal is gone, or its Secret, or the
+/// right to read it: a namespace that is being deleted loses them in any order.
+async fn portal_of(shared: &Shared, release: &PortalRelease, namespace: &str, name: &str) -> Result<Known, Blind> {
+    let known = shared.portals.known(namespace, name).await.filter(|_| release.metadata.deletion_timestamp.is_some());
+    let Some(portal) = shared.portal_objects.get(&ObjectRef::new(name).within(namespace)) else {
+        return known.ok_or_else(|| {
+            Blind::Refused(Refusal {
                 reason: "PortalNotFound",
                 message: format!("Portal {name} does not exist in namespace {namespace}; create it or correct spec.portalRef"),
-            })),
-        };
+            })
+        });
     };
-    match (shared.portals.database(portal).await, known) {
-        (Ok(database), _) => Ok(database),
-        (Err(error), Some(known)) if error.is_missing() && release.metadata.deletion_timestamp.is_some() => Ok(known),
+    match (shared.portals.database(&portal).await, known) {
+        (Ok(database), _) => Ok(Known { portal, database }),
+        (Err(PortalError::Secret(_)), Some(known)) => Ok(known),
         (Err(error), _) if error.is_missing() => Err(Blind::Refused(Refusal { reason: "SecretMissing", message: error.to_string() })),
-        (Err(error @ PortalError::Database { .. }), _) => Err(Blind::Unreachable(error.to_string())),
         (Err(error), _) => Err(Blind::Unreachable(error.to_string())),
     }
 }
 
 /// The Portal's spec, if this release may use it.
-fn usable(portal: Option<&Portal>, release: &PortalRelease) -> Result<crate::api::PortalSpec, Refusal> {
+fn usable(portal: &Portal, release: &PortalRelease) -> Result<crate::api::PortalSpec, Refusal> {
     let name = &release.spec.portal_ref.name;
-    let Some(portal) = portal else {
-        return Err(Refusal {
-            reason: "PortalNotFound",
-            message: format!("Portal {name} does not exist; create it or correct spec.portalRef"),
-        });
-    };
     let (label, pattern) = (release.spec.label.as_str(), portal.spec.label_pattern.as_str());
     match Regex::new(pattern) {
         Ok(regex) if regex.is_match(label) => Ok(portal.spec.clone()),

@@ -85,7 +85,7 @@ pub(super) fn failed(portal: Arc<Portal>, error: &ReconcileError, _: Arc<Shared>
 }
 
 /// Connects, and asks which release readers see.
-async fn look(shared: &Shared, portal: &Portal) -> Result<Option<Label>, String> {
+async fn look(shared: &Shared, portal: &Arc<Portal>) -> Result<Option<Label>, String> {
     let database = shared.portals.database(portal).await.map_err(|error| error.to_string())?;
     let read = async {
         let mut connection = database.pool().acquire().await?;

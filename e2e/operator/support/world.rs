@@ -46,6 +46,11 @@ impl Stage {
         world
     }
 
+    /// How many backends are in pg_sleep.
+    pub async fn sleeping(&self) -> String {
+        self.text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'").await
+    }
+
     /// Runs of the ledger that have not ended.
     pub async fn open_runs(&self) -> String {
         self.text("SELECT count(*) FROM portal_release.runs WHERE closed_at IS NULL").await
