@@ -39,7 +39,7 @@ async fn a_dry_run_goes_live_with_the_rows_that_it_imported_and_holds_its_place_
     stage.make_release("aug2026", "Aug2026", "dryRun: true").await;
     stage.wait_state("aug2026", ReleaseState::DryRunComplete).await;
     assert_ne!(stage.staging().await, "");
-    stage.delete("aug2026").await;
+    stage.delete_and_wait("aug2026").await;
     assert_eq!(stage.staging().await, "");
     assert!(!stage.is_locked().await);
     assert_eq!(stage.live_month().await, "1");
@@ -52,7 +52,7 @@ async fn a_dry_run_goes_live_with_the_rows_that_it_imported_and_holds_its_place_
     assert!(status.message.contains("waits for PortalRelease aug-again: its validated staging would be lost"), "{}", status.message);
     assert_eq!((condition(&status, "Ready").as_str(), condition(&status, "Reconciling").as_str()), ("Unknown", "True"));
     assert_ne!(stage.staging().await, "", "the dry run's staging stands");
-    stage.delete("aug-again").await;
+    stage.delete_and_wait("aug-again").await;
     stage.wait_state("sep2026", ReleaseState::Live).await;
     assert_eq!(stage.live_month().await, "2");
 }

@@ -59,7 +59,7 @@ impl Stage {
     }
 
     /// Deletes a release and waits until it is gone.
-    pub async fn delete(&self, name: &str) {
+    pub async fn delete_and_wait(&self, name: &str) {
         self.kubectl(&["delete", "portalrelease", name, "--wait=false"], "").await.expect("deleted");
         self.wait_gone(name).await;
     }
