@@ -104,6 +104,12 @@ impl From<&Context> for Audience {
 }
 
 impl Services {
+    /// The namespace is being deleted: its Secrets, and the right to read them or to write events, go away in any order. A request
+    /// would be refused, and nobody is left to be told.
+    async fn is_going(&self, namespace: &str) -> bool {
+        cluster::is_terminating(&self.client, namespace).await
+    }
+
     /// Tells everyone who wants to know, in the background: nothing waits for it.
     pub fn tell(self: &Arc<Self>, audience: Audience, notice: Notice) {
         if !audience.notifications.iter().any(|notification| wants(notification, &notice)) {
@@ -111,6 +117,9 @@ impl Services {
         }
         let services = self.clone();
         tokio::spawn(async move {
+            if services.is_going(&audience.namespace).await {
+                return;
+            }
             let text = text(&audience, &notice);
             for notification in audience.notifications.iter().filter(|notification| wants(notification, &notice)) {
                 let secret = &notification.slack.url_secret_ref;
@@ -127,7 +136,11 @@ impl Services {
     /// Writes an event about an object, in the background.
     pub fn event(self: &Arc<Self>, object: ObjectReference, type_: EventType, reason: &'static str, note: String) {
         let services = self.clone();
-        tokio::spawn(async move { services.events.publish(&object, type_, reason, "Reconcile", &note).await });
+        tokio::spawn(async move {
+            if !services.is_going(object.namespace.as_deref().unwrap_or_default()).await {
+                services.events.publish(&object, type_, reason, "Reconcile", &note).await;
+            }
+        });
     }
 
     /// Where the manifest of a label is served.
