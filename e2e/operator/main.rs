@@ -9,6 +9,7 @@ mod defects;
 mod deletion;
 mod dry_run;
 mod freeze;
+mod freeze_timeout;
 mod http;
 mod kills;
 mod leaders;
