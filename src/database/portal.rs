@@ -75,8 +75,7 @@ impl PortalDatabase {
             return Ok(());
         }
         *session = None;
-        let acquired =
-            LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref(), &self.term).await;
+        let acquired = LockSession::acquire(&self.options, &self.key, lock_key, &self.holder, self.family.as_deref(), &self.term).await;
         if let Ok(mut busy) = self.busy.lock() {
             *busy = acquired.as_ref().err().filter(|error| matches!(error, LockError::Busy { .. })).map(ToString::to_string);
         }
