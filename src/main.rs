@@ -75,7 +75,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let client = Client::try_default().await.context("cannot find the cluster: set KUBECONFIG, or run in a pod")?;
     let metrics = Metrics::new();
     let term = if args.leader_election { Term::default() } else { Term::endless() };
-    let portals = Arc::new(Portals::new(client.clone(), &short, term.clone(), args.leader_election));
+    let portals = Arc::new(Portals::new(client.clone(), &args.namespaces, &short, term.clone(), args.leader_election));
     let services = Arc::new(Services {
         client: client.clone(),
         metrics: metrics.clone(),

@@ -65,6 +65,7 @@ pub struct Known {
 /// The databases by `namespace/name` of their portal.
 pub struct Portals {
     client: Client,
+    namespaces: Vec<String>,
     instance: String,
     term: Term,
     evict: bool,
@@ -72,9 +73,9 @@ pub struct Portals {
 }
 
 impl Portals {
-    /// No database is open yet. `term` and `evict`: see [`PortalDatabase::open`].
-    pub fn new(client: Client, instance: &str, term: Term, evict: bool) -> Self {
-        Self { client, instance: instance.to_owned(), term, evict, opened: Mutex::default() }
+    /// No database is open yet. `namespaces` are those that this process serves; none are all. `term` and `evict`: see [`PortalDatabase::open`].
+    pub fn new(client: Client, namespaces: &[String], instance: &str, term: Term, evict: bool) -> Self {
+        Self { client, namespaces: namespaces.to_vec(), instance: instance.to_owned(), term, evict, opened: Mutex::default() }
     }
 
     /// The database of a portal.
@@ -151,6 +152,10 @@ impl Portals {
 impl ManifestSource for Portals {
     fn manifest<'a>(&'a self, namespace: &'a str, portal: &'a str, label: &'a str) -> BoxFuture<'a, Result<Option<String>, String>> {
         Box::pin(async move {
+            // Strangers may ask for anything: only what this process serves is looked for.
+            if !self.namespaces.is_empty() && !self.namespaces.iter().any(|served| served == namespace) {
+                return Ok(None);
+            }
             let api: Api<Portal> = Api::namespaced(self.client.clone(), namespace);
             let Some(found) = api.get_opt(portal).await.map_err(|error| cluster::describe(&error))? else { return Ok(None) };
             let database = self.database(&Arc::new(found)).await.map_err(|error| error.to_string())?;

@@ -18,6 +18,7 @@ mod locks;
 mod queue;
 mod rest;
 mod retry;
+mod rights;
 mod rollback;
 mod slack;
 mod support;

@@ -1,81 +1,128 @@
-//! People are told, and nothing waits for their webhook.
+//! Notifications: each kind comes to whoever wants it, none holds a release up, and nothing in them speaks to all of Slack.
 
-use portal_release_operator::api::ReleaseState;
+use portal_release_operator::api::{PhaseName, PhaseState, ReleaseState};
 
-use crate::support::{Stage, receiver::Mood, until};
+use crate::support::{
+    Stage,
+    gate::Gate,
+    receiver::{Mood, Receiver},
+    stage::release_yaml,
+    until,
+};
 
-/// Texts that Slack got so far.
-fn texts(stage: &Stage) -> Vec<String> {
-    let slack = stage.receiver.requests().into_iter().filter(|request| request.line == "POST /slack");
-    slack
-        .map(|request| serde_json::from_str::<serde_json::Value>(&request.body).expect("JSON")["text"].as_str().expect("a text").to_owned())
-        .collect()
+/// The texts that came to a path, in order.
+fn told(receiver: &Receiver, path: &str) -> Vec<String> {
+    let to_path = |line: &str| line.split(' ').nth(1) == Some(path);
+    let text = |body: &str| serde_json::from_str::<serde_json::Value>(body).expect("JSON")["text"].as_str().expect("a text").to_owned();
+    receiver.requests().iter().filter(|request| to_path(&request.line)).map(|request| text(&request.body)).collect()
+}
+
+/// The Secret that the chart lets the operator read, with these keys.
+async fn set_webhooks(stage: &Stage, urls: &[(&str, String)]) {
+    let keys: Vec<String> = urls.iter().map(|(key, url)| format!("  {key}: \"{url}\"")).collect();
+    stage.apply(&format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: slack}}\nstringData:\n{}", keys.join("\n"))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_step_of_a_release_is_told_and_each_kind_can_be_switched_off() {
+async fn each_kind_of_notification_comes_to_those_who_want_it() {
     let stage = Stage::new("slack").await;
+    let kinds = ["start", "phaseComplete", "importProgress", "success", "failure", "none"];
+    let urls: Vec<(&str, String)> = kinds.iter().map(|kind| (*kind, stage.receiver.url(&format!("/{kind}")))).collect();
+    set_webhooks(&stage, &urls).await;
+    let notifications: Vec<String> = kinds
+        .iter()
+        .map(|wanted| {
+            let switches: Vec<String> = kinds[..5].iter().map(|kind| format!("\"{kind}\": {}", kind == wanted)).collect();
+            format!(
+                r#"{{"name": "{}", "slack": {{"urlSecretRef": {{"name": "slack", "key": "{wanted}"}}}}, {}}}"#,
+                wanted.to_lowercase(),
+                switches.join(", ")
+            )
+        })
+        .collect();
+    stage.edit_portal(&format!(r#"{{"notifications": [{}]}}"#, notifications.join(", "))).await;
     let _operator = stage.operator().await;
-    stage.make_release("jul2026", "Jul2026", "reason: <!channel> look").await;
-    stage.wait_state("jul2026", ReleaseState::Live).await;
-    let told = until("the message of success", || {
-        let told = texts(&stage);
-        async move { told.iter().any(|text| text.contains("is live")).then_some(told) }
-    })
-    .await;
-    for expected in [
-        "Release Jul2026 of protected-planet has started",
-        "Preflight is complete",
-        "import protected_areas has",
-        "FinaliseSwap is complete",
-        "is live",
-    ] {
-        assert!(told.iter().any(|text| text.contains(expected)), "'{expected}' in {told:#?}");
-    }
-    assert!(told.iter().all(|text| !text.contains("<!channel>")), "{told:#?}");
+    let gate = Gate::shut(&stage, "protected_areas").await;
 
-    // All but failures switched off; and then a failure, with what and what to do.
-    let before = texts(&stage).len();
-    stage
-        .edit_portal(
-            r#"{"notifications":[{"name":"slack","slack":{"urlSecretRef":{"name":"slack","key":"url"}},"start":false,"phaseComplete":false,"importProgress":false,"success":false}],
-                "gates":[{"name":"sign-off","phase":"Preflight","sql":"SELECT false"}]}"#,
-        )
-        .await;
-    stage.make_release("aug2026", "Aug2026", "").await;
-    stage.wait("aug2026", "Failed", |status| status.state == Some(ReleaseState::Failed)).await;
-    let told = until("the message of failure", || {
-        let told = texts(&stage).split_off(before);
-        async move { (!told.is_empty()).then_some(told) }
+    // Aborted, with a reason that would ring every phone.
+    stage.make_release("jul2026", "Jul2026", "reason: <!everyone>").await;
+    gate.someone(&stage).await;
+    stage.edit("jul2026", r#"{"abort": {"reason": "<!channel> see <https://evil.example|here> & *there*\r\n@all"}}"#).await;
+    stage.wait_state("jul2026", ReleaseState::Aborted).await;
+    gate.open().await;
+    let refused = stage.kubectl(&["apply", "-f", "-"], &release_yaml("loud", "\"<!channel>\"", "")).await.expect_err("no label");
+    assert!(refused.contains("spec.label"), "{refused}");
+
+    // Failed, by a hard gate.
+    stage.execute("DELETE FROM ops.base_backups").await;
+    stage.edit("jul2026", r#"{"retry": 1}"#).await;
+    stage.wait("jul2026", "failed", |status| status.state == Some(ReleaseState::Failed)).await;
+    stage.execute("INSERT INTO ops.base_backups VALUES (now())").await;
+    stage.edit("jul2026", r#"{"retry": 2}"#).await;
+    let status = stage.wait_state("jul2026", ReleaseState::Live).await;
+
+    let receiver = &stage.receiver;
+    until("the last notification", || async { (told(receiver, "/success").len() == 1).then_some(()) }).await;
+    assert_eq!(told(receiver, "/start"), ["Release Jul2026 of protected-planet has started."]);
+    let success = told(receiver, "/success");
+    assert!(success[0].starts_with("Release Jul2026 of protected-planet is live after "), "{success:?}");
+    assert!(success[0].ends_with(" rows were imported."), "{success:?}");
+
+    let failures = told(receiver, "/failure");
+    assert_eq!(failures.len(), 2, "{failures:?}");
+    assert!(failures[0].contains("aborted: &lt;!channel&gt; see &lt;https://evil.example|here&gt; &amp; *there* @all"), "{failures:?}");
+    for part in ["Jul2026 of protected-planet failed in Preflight", "recent-backup", "\nCorrect the cause, then raise spec.retry"] {
+        assert!(failures[1].contains(part), "'{part}' in {failures:?}");
+    }
+
+    until("a message about each phase", || async {
+        let phases = told(receiver, "/phaseComplete");
+        let done = status.phases.iter().filter(|phase| phase.state == PhaseState::Succeeded && phase.name != PhaseName::ReleaseLock);
+        let all = done.map(|phase| format!("protected-planet Jul2026: {} is complete after ", phase.name));
+        all.into_iter().all(|start| phases.iter().any(|text| text.starts_with(&start))).then_some(())
     })
     .await;
-    assert_eq!(told.len(), 1, "{told:#?}");
-    assert!(
-        told[0].contains("Release Aug2026 of protected-planet failed") && told[0].contains("sign-off") && told[0].contains("retry"),
-        "{}",
-        told[0]
-    );
+    let imports = told(receiver, "/importProgress");
+    for import in &status.imports {
+        let start = format!("protected-planet Jul2026: import {} has {}", import.name, import.rows);
+        assert!(imports.iter().any(|text| text.starts_with(&start)), "'{start}' in {imports:?}");
+    }
+    assert!(told(receiver, "/phaseComplete").iter().all(|text| text.contains(" is complete after ")));
+    assert!(imports.iter().all(|text| text.contains(": import ")));
+    assert_eq!(told(receiver, "/none"), [""; 0], "who wants nothing hears nothing");
+    let loud: Vec<String> = receiver.requests().into_iter().map(|request| request.body).filter(|body| body.contains(['<', '>'])).collect();
+    assert_eq!(loud, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_or_broken_webhook_holds_nothing_up() {
-    let stage = Stage::new("silent").await;
+async fn a_webhook_that_is_silent_or_fails_neither_slows_nor_fails_a_release() {
+    let stage = Stage::new("deaf").await;
+    let (silent, broken) = (Receiver::start().await, Receiver::start().await);
+    silent.set(Mood::Silent);
+    broken.set(Mood::Broken);
+    set_webhooks(&stage, &[("silent", silent.url("/slack")), ("broken", broken.url("/slack"))]).await;
+    let one = |name: &str, key: &str| format!(r#"{{"name": "{name}", "slack": {{"urlSecretRef": {{"name": "slack", "key": "{key}"}}}}}}"#);
+    stage
+        .edit_portal(&format!(
+            r#"{{"notifications": [{}, {}, {}]}}"#,
+            one("silent", "silent"),
+            one("broken", "broken"),
+            one("unknown", "no-such-key")
+        ))
+        .await;
     let operator = stage.operator().await;
-    // The hook of PostSwap is another server's business here.
-    stage.edit_portal("{\"postSwap\":[]}").await;
-    stage.receiver.set(Mood::Silent);
     stage.make_release("jul2026", "Jul2026", "").await;
-    stage.wait_state("jul2026", ReleaseState::Live).await;
-    assert!(!texts(&stage).is_empty(), "it was tried");
-    stage.receiver.set(Mood::Broken);
-    stage.make_release("aug2026", "Aug2026", "").await;
-    stage.wait_state("aug2026", ReleaseState::Live).await;
-    until("a failed notification in the metrics", || async {
-        let metrics = reqwest::get(format!("http://{}/metrics", operator.address())).await.ok()?.text().await.ok()?;
-        metrics
-            .lines()
-            .any(|line| line.starts_with("portalrelease_notifications_total{result=\"failed\"}") && !line.ends_with(" 0"))
-            .then_some(())
-    })
-    .await;
+    let status = stage.wait_state("jul2026", ReleaseState::Live).await;
+
+    assert!(status.phases.iter().all(|phase| phase.attempts <= 1), "{:?}", status.phases);
+    assert!(!silent.requests().is_empty(), "it was tried");
+    let messages = status.phases.len();
+    assert!(silent.requests().len() < messages, "nobody waits for an answer before the release goes on");
+    operator.logs("a notification was not delivered").await;
+    operator.logs("notification unknown was not sent").await;
+    assert!(broken.requests().len() > 1, "a failure of the server is tried again");
+    let metrics = reqwest::get(format!("http://{}/metrics", operator.address())).await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("portalrelease_notifications_total{result=\"failed\"}"), "{metrics}");
+    assert!(!metrics.contains("portalrelease_notifications_total{result=\"sent\"}"), "{metrics}");
+    assert!(operator.terminate().await, "a silent webhook does not keep the operator from its end");
 }

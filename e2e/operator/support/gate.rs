@@ -20,8 +20,7 @@ impl Gate {
             (stage.text("SELECT to_regclass('portal_release.release_events') IS NOT NULL").await == "true").then_some(())
         })
         .await;
-        let mut keeper = PgConnection::connect(&stage.env["STAGE_ADMIN_DATABASE_URL"]).await.expect("a connection");
-        sqlx::query("SELECT pg_advisory_lock($1)").bind(KEY).execute(&mut keeper).await.expect("the gate's lock");
+        let gate = Self::shut_again(stage).await;
         stage
             .execute(&format!(
                 "CREATE SCHEMA IF NOT EXISTS e2e;
@@ -31,6 +30,13 @@ impl Gate {
                  WHEN (NEW.import = '{import}' AND NEW.state = 'Succeeded') EXECUTE FUNCTION e2e.gate()"
             ))
             .await;
+        gate
+    }
+
+    /// Shuts the gate of this stage once more.
+    pub async fn shut_again(stage: &Stage) -> Self {
+        let mut keeper = PgConnection::connect(&stage.env["STAGE_ADMIN_DATABASE_URL"]).await.expect("a connection");
+        sqlx::query("SELECT pg_advisory_lock($1)").bind(KEY).execute(&mut keeper).await.expect("the gate's lock");
         Self { keeper }
     }
 
@@ -42,7 +48,7 @@ impl Gate {
         until("an import stands at the gate", || async { stage.text(&sql).await.parse().ok() }).await
     }
 
-    /// Lets everyone through, for good.
+    /// Lets everyone through.
     pub async fn open(self) {
         self.keeper.close().await.expect("the gate's connection closes");
     }

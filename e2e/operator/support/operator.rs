@@ -26,7 +26,8 @@ impl Operator {
         let file = File::options().create(true).append(true).open(&log).expect("the operator's log can be written");
         let before = std::fs::metadata(&log).map(|metadata| metadata.len()).unwrap_or_default();
         let child = Command::new(env!("CARGO_BIN_EXE_portal-release-operator"))
-            .args(["run", "--http-addr", "127.0.0.1:0", "--log-level", "portal_release_operator=debug,info", "--instance", name])
+            .args(["run", "--http-addr", "127.0.0.1:0", "--instance", name])
+            .args(["--log-level", "portal_release_operator=debug,info"].iter().filter(|_| !arguments.iter().any(|it| it == "--log-level")))
             .args(arguments)
             .env("KUBECONFIG", kubeconfig)
             .env("NO_COLOR", "1")
