@@ -218,11 +218,7 @@ fn at_rest(observed: &Observed) -> Step {
     let kind = observed.run.as_ref().map_or(RunKind::Release, |run| run.kind);
     match release.state {
         ReleaseState::Pending => start(observed, Step::Open(RunKind::Release)),
-        ReleaseState::Failed | ReleaseState::Live
-            if observed.spec.rollback.is_some()
-                && observed.current
-                && !(kind == RunKind::Rollback && release.state == ReleaseState::Failed) =>
-        {
+        ReleaseState::Failed | ReleaseState::Live if observed.spec.rollback.is_some() && observed.current && !has_failed_so(observed) => {
             if observed.rollback_available {
                 start(observed, Step::Open(RunKind::Rollback))
             } else {
@@ -254,6 +250,13 @@ fn at_rest(observed: &Observed) -> Step {
         }
         _ => Step::Rest,
     }
+}
+
+/// The very rollback that is asked for has failed; another destination is another wish.
+fn has_failed_so(observed: &Observed) -> bool {
+    let wanted = observed.spec.rollback.as_ref().map(|rollback| rollback.to.as_str());
+    observed.release.as_ref().is_some_and(|release| release.state == ReleaseState::Failed)
+        && observed.run.as_ref().is_some_and(|run| run.kind == RunKind::Rollback && run.target.as_deref() == wanted)
 }
 
 /// The ledger says that this label has been through.
