@@ -7,4 +7,5 @@ mod admission;
 mod dry_run;
 mod freeze;
 mod lifecycle;
+mod rollback;
 mod support;

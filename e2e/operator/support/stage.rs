@@ -11,7 +11,7 @@ use portal_release_operator::api::{Portal, PortalRelease, PortalReleaseStatus, R
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::process::Command;
 
-use super::{Operator, PATIENCE, receiver::Receiver, until};
+use super::{Operator, receiver::Receiver, until};
 
 /// Sites of the sample portal: every import has rows, and a release takes seconds.
 const SITES: &str = "400";
@@ -143,14 +143,7 @@ impl Stage {
             let generation = release.metadata.generation;
             release.status.filter(|status| Some(status.observed_generation) == generation && wanted(status))
         };
-        let waited = tokio::time::timeout(PATIENCE, until("a state", look)).await;
-        match waited {
-            Ok(status) => status,
-            Err(_) => {
-                let status = self.releases().get_opt(name).await;
-                panic!("release {name} did not become {what}; it is {status:#?}");
-            }
-        }
+        until(&format!("release {name} is {what}"), look).await
     }
 
     /// Waits until a release is in a state; another final state fails at once.
