@@ -228,14 +228,8 @@ fn at_rest(observed: &Observed) -> Step {
     let kind = observed.run.as_ref().map_or(RunKind::Release, |run| run.kind);
     match release.state {
         ReleaseState::Pending => start(observed, Step::Open(RunKind::Release)),
-        ReleaseState::Failed | ReleaseState::Live
-            if observed.spec.rollback.is_some()
-                && observed.current
-                && !(kind == RunKind::Rollback && release.state == ReleaseState::Failed) =>
-        {
-            // A backup that is named may be another tool's; the run's Preflight looks for it before anything is touched.
-            let named = observed.spec.rollback.as_ref().is_some_and(|rollback| rollback.to != "Previous");
-            if observed.rollback_available || named {
+        ReleaseState::Failed | ReleaseState::Live if observed.spec.rollback.is_some() && observed.current && !has_failed_so(observed) => {
+            if observed.rollback_available {
                 start(observed, Step::Open(RunKind::Rollback))
             } else {
                 Step::Refuse(Refusal {
@@ -268,6 +262,13 @@ fn at_rest(observed: &Observed) -> Step {
         }
         _ => Step::Rest,
     }
+}
+
+/// The very rollback that is asked for has failed; another destination is another wish.
+fn has_failed_so(observed: &Observed) -> bool {
+    let wanted = observed.spec.rollback.as_ref().map(|rollback| rollback.to.as_str());
+    observed.release.as_ref().is_some_and(|release| release.state == ReleaseState::Failed)
+        && observed.run.as_ref().is_some_and(|run| run.kind == RunKind::Rollback && run.target.as_deref() == wanted)
 }
 
 /// The ledger says that this label has been through.

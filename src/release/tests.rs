@@ -341,6 +341,22 @@ fn a_live_release_rolls_back_and_forward() {
     kept.blocker = Some(Blocker::DryRun { name: "other".to_owned() });
     assert_eq!(next(&kept), Step::Open(RunKind::Rollback), "a kept dry run does not hold up a rollback");
 
+    // A rollback that failed is not tried again by itself; one to another backup is another wish.
+    let mut failed = live(ReleaseState::Failed);
+    failed.rollback_available = true;
+    failed.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None });
+    let run = RunRecord {
+        open: false,
+        target: Some("Previous".to_owned()),
+        ..run_at(RunKind::Rollback, PhaseName::Preflight, PhaseState::Failed)
+    };
+    failed.run = Some(run);
+    assert_eq!(next(&failed), Step::Rest);
+    failed.spec.rollback = Some(Rollback { to: "2607011200".to_owned(), reason: None });
+    assert_eq!(next(&failed), Step::Open(RunKind::Rollback));
+    failed.spec.rollback = None;
+    assert_eq!(next(&failed), Step::Settle);
+
     let mut back = live(ReleaseState::RolledBack);
     back.current = false;
     back.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None });

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{Api, api::ListParams};
 use portal_release_operator::api::{PhaseName, PortalReleaseStatus};
+use sqlx::AssertSqlSafe;
 
 use super::{Operator, Stage, until};
 
@@ -56,6 +57,39 @@ impl Stage {
     pub async fn recorded(&self) -> String {
         self.text("SELECT string_agg(kind || '/' || name || '=' || replicas, ' ' ORDER BY kind, name) FROM portal_release.frozen_workloads")
             .await
+    }
+
+    /// Everything that the release replaces, as readers see it: one line for each relation, index and sequence, with its OID, who may
+    /// do what with it, and a hash of the rows.
+    pub async fn live(&self) -> Vec<String> {
+        let relations = "FROM pg_class c WHERE relnamespace = 'public'::regnamespace AND relowner = 'portal_owner'::regrole
+             AND relname !~ '^(staging_|bk[0-9]{10}_)' AND relkind IN ('r', 'm', 'v', 'S', 'i')";
+        // Look-up tables keep what a release added.
+        let rows = "relkind IN ('r', 'm', 'v') AND relname NOT IN ('countries', 'designations', 'governances', 'iucn_categories', 'legal_statuses', 'realms', 'regions')";
+        let looks = self
+            .text(&format!(
+                "SELECT string_agg(CASE WHEN {rows} THEN format('SELECT %L || md5(string_agg(t::text, '';'' ORDER BY t::text)) FROM public.%I t', line, relname)
+                                        ELSE format('SELECT %L', line) END, ' UNION ALL ')
+                 FROM (SELECT relname, relkind, format('%s %s oid %s, options %s, grants %s %s, view %s, rows ', relkind, relname, oid, reloptions, relacl,
+                           (SELECT string_agg(attname || attacl::text, ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attacl IS NOT NULL),
+                           CASE WHEN relkind = 'v' THEN md5(pg_get_viewdef(oid)) END) AS line {relations}) AS looks"
+            ))
+            .await;
+        let lines = self.text(&format!("SELECT string_agg(line, E'\n' ORDER BY line) FROM ({looks}) AS lines(line)")).await;
+        lines.lines().map(str::to_owned).collect()
+    }
+
+    /// Inserts a row as the site would. Its id must be one that no row has, or the insert fails.
+    pub async fn inserts_get_fresh_ids(&self) {
+        for insert in [
+            "INSERT INTO story_map_links (protected_area_id, link, release_month) SELECT min(id), 'https://site.example/' || random(), min(release_month) FROM protected_areas",
+            "INSERT INTO no_take_statuses (name, area, release_month) SELECT 'by hand ' || random(), 0, min(release_month) FROM protected_areas",
+        ] {
+            let mut tx = self.database.begin().await.expect("a transaction");
+            sqlx::query("SET LOCAL ROLE portal_owner").execute(&mut *tx).await.expect("the site's role");
+            sqlx::raw_sql(AssertSqlSafe(insert)).execute(&mut *tx).await.unwrap_or_else(|error| panic!("{error}: {insert}"));
+            tx.rollback().await.expect("rolled back");
+        }
     }
 
     /// Deletes a release and waits until it is gone.
@@ -115,3 +149,10 @@ pub fn stopped(status: &PortalReleaseStatus) -> String {
 
 /// What is recorded of the sample's workers while they are stopped.
 pub const RECORD: &str = "CronJob/nightly-exports=1 Deployment/importer-worker=3 StatefulSet/tile-worker=2";
+
+/// Two looks at what is live must be the same; the lines that are not are shown.
+pub fn assert_same(now: &[String], before: &[String], what: &str) {
+    let lines = |these: &[String], others: &[String]| these.iter().filter(|line| !others.contains(line)).cloned().collect::<Vec<_>>();
+    assert!(!before.is_empty(), "{what}: nothing was looked at");
+    assert_eq!(lines(now, before), lines(before, now), "{what}");
+}

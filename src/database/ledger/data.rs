@@ -438,10 +438,14 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
     };
     let current = if exchange.kind == RunKind::Rollback { restored } else { Some(release) };
     if let Generation::Backup(stamp) = exchange.outgoing {
+        // A timestamp that was restored or dropped in this very minute may be used again.
         for moved in exchange.moved {
             sqlx::query(
                 "INSERT INTO portal_release.backups (portal, backup, kind, name, backup_name, relation_oid, holds_release, made_by)
-                 SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE $5 IS NOT NULL ON CONFLICT DO NOTHING",
+                 SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE $5 IS NOT NULL
+                 ON CONFLICT (portal, backup, kind, name) DO UPDATE
+                     SET backup_name = excluded.backup_name, relation_oid = excluded.relation_oid, holds_release = excluded.holds_release,
+                         made_by = excluded.made_by, created_at = now(), gone_at = NULL, gone_because = NULL",
             )
             .bind(portal)
             .bind(stamp.to_string())

@@ -34,7 +34,7 @@ pub struct View {
     /// Workloads stopped on behalf of the release.
     #[serde(default)]
     pub frozen: Vec<FrozenWorkload>,
-    /// Timestamps of the backups that are there.
+    /// Timestamps of the backups that are there, whoever made them.
     #[serde(default)]
     pub backups: Vec<String>,
 }
@@ -112,7 +112,8 @@ pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -
             'imports', (SELECT coalesce(jsonb_agg(to_jsonb(i) ORDER BY i.position), '[]') FROM portal_release.imports i WHERE i.release_id = (SELECT id FROM r)),
             'frozen', (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', f.kind, 'name', f.name, 'replicas', f.replicas) ORDER BY f.kind, f.name), '[]')
                      FROM portal_release.frozen_workloads f WHERE f.portal = $1 AND f.release_id = (SELECT id FROM r)),
-            'backups', (SELECT coalesce(jsonb_agg(DISTINCT b.backup), '[]') FROM portal_release.backups b WHERE b.portal = $1 AND b.gone_at IS NULL))",
+            'backups', (SELECT coalesce(jsonb_agg(DISTINCT substr(c.relname, 3, 10)), '[]') FROM pg_class c
+                     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND c.relname ~ '^bk[0-9]{10}_'))",
     )
     .bind(portal)
     .bind(label)
