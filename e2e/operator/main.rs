@@ -3,6 +3,8 @@
 //! Each test has a namespace, a pair of databases and an operator of its own. `make test` brings the local cluster up; by hand:
 //! `source "$(e2e/local/local up dev)" && cargo test --test operator`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod abort;
 mod admission;
 mod defects;
