@@ -22,5 +22,6 @@ mod rest;
 mod retry;
 mod rights;
 mod rollback;
+mod secrets;
 mod slack;
 mod support;
