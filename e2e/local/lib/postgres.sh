@@ -54,7 +54,7 @@ postgres_up() { # STATE
     if ((attempt <= 2)) && [[ -s $state/pg/port ]]; then port=$(<"$state/pg/port"); else port=$(free_port); fi
     printf '%s\n' "$port" >"$state/pg/port"
     (
-      cd "$data/.."
+      cd "$data/.." || exit
       "${AS_POSTGRES[@]}" setsid "$PG_BIN/postgres" -D "$data" -p "$port" -k "${data%/data}" \
         -c listen_addresses=127.0.0.1 -c max_connections=300 -c shared_buffers=256MB \
         -c max_wal_size=4GB -c fsync=on -c log_line_prefix='%m [%p] %q%u@%d %a ' \
