@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use crate::{
     api::Portal,
     cluster::{self, ClusterError, SecretValue},
-    database::{connection::ConnectError, ledger::data, portal::PortalDatabase},
+    database::{connection::ConnectError, ledger, portal::PortalDatabase},
     http::ManifestSource,
     leader::Term,
 };
@@ -160,7 +160,7 @@ impl ManifestSource for Portals {
             let Some(found) = api.get_opt(portal).await.map_err(|error| cluster::describe(&error))? else { return Ok(None) };
             let database = self.database(&Arc::new(found)).await.map_err(|error| error.to_string())?;
             let mut connection = database.pool().acquire().await.map_err(|error| error.to_string())?;
-            data::manifest(&mut connection, database.key(), label).await.map_err(|error| error.to_string())
+            ledger::staging::manifest(&mut connection, database.key(), label).await.map_err(|error| error.to_string())
         })
     }
 }

@@ -18,9 +18,10 @@ use crate::{
     cluster::{self, EventType, workers},
     database::{
         ledger::{
-            data,
+            exchange,
             phases::{Attempt, begin},
             runs::{self, NewRun, Reopening},
+            workloads,
         },
         lock::{Fenced, LockError},
     },
@@ -316,14 +317,14 @@ async fn reap(shared: &Shared, release: &PortalRelease, scene: &Scene, run: i64)
         Err(LockError::Database(error)) => return Err(error.into()),
     }
     let mut connection = scene.database.pool().acquire().await?;
-    let frozen = data::frozen(&mut connection, scene.database.key()).await?;
+    let frozen = workloads::frozen(&mut connection, scene.database.key()).await?;
     let namespace = release.namespace().unwrap_or_default();
     if let Err(error) = workers::start(&shared.client, &namespace, &frozen).await {
         tracing::warn!(%error, "the workers of a release whose object is gone are not back yet: {error}");
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
-    data::forget_frozen(&mut connection, scene.database.key()).await?;
-    let state = if data::run_has_swapped(&mut connection, run).await? { ReleaseState::Live } else { ReleaseState::Aborted };
+    workloads::forget_frozen(&mut connection, scene.database.key()).await?;
+    let state = if exchange::run_has_swapped(&mut connection, run).await? { ReleaseState::Live } else { ReleaseState::Aborted };
     runs::close(&mut connection, run, state, "the PortalRelease was removed without the operator; its run was wound up").await?;
     drop(connection);
     scene.database.release().await;

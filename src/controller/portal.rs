@@ -9,7 +9,7 @@ use super::{Shared, release::ReconcileError};
 use crate::{
     api::{FrozenWorkload, Label, Portal, PortalRelease, PortalStatus},
     cluster::{self, ClusterError, EventType, workers},
-    database::ledger::data,
+    database::ledger,
     services::corrected,
 };
 
@@ -89,7 +89,7 @@ async fn look(shared: &Shared, portal: &Arc<Portal>) -> Result<Option<Label>, St
     let database = shared.portals.database(portal).await.map_err(|error| error.to_string())?;
     let read = async {
         let mut connection = database.pool().acquire().await?;
-        data::current_label(&mut connection, database.key()).await
+        ledger::exchange::current_label(&mut connection, database.key()).await
     };
     let label = read.await.map_err(|error| format!("the ledger cannot be read: {error}"))?;
     Ok(label.map(Label))

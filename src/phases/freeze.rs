@@ -8,7 +8,7 @@ use super::{Context, Done, PhaseError};
 use crate::{
     api::{FrozenWorkload, PhaseName, Portal, PortalRelease, Worker},
     cluster::{self, workers},
-    database::ledger::data,
+    database::ledger,
     services::corrected,
 };
 
@@ -20,13 +20,13 @@ pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     let namespace = &context.namespace;
     // First the record, committed; then the first write to the cluster.
     let mut work = context.work().await?;
-    let known = data::frozen(&mut work, &context.key()).await?;
+    let known = ledger::workloads::frozen(&mut work, &context.key()).await?;
     let now = workers::record(&context.client, namespace, &context.portal.workers, &known)
         .await
         .map_err(|error| if error.is_transient() { PhaseError::from(error) } else { PhaseError::Refused(error.to_string()) })?;
     let emergency = portal(context).await?.and_then(|portal| portal.status).map(|status| status.frozen_workloads).unwrap_or_default();
     let before = corrected(corrected(now, &emergency), &known);
-    data::record_frozen(&mut work, &context.key(), context.release, &before).await?;
+    ledger::workloads::record_frozen(&mut work, &context.key(), context.release, &before).await?;
     work.commit().await?;
     status_has(context, &before).await?;
 
@@ -81,7 +81,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
     let roles: Vec<&str> = context.portal.freeze.database_roles.iter().map(|role| role.as_str()).collect();
     let started = Instant::now();
     loop {
-        let sessions = data::sessions_of(&mut *context.database.pool().acquire().await?, &roles).await?;
+        let sessions = ledger::workloads::sessions_of(&mut *context.database.pool().acquire().await?, &roles).await?;
         if sessions.is_empty() {
             return Ok(());
         }
@@ -104,7 +104,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
 pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, true).await?;
     let mut work = context.work().await?;
-    data::forget_frozen(&mut work, &context.key()).await?;
+    ledger::workloads::forget_frozen(&mut work, &context.key()).await?;
     let done = work.complete(&message).await?;
     let frozen_at = context.run.phases.iter().find(|phase| phase.name == PhaseName::Freeze).and_then(|phase| phase.started_at);
     if let Some(since) = frozen_at {
@@ -118,13 +118,13 @@ pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
 pub(super) async fn undo_freeze(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, false).await?;
     let mut work = context.work().await?;
-    data::forget_frozen(&mut work, &context.key()).await?;
+    ledger::workloads::forget_frozen(&mut work, &context.key()).await?;
     work.complete_undo(&message).await
 }
 
 async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
     let mut work = context.work().await?;
-    let before = data::frozen(&mut work, &context.key()).await?;
+    let before = ledger::workloads::frozen(&mut work, &context.key()).await?;
     work.commit().await?;
     if before.is_empty() {
         return Ok("no worker was stopped".to_owned());
@@ -176,7 +176,7 @@ pub(super) async fn still_frozen(context: &Context) -> Result<(), PhaseError> {
     }
     // Somebody woke them: put them back to rest, and try the swap again.
     let mut work = context.work().await?;
-    let before = data::frozen(&mut work, &context.key()).await?;
+    let before = ledger::workloads::frozen(&mut work, &context.key()).await?;
     work.commit().await?;
     workers::stop(&context.client, &context.namespace, &before).await?;
     Err(PhaseError::Failed(format!("workers run again before the swap and are being stopped: {}", remaining.join("; "))))

@@ -13,8 +13,7 @@ use crate::{
         csv,
         identifiers::{Generation, qualified},
         import::{Target, columns, insert, insert_lookup, plan_ranges, total_rows},
-        ledger::data,
-        run_sql,
+        ledger, run_sql,
         template::TemplateContext,
     },
     metrics::ImporterKind,
@@ -37,7 +36,7 @@ pub(super) async fn related(context: &Context) -> Result<Done, PhaseError> {
 /// Forgets the checkpoints; the tables go with BuildStaging's undo.
 pub(super) async fn undo(context: &Context) -> Result<Done, PhaseError> {
     let mut work = context.work().await?;
-    data::reset_imports(&mut work, context.release).await?;
+    ledger::imports::reset_imports(&mut work, context.release).await?;
     work.complete_undo("imported rows are dropped with the staged tables").await
 }
 
@@ -54,7 +53,7 @@ async fn run(context: &Context, kind: ImporterKind, imports: &[(Import, Option<S
         total += 1;
     }
     let mut work = context.work().await?;
-    let rows = data::imported_rows(&mut work, context.release, imports.iter().map(|(import, _)| import.name.as_str())).await?;
+    let rows = ledger::imports::imported_rows(&mut work, context.release, imports.iter().map(|(import, _)| import.name.as_str())).await?;
     work.complete(&format!("{total} imports, {rows} rows")).await
 }
 
@@ -99,7 +98,7 @@ impl One<'_> {
     /// Notes the beginning. `false`: the import is done or left out.
     async fn begins(&self) -> Result<bool, PhaseError> {
         let mut work = self.context.work().await?;
-        let over = data::begin_import(&mut work, self.context.release, self.name()).await?;
+        let over = ledger::imports::begin_import(&mut work, self.context.release, self.name()).await?;
         work.commit().await?;
         self.context.say(format!("import {}", self.name()));
         Ok(!over)
@@ -128,15 +127,15 @@ impl One<'_> {
             return self.arrived(work, rows.map_err(of_database)?, None, true).await;
         };
 
-        let ranges = match data::open_ranges(&mut work, context.release, self.name()).await? {
+        let ranges = match ledger::imports::open_ranges(&mut work, context.release, self.name()).await? {
             Some(ranges) => ranges,
             None => {
                 let ranges =
                     plan_ranges(&mut work, self.name(), &whole.sql, key.as_str(), self.import.batch_rows).await.map_err(of_database)?;
                 let total = total_rows(&mut work, self.name(), &whole.sql).await.map_err(of_database)?;
-                data::plan_ranges(&mut work, context.release, self.name(), &ranges).await?;
-                data::set_total(&mut work, context.release, self.name(), total).await?;
-                data::open_ranges(&mut work, context.release, self.name()).await?.unwrap_or_default()
+                ledger::imports::plan_ranges(&mut work, context.release, self.name(), &ranges).await?;
+                ledger::imports::set_total(&mut work, context.release, self.name(), total).await?;
+                ledger::imports::open_ranges(&mut work, context.release, self.name()).await?.unwrap_or_default()
             }
         };
         work.commit().await?;
@@ -190,9 +189,9 @@ impl One<'_> {
         let count = i64::try_from(rows).unwrap_or(i64::MAX);
         let release = self.context.release;
         if let Some(position) = range {
-            data::complete_range(&mut work, release, self.name(), position, count).await?;
+            ledger::imports::complete_range(&mut work, release, self.name(), position, count).await?;
         }
-        data::add_rows(&mut work, release, self.name(), count, done).await?;
+        ledger::imports::add_rows(&mut work, release, self.name(), count, done).await?;
         if done {
             let staged = qualified(self.context.portal.database.schema.as_str(), &Generation::Staging.name(self.import.into.as_str()));
             run_sql(&mut work, format!("ANALYZE {staged}")).await?;
@@ -206,7 +205,7 @@ impl One<'_> {
 
     async fn tell(&self) -> Result<(), PhaseError> {
         let mut work = self.context.work().await?;
-        let (rows, total) = data::import_progress(&mut work, self.context.release, self.name()).await?;
+        let (rows, total) = ledger::imports::import_progress(&mut work, self.context.release, self.name()).await?;
         work.commit().await?;
         self.context.services.tell(Audience::from(self.context), Notice::ImportProgress { import: self.name().to_owned(), rows, total });
         Ok(())

@@ -8,7 +8,7 @@ use crate::{
         dependents,
         identifiers::{Generation, Relations},
         import::{Target, columns},
-        ledger::data,
+        ledger,
         staging::{build, build_lookup, drop_all},
         template::TemplateContext,
     },
@@ -74,9 +74,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         // The imports read the live views: keep what they hold, to notice later that they have moved on.
         let views = contents(context, &definition).await?;
         let mut work = context.work().await?;
-        let mut origin = data::origin(&mut work, context.release).await?;
+        let mut origin = ledger::staging::origin(&mut work, context.release).await?;
         origin.views = views;
-        data::set_origin(&mut work, context.release, &origin).await?;
+        ledger::staging::set_origin(&mut work, context.release, &origin).await?;
         work.commit().await?;
     }
     message.push_str(&soft);

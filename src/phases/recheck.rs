@@ -6,7 +6,7 @@ use crate::{
     database::{
         catalog,
         identifiers::Relations,
-        ledger::{data, phases},
+        ledger::{self, phases},
     },
 };
 
@@ -31,7 +31,7 @@ pub(super) fn is_due(phase: PhaseName) -> bool {
 pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
     let definition = Definition::resolve(context).await?;
     let mut work = context.work().await?;
-    let origin = data::origin(&mut work, context.release).await?;
+    let origin = ledger::staging::origin(&mut work, context.release).await?;
     let tables = Relations { views: Vec::new(), ..context.relations() };
     let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
     work.commit().await?;

@@ -4,7 +4,7 @@ use super::{Context, Definition, Done, PhaseError, of_database, views};
 use crate::database::{
     catalog,
     identifiers::Relations,
-    ledger::data,
+    ledger,
     staging::{build as build_tables, build_lookup, drop_all},
 };
 
@@ -28,12 +28,12 @@ pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
     for lookup in &tables.lookups {
         build_lookup(&mut work, &tables.schema, lookup).await.map_err(of_database)?;
     }
-    let mut origin = data::origin(&mut work, context.release).await?;
+    let mut origin = ledger::staging::origin(&mut work, context.release).await?;
     origin.definition = Some(definition.hash.clone());
     origin.structure = Some(catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?);
-    data::set_origin(&mut work, context.release, &origin).await?;
-    data::reset_checkpoints(&mut work, context.release).await?;
-    data::plan_imports(&mut work, context.release, &imports).await?;
+    ledger::staging::set_origin(&mut work, context.release, &origin).await?;
+    ledger::imports::reset_checkpoints(&mut work, context.release).await?;
+    ledger::imports::plan_imports(&mut work, context.release, &imports).await?;
     let how = if lightweight { "without indexes and foreign keys until they are loaded" } else { "with indexes and foreign keys" };
     work.complete(&format!("{} tables staged {how}", tables.tables.len())).await
 }
@@ -42,10 +42,10 @@ pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
 pub(super) async fn undo_build(context: &Context) -> Result<Done, PhaseError> {
     let tables = Relations { views: Vec::new(), ..context.relations() };
     let mut work = context.work().await?;
-    if data::owns_staging(&mut work, &context.key(), context.release).await? {
+    if ledger::staging::owns_staging(&mut work, &context.key(), context.release).await? {
         drop_all(&mut work, &tables).await.map_err(of_database)?;
         if !context.stages_views() {
-            data::own_staging(&mut work, &context.key(), None).await?;
+            ledger::staging::own_staging(&mut work, &context.key(), None).await?;
         }
     }
     work.complete_undo("staged tables dropped").await

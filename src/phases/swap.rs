@@ -11,8 +11,7 @@ use crate::{
     database::{
         backups, catalog, dependents,
         identifiers::{BackupStamp, Generation, Relations, qualified},
-        ledger::data,
-        run_sql,
+        ledger, run_sql,
         staging::publish_lookup,
         swap::{Horizon, Limits, SwapError, exchange, lock, old_snapshots},
     },
@@ -33,7 +32,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     let mut work = context.work().await?;
     let places = places(&mut work, context).await?;
-    let origin = data::origin(&mut work, context.release).await?;
+    let origin = ledger::staging::origin(&mut work, context.release).await?;
     work.commit().await?;
 
     if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.run.kind == RunKind::Release) {
@@ -71,7 +70,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         }
     }
     let exchanged = exchange(&mut work, &places.relations, &places.incoming, &places.outgoing).await.map_err(swap_error)?;
-    let record = data::Exchange {
+    let record = ledger::exchange::Exchange {
         portal: context.key(),
         release: context.release,
         kind: context.run.kind,
@@ -79,7 +78,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         outgoing: &places.outgoing,
         moved: &exchanged.moved,
     };
-    data::record_exchange(&mut work, &record).await?;
+    ledger::exchange::record_exchange(&mut work, &record).await?;
     let message = format!(
         "{} relations exchanged: {} is live, the former data is in {}",
         places.relations.swapped().count(),
@@ -114,7 +113,7 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
     let all = super::views::everything(context);
     let (incoming, outgoing, relations) = match context.run.kind {
         RunKind::Release => {
-            if !data::owns_staging(work, &context.key(), context.release).await? {
+            if !ledger::staging::owns_staging(work, &context.key(), context.release).await? {
                 return Err(PhaseError::Stale("the staging belongs to another release by now: it is built again".to_owned()));
             }
             (Generation::Staging, new_backup(work, context).await?, context.relations())
@@ -122,8 +121,8 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
         RunKind::Rollback => {
             let stamp = rollback_stamp(work, context, &all).await?;
             // The data goes to staging, unless a validated dry run is kept there.
-            let free = data::staging_is_free(work, &context.key(), context.release).await?
-                && data::foreign_staging(work, &context.key(), &all).await?.is_empty();
+            let free = ledger::staging::staging_is_free(work, &context.key(), context.release).await?
+                && ledger::staging::foreign_staging(work, &context.key(), &all).await?.is_empty();
             let outgoing = if free {
                 super::views::drop_staging(work, context, &all).await?;
                 Generation::Staging
@@ -138,7 +137,7 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
             (incoming, new_backup(work, context).await?, all)
         }
     };
-    let relations = data::present(work, relations, &incoming).await?;
+    let relations = ledger::staging::present(work, relations, &incoming).await?;
     Ok(Places { relations, incoming, outgoing })
 }
 
@@ -166,7 +165,7 @@ async fn no_old_snapshots(context: &Context, horizon: &Horizon) -> Result<(), Ph
 
 /// A name for what is live now.
 async fn new_backup(work: &mut Work, context: &Context) -> Result<Generation, PhaseError> {
-    let used = data::backup_stamps(work, &context.key()).await?.iter().filter_map(|stamp| stamp.parse().ok()).collect();
+    let used = ledger::exchange::backup_stamps(work, &context.key()).await?.iter().filter_map(|stamp| stamp.parse().ok()).collect();
     let schema = context.portal.database.schema.as_str();
     let stamp = backups::free_stamp(work, schema, jiff::Timestamp::now(), &used).await.map_err(of_database)?;
     Ok(Generation::Backup(stamp))

@@ -15,8 +15,7 @@ use crate::{
         checks::{GeometryRule, geometry, max_shrink, non_empty},
         checksum,
         identifiers::{Generation, Relations, qualified},
-        ledger::data,
-        staging,
+        ledger, staging,
         swap::horizon,
     },
 };
@@ -27,9 +26,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     complete(context, &relations).await?;
 
     let mut work = context.work().await?;
-    let mut origin = data::origin(&mut work, context.release).await?;
+    let mut origin = ledger::staging::origin(&mut work, context.release).await?;
     origin.horizon = Some(horizon(&mut work).await.map_err(of_database)?);
-    data::set_origin(&mut work, context.release, &origin).await?;
+    ledger::staging::set_origin(&mut work, context.release, &origin).await?;
     let tables = Relations { views: Vec::new(), ..relations.clone() };
     let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
     if origin.structure.as_ref().is_some_and(|then| *then != structure) {
@@ -69,7 +68,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let sha256 = hex(&Sha256::digest(text.as_bytes()));
     let rows: i64 = manifest.tables.values().map(|part| part.rows).sum();
     let mut work = context.work().await?;
-    data::set_manifest(&mut work, context.release, &text, &sha256).await?;
+    ledger::staging::set_manifest(&mut work, context.release, &text, &sha256).await?;
     work.complete(&format!("{rows} rows in {} tables{gates}; manifest sha256 {sha256}", manifest.tables.len())).await
 }
 
@@ -92,7 +91,7 @@ async fn complete(context: &Context, relations: &Relations) -> Result<(), PhaseE
     Ok(())
 }
 
-async fn manifest(context: &Context, relations: &Relations, origin: data::StagingOrigin) -> Result<Manifest, PhaseError> {
+async fn manifest(context: &Context, relations: &Relations, origin: ledger::staging::StagingOrigin) -> Result<Manifest, PhaseError> {
     let mut manifest = Manifest {
         portal: context.portal_name.clone(),
         namespace: context.namespace.clone(),
@@ -113,10 +112,10 @@ async fn manifest(context: &Context, relations: &Relations, origin: data::Stagin
         manifest.tables.insert(table.clone(), Part::from(content));
     }
     let mut work = context.work().await?;
-    for (name, rows) in data::import_rows(&mut work, context.release).await? {
+    for (name, rows) in ledger::imports::import_rows(&mut work, context.release).await? {
         manifest.imports.insert(name, rows);
     }
-    manifest.validated_at = data::now(&mut work).await?;
+    manifest.validated_at = ledger::now(&mut work).await?;
     work.commit().await?;
     Ok(manifest)
 }

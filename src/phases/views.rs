@@ -10,8 +10,7 @@ use super::{
 use crate::database::{
     checksum::{self, Content},
     identifiers::{Generation, Relations, qualified, quote_ident},
-    ledger::data,
-    run_sql, staging,
+    ledger, run_sql, staging,
     views::{MaterializedViewSpec, create_staged, drop_staged, refresh_live},
 };
 
@@ -49,8 +48,8 @@ pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
         views.insert(name.clone(), checksum::of_relation(&mut work, &twin).await.map_err(of_database)?);
     }
     let message = format!("{} views staged with {} rows", views.len(), rows(&views));
-    let origin = data::StagingOrigin { definition: Some(definition.hash), views, ..data::StagingOrigin::default() };
-    data::set_origin(&mut work, context.release, &origin).await?;
+    let origin = ledger::staging::StagingOrigin { definition: Some(definition.hash), views, ..ledger::staging::StagingOrigin::default() };
+    ledger::staging::set_origin(&mut work, context.release, &origin).await?;
     work.complete(&message).await
 }
 
@@ -58,9 +57,9 @@ pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
 pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
     let relations = context.relations();
     let mut work = context.work().await?;
-    if data::owns_staging(&mut work, &context.key(), context.release).await? {
+    if ledger::staging::owns_staging(&mut work, &context.key(), context.release).await? {
         drop_staged(&mut work, &relations.schema, &relations.views).await.map_err(of_database)?;
-        data::own_staging(&mut work, &context.key(), None).await?;
+        ledger::staging::own_staging(&mut work, &context.key(), None).await?;
     }
     work.complete_undo("staged views dropped").await
 }
@@ -68,14 +67,14 @@ pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
 /// Takes over the staging, which belongs to nobody or to a release that is over. What the ledger does not know was made by somebody
 /// else and is not touched.
 pub(super) async fn claim(work: &mut super::Work, context: &Context) -> Result<(), PhaseError> {
-    let foreign = data::foreign_staging(work, &context.key(), &everything(context)).await?;
+    let foreign = ledger::staging::foreign_staging(work, &context.key(), &everything(context)).await?;
     if !foreign.is_empty() {
         return Err(PhaseError::Refused(format!(
             "{} exist and are not of this operator; drop or rename them, then raise retry",
             foreign.join(", ")
         )));
     }
-    data::own_staging(work, &context.key(), Some(context.release)).await?;
+    ledger::staging::own_staging(work, &context.key(), Some(context.release)).await?;
     Ok(())
 }
 

@@ -3,9 +3,12 @@
 //! [`observe`] reads everything a decision needs in one statement; the modules beside it write. Writes of a phase take part in
 //! the phase's own transaction, so that what it did and the row that says so commit together.
 
-pub mod data;
+pub mod exchange;
+pub mod imports;
 pub mod phases;
 pub mod runs;
+pub mod staging;
+pub mod workloads;
 
 use serde::Deserialize;
 use sqlx::{PgConnection, types::Json};
@@ -147,4 +150,12 @@ pub async fn event(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The database's clock, RFC 3339 in UTC.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn now(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')").fetch_one(connection).await
 }

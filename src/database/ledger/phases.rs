@@ -126,7 +126,7 @@ pub async fn restart(
         .execute(&mut *tx)
         .await?;
     sqlx::query("UPDATE portal_release.runs SET recheck = false WHERE id = $1").bind(run).execute(&mut *tx).await?;
-    super::data::reset_imports(&mut tx, release).await?;
+    super::imports::reset_imports(&mut tx, release).await?;
     event(&mut tx, release, Some(run), "StagingRebuilt", None, why, Some(epoch)).await?;
     tx.commit().await
 }

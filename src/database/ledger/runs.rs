@@ -143,7 +143,7 @@ pub async fn reopen(connection: &mut PgConnection, how: &Reopening<'_>) -> Resul
         .await?;
     write_plan(&mut tx, how.run, how.phases).await?;
     if how.fresh {
-        super::data::reset_imports(&mut tx, how.release).await?;
+        super::imports::reset_imports(&mut tx, how.release).await?;
     }
     event(&mut tx, how.release, Some(how.run), "Resumed", None, how.why, None).await?;
     tx.commit().await?;
@@ -239,7 +239,7 @@ pub async fn adopt(connection: &mut PgConnection, release: i64, name: &str, uid:
         .bind(uid)
         .execute(&mut *tx)
         .await?;
-    super::data::reset_imports(&mut tx, release).await?;
+    super::imports::reset_imports(&mut tx, release).await?;
     event(&mut tx, release, None, "Adopted", None, &format!("by PortalRelease {name}, uid {uid}"), None).await?;
     tx.commit().await
 }

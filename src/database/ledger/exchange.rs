@@ -1,0 +1,184 @@
+//! What is live, what was, and where the backups are: written in the transaction of the exchange itself.
+
+use sqlx::PgConnection;
+
+use super::staging::own_staging;
+use crate::{
+    database::{identifiers::Generation, swap::Moved},
+    release::RunKind,
+};
+
+/// An exchange, as the ledger keeps it.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    /// `namespace/name` of the Portal.
+    pub portal: String,
+    /// The release whose run it is.
+    pub release: i64,
+    /// What the run does.
+    pub kind: RunKind,
+    /// What became live.
+    pub incoming: &'a Generation,
+    /// What the former live relations became.
+    pub outgoing: &'a Generation,
+    /// The relations.
+    pub moved: &'a [Moved],
+}
+
+/// Writes down, in the exchange's own transaction, what is live now, where the former data is, and which backups there are.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> Result<(), sqlx::Error> {
+    let (portal, release) = (exchange.portal.as_str(), exchange.release);
+    let former: Option<i64> =
+        sqlx::query_scalar("SELECT current_release FROM portal_release.portals WHERE portal = $1").bind(portal).fetch_one(&mut *tx).await?;
+    let restored: Option<i64> = match exchange.incoming {
+        Generation::Backup(stamp) => {
+            let holds: Option<Option<i64>> = sqlx::query_scalar(
+                "SELECT DISTINCT holds_release FROM portal_release.backups WHERE portal = $1 AND backup = $2 AND gone_at IS NULL",
+            )
+            .bind(portal)
+            .bind(stamp.to_string())
+            .fetch_optional(&mut *tx)
+            .await?;
+            backup_gone(tx, portal, &stamp.to_string(), "restored").await?;
+            holds.flatten()
+        }
+        Generation::Live | Generation::Staging => None,
+    };
+    let current = if exchange.kind == RunKind::Rollback { restored } else { Some(release) };
+    if let Generation::Backup(stamp) = exchange.outgoing {
+        // A timestamp that was restored or dropped in this very minute may be used again.
+        for moved in exchange.moved {
+            sqlx::query(
+                "INSERT INTO portal_release.backups (portal, backup, kind, name, backup_name, relation_oid, holds_release, made_by)
+                 SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE $5 IS NOT NULL
+                 ON CONFLICT (portal, backup, kind, name) DO UPDATE
+                     SET backup_name = excluded.backup_name, relation_oid = excluded.relation_oid, holds_release = excluded.holds_release,
+                         made_by = excluded.made_by, created_at = now(), gone_at = NULL, gone_because = NULL",
+            )
+            .bind(portal)
+            .bind(stamp.to_string())
+            .bind(&moved.kind)
+            .bind(&moved.base)
+            .bind(&moved.outgoing_name)
+            .bind(moved.outgoing)
+            .bind(former)
+            .bind(release)
+            .execute(&mut *tx)
+            .await?;
+        }
+    }
+    let made = match exchange.outgoing {
+        Generation::Backup(stamp) => Some(stamp.to_string()),
+        Generation::Live | Generation::Staging => None,
+    };
+    match exchange.kind {
+        RunKind::Release | RunKind::RollForward => {
+            sqlx::query("UPDATE portal_release.releases SET swapped_at = clock_timestamp(), backup = $2, parked = NULL WHERE id = $1")
+                .bind(release)
+                .bind(made)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("UPDATE portal_release.releases SET state = 'Superseded', message = 'readers see a later release' WHERE id = $1 AND id <> $2")
+                .bind(former)
+                .bind(release)
+                .execute(&mut *tx)
+                .await?;
+            if exchange.kind == RunKind::RollForward && *exchange.incoming == Generation::Staging {
+                own_staging(tx, portal, None).await?;
+            }
+        }
+        RunKind::Rollback => {
+            sqlx::query("UPDATE portal_release.releases SET parked = coalesce($2, 'staging'), backup = NULL WHERE id = $1")
+                .bind(release)
+                .bind(&made)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(
+                "UPDATE portal_release.releases SET state = 'Live', message = 'live again: a later release was rolled back' WHERE id = $1",
+            )
+            .bind(restored)
+            .execute(&mut *tx)
+            .await?;
+            if made.is_none() {
+                own_staging(tx, portal, Some(release)).await?;
+            }
+        }
+    }
+    sqlx::query("UPDATE portal_release.portals SET current_release = $2, changed_at = now() WHERE portal = $1")
+        .bind(portal)
+        .bind(current)
+        .execute(&mut *tx)
+        .await?;
+    let message = format!("{} became live, the former data became {}", exchange.incoming, exchange.outgoing);
+    super::event(tx, release, None, "Swapped", Some("FinaliseSwap"), &message, None).await
+}
+
+/// Timestamps of all backups that there ever were.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn backup_stamps(connection: &mut PgConnection, portal: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT DISTINCT backup FROM portal_release.backups WHERE portal = $1").bind(portal).fetch_all(connection).await
+}
+
+/// A backup is not there any more.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn backup_gone(tx: &mut PgConnection, portal: &str, backup: &str, why: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE portal_release.backups SET gone_at = now(), gone_because = $3 WHERE portal = $1 AND backup = $2 AND gone_at IS NULL",
+    )
+    .bind(portal)
+    .bind(backup)
+    .bind(why)
+    .execute(&mut *tx)
+    .await?;
+    // A release whose backup or parked data is gone cannot go there any more.
+    sqlx::query("UPDATE portal_release.releases SET parked = CASE WHEN parked = $2 THEN NULL ELSE parked END, backup = CASE WHEN backup = $2 THEN NULL ELSE backup END WHERE portal = $1 AND $2 IN (parked, backup)")
+        .bind(portal)
+        .bind(backup)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Timestamps of backups that keep a rolled back release for its roll forward.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn parked_stamps(connection: &mut PgConnection, portal: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT parked FROM portal_release.releases WHERE portal = $1 AND parked IS NOT NULL AND parked <> 'staging'")
+        .bind(portal)
+        .fetch_all(connection)
+        .await
+}
+
+/// Label of the release that readers see.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn current_label(connection: &mut PgConnection, portal: &str) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT r.label FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.current_release WHERE p.portal = $1",
+    )
+    .bind(portal)
+    .fetch_optional(connection)
+    .await
+}
+
+/// Whether a run has exchanged staged and live relations.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn run_has_swapped(connection: &mut PgConnection, run: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM portal_release.phases WHERE run_id = $1 AND phase = 'FinaliseSwap' AND state = 'Succeeded')",
+    )
+    .bind(run)
+    .fetch_one(connection)
+    .await
+}
