@@ -338,7 +338,7 @@ fn a_live_release_rolls_back_and_forward() {
     busy.blocker = Some(Blocker::Running { name: "other".to_owned() });
     assert!(matches!(next(&busy), Step::Queue(_)));
     let mut kept = wanted;
-    kept.blocker = Some(Blocker::DryRun { name: "other".to_owned() });
+    kept.blocker = Some(Blocker::Kept { name: "other".to_owned() });
     assert_eq!(next(&kept), Step::Open(RunKind::Rollback), "a kept dry run does not hold up a rollback");
 
     // A rollback that failed is not tried again by itself; one to another backup is another wish.
