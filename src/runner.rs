@@ -166,8 +166,11 @@ impl Runner {
 async fn supervise(context: &Context, direction: Direction) -> Result<Done, PhaseError> {
     let phase = context.attempt.phase;
     let facts = facts(phase);
+    tokio::select! {
+        () = context.services.faults.reach(phase, if direction == Direction::Do { "begin" } else { "undo" }) => {}
+        () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+    }
     let work = async {
-        context.services.faults.reach(phase, if direction == Direction::Do { "begin" } else { "undo" }).await;
         match direction {
             Direction::Do => phases::run(context).await,
             Direction::Undo => phases::undo(context).await,

@@ -252,7 +252,7 @@ fn each_phase_in_each_situation() {
 
 #[test]
 fn a_running_task_is_waited_for_paused_or_cut_off() {
-    let task = |stopping| Some(TaskView { phase: Some(PhaseName::ImportCore), message: String::new(), stopping });
+    let task = |stopping| Some(TaskView { phase: Some(PhaseName::ImportCore), message: String::new(), blocked: None, stopping });
     let importing = || Observed { task: task(false), ..at(PhaseName::ImportCore, PhaseState::Running) };
     assert_eq!(next(&importing()), Step::Wait { again: None });
     let mut aborted = importing();
