@@ -28,8 +28,26 @@ pub(crate) fn order<'a>(relations: &'a Relations, incoming: &'a Generation, outg
 pub(crate) const AREA_TOTALS: &str = "SELECT release, count(*) AS areas FROM public.staging_protected_areas GROUP BY release";
 pub(crate) const AREA_REPORT: &str = "SELECT release, areas, areas * 2 AS twice FROM public.staging_area_totals";
 
-/// Runs `test` on a fresh database and drops it afterwards, also when the test fails.
+/// Runs `test` on a fresh small portal at release `first`, and drops it afterwards.
 pub(crate) fn with_portal<F: Future<Output = ()>>(test: impl FnOnce(std::sync::Arc<Portal>) -> F) {
+    let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    let relations = Relations {
+        schema: "public".into(),
+        tables: strings(&["sources", "protected_areas", "countries_pas"]),
+        views: strings(&["area_totals", "area_report"]),
+        lookups: strings(&["designations", "governances"]),
+    };
+    with_database(relations, async |portal| {
+        let [reader, writer] = ["reader", "writer"].map(|role| portal.role(role));
+        portal.run(&include_str!("schema.sql").replace(":reader", &reader).replace(":writer", &writer)).await;
+        portal.fill(&Generation::Live, "first").await;
+        portal.run("REFRESH MATERIALIZED VIEW area_totals; REFRESH MATERIALIZED VIEW area_report").await;
+        test(portal).await;
+    });
+}
+
+/// Runs `test` on a fresh database without relations and drops it afterwards, also when the test fails.
+pub(crate) fn with_database<F: Future<Output = ()>>(relations: Relations, test: impl FnOnce(std::sync::Arc<Portal>) -> F) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let url = std::env::var("LOCAL_PG_URL").expect("LOCAL_PG_URL: the URL of a superuser on a throw-away Postgres");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -41,22 +59,12 @@ pub(crate) fn with_portal<F: Future<Output = ()>>(test: impl FnOnce(std::sync::A
         for role in &roles {
             execute(&mut server, &format!("CREATE ROLE {role} LOGIN PASSWORD 'test'")).await;
         }
-        let [owner, reader, writer] = roles.clone();
+        let [owner, ..] = roles.clone();
         execute(&mut server, &format!("CREATE DATABASE {name} OWNER {owner}")).await;
         let admin = pool(options.clone().database(&name)).await;
         run(&admin, &format!("ALTER SCHEMA public OWNER TO {owner}; GRANT USAGE ON SCHEMA public TO PUBLIC")).await;
         let pool = pool(options.clone().database(&name).username(&owner).password("test")).await;
-        run(&pool, &include_str!("schema.sql").replace(":reader", &reader).replace(":writer", &writer)).await;
-        let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        let relations = Relations {
-            schema: "public".into(),
-            tables: strings(&["sources", "protected_areas", "countries_pas"]),
-            views: strings(&["area_totals", "area_report"]),
-            lookups: strings(&["designations", "governances"]),
-        };
         let portal = std::sync::Arc::new(Portal { pool: pool.clone(), admin: admin.clone(), relations, owner });
-        portal.fill(&Generation::Live, "first").await;
-        run(&portal.pool, "REFRESH MATERIALIZED VIEW area_totals; REFRESH MATERIALIZED VIEW area_report").await;
         let local = tokio::task::LocalSet::new();
         let result = local.run_until(futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(test(portal)))).await;
         pool.close().await;
@@ -86,6 +94,11 @@ pub(crate) async fn run(pool: &PgPool, sql: &str) {
 }
 
 impl Portal {
+    /// The name of this database's `owner`, `reader` or `writer`.
+    pub(crate) fn role(&self, role: &str) -> String {
+        format!("{}_{role}", self.owner.trim_end_matches("_owner"))
+    }
+
     pub(crate) async fn run(&self, sql: &str) {
         run(&self.pool, sql).await;
     }

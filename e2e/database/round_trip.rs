@@ -13,7 +13,7 @@ fn backup(stamp: &str) -> Generation {
 }
 
 #[track_caller]
-fn same(before: &[String], after: &[String]) {
+pub(crate) fn same(before: &[String], after: &[String]) {
     let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
     let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
     assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
