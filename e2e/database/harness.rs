@@ -40,7 +40,9 @@ pub(crate) fn with_portal<F: Future<Output = ()>>(test: impl FnOnce(std::sync::A
         let admin = pool(options.clone().database(&name)).await;
         run(&admin, &format!("ALTER SCHEMA public OWNER TO {owner}; GRANT USAGE ON SCHEMA public TO PUBLIC")).await;
         let pool = pool(options.clone().database(&name).username(&owner).password("test")).await;
-        run(&pool, &include_str!("schema.sql").replace(":reader", &reader).replace(":writer", &writer)).await;
+        for script in [include_str!("schema.sql"), include_str!("dependents.sql")] {
+            run(&pool, &script.replace(":reader", &reader).replace(":writer", &writer)).await;
+        }
         let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         let relations = Relations {
             schema: "public".into(),
@@ -77,6 +79,14 @@ async fn execute(conn: &mut PgConnection, sql: &str) {
 /// Executes SQL that must succeed.
 pub(crate) async fn run(pool: &PgPool, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Compares two catalogues and shows only what differs.
+#[track_caller]
+pub(crate) fn same(before: &[String], after: &[String]) {
+    let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
 }
 
 impl Portal {
@@ -144,9 +154,10 @@ impl Portal {
         self.get("SELECT DISTINCT release FROM protected_areas").await
     }
 
-    /// Every relation of the schema that is neither staging nor backup, with its OID.
+    /// Every relation of the schema that is neither staging nor backup, with its OID. Without the views of whole rows, which a
+    /// swap must make anew.
     pub(crate) async fn oids(&self) -> Vec<(String, Oid)> {
-        self.named("relname !~ '^(staging_|bk[0-9]{10}_)'").await
+        self.named("relname !~ '^(staging_|bk[0-9]{10}_|whole)'").await
     }
 
     pub(crate) async fn named(&self, condition: &str) -> Vec<(String, Oid)> {

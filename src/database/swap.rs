@@ -197,7 +197,7 @@ pub async fn exchange(
     free_names(tx, relations, &plan).await?;
     let late = left_to_swap(tx, relations, incoming).await?;
 
-    let mut batch: Vec<String> = dependents.iter().filter_map(|it| it.before.clone()).collect();
+    let mut batch: Vec<String> = dependents.iter().rev().filter_map(|it| it.before.clone()).collect();
     batch.extend(plan.renames.iter().map(|rename| rename.sql(&relations.schema)));
     batch.extend(dependents.iter().filter_map(|it| it.after.clone()));
     batch.extend(late);
