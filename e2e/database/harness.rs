@@ -118,16 +118,28 @@ impl Portal {
 
     /// A complete staging with the rows of `release`.
     pub(crate) async fn stage(&self, release: &str) {
+        self.stage_with(async || self.fill(&Generation::Staging, release).await).await;
+    }
+
+    /// A complete staging with what `load` puts into its tables.
+    pub(crate) async fn stage_with<F: Future<Output = ()>>(&self, load: impl FnOnce() -> F) {
         let mut conn = self.pool.acquire().await.unwrap();
         staging::build(&mut conn, &self.relations, true).await.unwrap();
         for lookup in &self.relations.lookups {
             staging::build_lookup(&mut conn, "public", lookup).await.unwrap();
         }
-        self.fill(&Generation::Staging, release).await;
+        load().await;
         for (view, query) in [("area_totals", AREA_TOTALS), ("area_report", AREA_REPORT)] {
             staging::build_view(&mut conn, &self.relations, view, query).await.unwrap();
         }
         staging::complete(&mut conn, &self.relations).await.unwrap();
+    }
+
+    /// What ValidateAndManifest does to staging before it may go live.
+    pub(crate) async fn vacuum(&self) {
+        for name in self.relations.names(&Generation::Staging) {
+            self.run(&format!("VACUUM (FREEZE, ANALYZE) {name}")).await;
+        }
     }
 
     /// Lock, publish, exchange, commit.

@@ -4,6 +4,8 @@
 
 mod dependents;
 mod harness;
+mod hazards;
 mod readers;
 mod refusals;
 mod round_trip;
+mod warm;
