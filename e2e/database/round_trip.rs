@@ -6,17 +6,10 @@ use portal_release_operator::database::identifiers::Generation;
 use portal_release_operator::database::{backups, catalog, staging, swap};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{order, with_portal};
+use crate::harness::{order, same, with_portal};
 
 fn backup(stamp: &str) -> Generation {
     Generation::Backup(stamp.parse().unwrap())
-}
-
-#[track_caller]
-pub(crate) fn same(before: &[String], after: &[String]) {
-    let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
-    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
-    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
 }
 
 #[test]
