@@ -5,6 +5,7 @@
 mod dependents;
 mod harness;
 mod hazards;
+mod planning;
 mod portal_shape;
 mod readers;
 mod refusals;
