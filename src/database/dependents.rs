@@ -10,7 +10,7 @@
 
 use sqlx::{Connection, PgConnection};
 
-use super::catalog::{self, empty_search_path};
+use super::catalog::{self, read_catalogue};
 use super::identifiers::{Generation, Relations, assembled};
 
 /// Something that depends on a live relation, or a reason why a live relation cannot be swapped.
@@ -49,7 +49,7 @@ struct Row {
 /// When the catalogue cannot be read.
 pub async fn list(conn: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<Dependent>, sqlx::Error> {
     let mut scope = conn.begin().await?;
-    empty_search_path(&mut scope).await?;
+    read_catalogue(&mut scope).await?;
     let rows: Vec<Row> = sqlx::query_as(include_str!("dependents.sql"))
         .bind(&relations.schema)
         .bind(relations.names(&Generation::Live))
@@ -84,7 +84,7 @@ pub async fn list(conn: &mut PgConnection, relations: &Relations, incoming: &Gen
 pub async fn drop_replaced(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     let replaced: Option<String> = sqlx::query_scalar(
         "SELECT string_agg(f.oid::regprocedure::text, ', ') FROM pg_proc f
-         WHERE f.proname ~ ('^replaced_' || f.oid || '_') AND pg_has_role(f.proowner, 'USAGE')",
+         WHERE starts_with(f.proname::text, 'replaced_' || f.oid || '_') AND pg_has_role(f.proowner, 'USAGE')",
     )
     .fetch_one(&mut *conn)
     .await?;

@@ -157,7 +157,7 @@ WITH RECURSIVE rel AS (
                 WHEN f.rank IS NOT NULL AND EXISTS (SELECT FROM pg_seclabel l WHERE l.classoid = 'pg_proc'::regclass AND l.objoid = f.oid)
                 THEN 'has security labels, which a swap does not carry over; remove them'
                 WHEN current_setting('is_superuser') <> 'on' AND (
-                     f.proleakproof OR (f.rank IS NOT NULL AND f.prosupport <> 0) OR NOT has_language_privilege(f.prolang, 'USAGE')
+                     f.proleakproof OR f.prosupport <> 0 OR NOT has_language_privilege(f.prolang, 'USAGE')
                      OR NOT (SELECT l.lanpltrusted FROM pg_language l WHERE l.oid = f.prolang))
                 THEN 'must be made again in the swap, which only a superuser may do with its language, LEAKPROOF or SUPPORT; drop or change it' END, NULL
     FROM routines f
@@ -166,9 +166,14 @@ WITH RECURSIVE rel AS (
            'ALTER PUBLICATION ' || quote_ident(pubname) || ' ADD TABLE ' || spelled || part, NULL, NULL, pubowner, NULL, NULL, NULL
     FROM published
     UNION ALL
+    SELECT 'publication ' || quote_ident(p.pubname), NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           'already publishes ' || i.oid::regclass::text || ', which is about to go live; ALTER PUBLICATION ' || quote_ident(p.pubname)
+           || ' DROP TABLE ' || i.oid::regclass::text || ', or its subscribers are sent what is staged', NULL
+    FROM incoming i JOIN pg_publication_rel x ON x.prrelid = i.oid JOIN pg_publication p ON p.oid = x.prpubid
+    UNION ALL
     SELECT 'functions that earlier swaps replaced', NULL, 'DROP ROUTINE ' || string_agg(f.oid::regprocedure::text, ', ') || ' RESTRICT', NULL, NULL, NULL,
            (SELECT oid FROM pg_roles WHERE rolname = current_user), NULL, NULL, NULL
-    FROM pg_proc f WHERE f.proname ~ ('^replaced_' || f.oid || '_') AND pg_has_role(f.proowner, 'USAGE') HAVING count(*) > 0
+    FROM pg_proc f WHERE starts_with(f.proname::text, 'replaced_' || f.oid || '_') AND pg_has_role(f.proowner, 'USAGE') HAVING count(*) > 0
 ), left_over AS (
     SELECT DISTINCT CASE WHEN w.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, w.ev_class, 0)
                          ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END AS object, d.on_name, d.through
@@ -183,7 +188,9 @@ WITH RECURSIVE rel AS (
              w.ev_class IN (SELECT oid FROM rel) OR w.ev_class IN (SELECT oid FROM viewed) OR w.oid IN (SELECT oid FROM ruled)))
         WHEN 'pg_class'::regclass THEN d.objid IN (SELECT oid FROM anew_view) OR (d.through = 'relation' AND (
              d.objid IN (SELECT indexrelid FROM pg_index WHERE indrelid IN (SELECT oid FROM rel)) OR d.objid IN (SELECT oid FROM owned)
-             OR d.objid IN (SELECT reltoastrelid FROM rel) OR d.objid IN (SELECT oid FROM rel)))
+             OR d.objid IN (SELECT reltoastrelid FROM rel) OR d.objid IN (SELECT oid FROM rel)
+             -- Of these obstacles.sql speaks.
+             OR d.objid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent IN (SELECT oid FROM rel))))
         WHEN 'pg_constraint'::regclass THEN d.through = 'relation' AND (
              k.conrelid IN (SELECT oid FROM rel) OR (k.contype = 'f' AND k.confrelid IN (SELECT oid FROM rel)))
         WHEN 'pg_attrdef'::regclass THEN v.adrelid = d.on_oid OR (d.through IN ('relation', 'sequence') AND v.adrelid IN (SELECT oid FROM incoming))
