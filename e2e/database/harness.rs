@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use portal_release_operator::database::identifiers::{Generation, Relations};
-use portal_release_operator::database::{staging, swap};
+use portal_release_operator::database::{dependents, staging, swap};
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
@@ -171,6 +171,7 @@ impl Portal {
         let (tx, exchanged) = swap::exchange(&self.pool, &order, &self.pool, &CancellationToken::new()).await?;
         swap::commit(tx).await?;
         let mut conn = self.pool.acquire().await.unwrap();
+        dependents::drop_replaced(&mut conn).await.unwrap();
         assert_eq!(swap::validate_constraints(&mut conn, &self.relations).await.unwrap(), Vec::<String>::new());
         Ok(exchanged)
     }

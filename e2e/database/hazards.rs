@@ -46,6 +46,33 @@ fn prepared_statements_of_one_session_read_every_release() {
     });
 }
 
+/// A function is looked up before it is called, and no lock is held in between: here for as long as a cursor is open.
+#[test]
+fn a_call_that_was_under_way_finds_its_function() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let mut under_way = portal.pool.begin().await.unwrap();
+        for (name, query) in [("a", "SELECT release FROM largest()"), ("b", "SELECT largest_count()::text")] {
+            let declare = format!("DECLARE {name} CURSOR FOR {query}");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(declare)).execute(&mut *under_way).await.unwrap();
+        }
+        swap_of(&portal, &portal.relations, &Generation::Staging, &backup("2607011200")).await;
+        let rows: Vec<String> = sqlx::query_scalar("FETCH ALL FROM a").fetch_all(&mut *under_way).await.unwrap();
+        assert_eq!(rows, ["second"; 3]);
+        let counts: Vec<String> = sqlx::query_scalar("FETCH ALL FROM b").fetch_all(&mut *under_way).await.unwrap();
+        assert_eq!(counts, ["3"]);
+        under_way.rollback().await.unwrap();
+        // They are gone with the next swap, or with the backup.
+        let kept = "SELECT count(*) FROM pg_proc WHERE proname ~ '^replaced_'";
+        assert_eq!(portal.get::<i64>(kept).await, 4);
+        swap_of(&portal, &portal.relations, &backup("2607011200"), &Generation::Staging).await;
+        assert_eq!(portal.get::<i64>(kept).await, 4);
+        let mut conn = portal.pool.acquire().await.unwrap();
+        staging::drop_all(&mut conn, &portal.relations).await.unwrap();
+        assert_eq!(portal.get::<i64>(kept).await, 0);
+    });
+}
+
 async fn all_read(session: &mut PgConnection, release: &str) {
     for (name, query) in PREPARED {
         // Prepared in SQL, and by the driver, which keeps the statement and the types of its columns.

@@ -124,7 +124,11 @@ fn every_obstacle_is_named() {
                 "trigger far on table public.history depends on public.sources",
                 "DROP TRIGGER far ON history",
             ),
-            ("CREATE TABLE child () INHERITS (sources)", "table public.sources takes part in inheritance", "DROP TABLE child"),
+            (
+                "CREATE TABLE child () INHERITS (sources)",
+                "table public.sources takes part in inheritance with public.child, which would stay",
+                "DROP TABLE child",
+            ),
             (
                 "CREATE TABLE lord (id serial); ALTER TABLE countries_pas ALTER COLUMN source_id SET DEFAULT nextval('lord_id_seq')",
                 "table public.countries_pas draws from public.lord_id_seq, which belongs to another table",
@@ -197,12 +201,17 @@ fn every_obstacle_is_named() {
         let found = dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap();
         assert!(found.len() == 1 && found[0].contains("passing is a temporary view of another session"), "{found:#?}");
         sqlx::raw_sql("DROP VIEW passing").execute(&mut *other).await.unwrap();
-        portal.run("CREATE TABLE split (id int) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF split DEFAULT").await;
+        portal.run("CREATE TABLE split (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF split DEFAULT").await;
         for (table, expected) in [("split", "is partitioned"), ("part", "is a partition")] {
             let relations = Relations { tables: vec![table.into()], ..portal.relations.clone() };
             let found = dependents::obstacles(&mut conn, &relations, &Generation::Staging).await.unwrap();
-            assert!(found.iter().any(|it| it.contains(expected)), "{table}: {found:#?}");
+            assert!(found.len() == 1 && found[0].contains(expected), "{table}: {found:#?}");
         }
+        // Subscribers would be sent the load, and the table could not be published a second time.
+        portal.stage("second").await;
+        portal.run("ALTER PUBLICATION chosen ADD TABLE staging_sources").await;
+        let error = portal.try_exchange(&Generation::Staging, &backup()).await.unwrap_err();
+        assert!(error.to_string().contains("publication chosen already publishes public.staging_sources"), "{error}");
     });
 }
 

@@ -390,7 +390,7 @@ async fn facts(
 ) -> Result<Structure, sqlx::Error> {
     let marker = format!("\u{1}{}\u{2}", uuid::Uuid::new_v4().simple());
     let mut scope = conn.begin().await?;
-    empty_search_path(&mut scope).await?;
+    read_catalogue(&mut scope).await?;
     let rows: Vec<Row> = sqlx::query_as(include_str!("catalog.sql"))
         .bind(&relations.schema)
         .bind(relations.names(generation))
@@ -444,6 +444,13 @@ fn leave_to_swap(relations: &Relations, facts: &mut [Fact]) {
 /// Within the current transaction only: the server's deparser then qualifies every name, and no name is looked up by accident.
 pub(super) async fn empty_search_path(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)").execute(conn).await.map(drop)
+}
+
+/// As [`empty_search_path`], for the long queries over the catalogue: planning them takes longer than executing them, so
+/// the connection keeps the plan, and the one that is made before the lock serves under it too.
+pub(super) async fn read_catalogue(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    empty_search_path(conn).await?;
+    sqlx::query("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)").execute(conn).await.map(drop)
 }
 
 /// Leads the names of a generation back to base names.

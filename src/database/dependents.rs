@@ -4,13 +4,14 @@
 //! functions with an SQL body, policies, rules and foreign keys from outside are written again in the swap's
 //! transaction, and publications are handed the new tables (their subscribers then need `ALTER SUBSCRIPTION ... REFRESH
 //! PUBLICATION`, as Postgres tells tables apart by identity there too). What uses a row type in a signature or a column
-//! is dropped and made anew with its owner, grants and comments, and so are the functions and views that stand on it.
+//! is made anew with its owner, grants and comments, and so are the functions and views that stand on it; sessions that
+//! have prepared a statement whose result is such a row must prepare it again.
 //! What cannot be written again is an obstacle, and whatever this module does not know is one too.
 
 use sqlx::{Connection, PgConnection};
 
-use super::catalog::{self, empty_search_path};
-use super::identifiers::{Generation, Relations};
+use super::catalog::{self, read_catalogue};
+use super::identifiers::{Generation, Relations, assembled};
 
 /// Something that depends on a live relation, or a reason why a live relation cannot be swapped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
@@ -48,7 +49,7 @@ struct Row {
 /// When the catalogue cannot be read.
 pub async fn list(conn: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<Dependent>, sqlx::Error> {
     let mut scope = conn.begin().await?;
-    empty_search_path(&mut scope).await?;
+    read_catalogue(&mut scope).await?;
     let rows: Vec<Row> = sqlx::query_as(include_str!("dependents.sql"))
         .bind(&relations.schema)
         .bind(relations.names(&Generation::Live))
@@ -74,6 +75,23 @@ pub async fn list(conn: &mut PgConnection, relations: &Relations, incoming: &Gen
     }
     scope.rollback().await?;
     Ok(dependents)
+}
+
+/// Drops the functions that swaps have replaced by new ones and kept for calls that were under way.
+///
+/// # Errors
+/// When something depends on one of them, or the database refuses.
+pub async fn drop_replaced(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let replaced: Option<String> = sqlx::query_scalar(
+        "SELECT string_agg(f.oid::regprocedure::text, ', ') FROM pg_proc f
+         WHERE starts_with(f.proname::text, 'replaced_' || f.oid || '_') AND pg_has_role(f.proowner, 'USAGE')",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if let Some(list) = replaced {
+        sqlx::raw_sql(assembled(format!("DROP ROUTINE {list} RESTRICT"))).execute(conn).await?;
+    }
+    Ok(())
 }
 
 /// What a swap could not carry over, one sentence each, naming the object and what to do. Empty means: go.

@@ -29,17 +29,19 @@ WITH RECURSIVE rel AS (
     UNION ALL
     SELECT d.classid, d.objid, d.objsubid, 0, t.spelled, 'type'
     FROM types t JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = t.oid
-), anew (classid, oid, rank) AS (
-    -- The row type in a signature or in a view's column stays that of the backup, so these are dropped and made anew,
-    -- and with them the functions and views that stand on them.
-    SELECT 'pg_proc'::regclass::oid, f.oid, 0 FROM depends d JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid
+), anew (classid, oid, rank, kept) AS (
+    -- The row type in a signature or in a view's column stays that of the backup, so these are made anew, and with them
+    -- the functions and views that stand on them. A view is dropped: its readers wait for its lock. A call of a function
+    -- takes no lock, so the old function is kept for those who have looked it up already, under a name with its identity;
+    -- but not one that stands on a view.
+    SELECT 'pg_proc'::regclass::oid, f.oid, 0, true FROM depends d JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid
     WHERE d.through = 'type' AND EXISTS (
         SELECT FROM types t WHERE t.oid = f.prorettype OR t.oid = ANY (f.proargtypes) OR t.oid = ANY (f.proallargtypes))
     UNION
-    SELECT 'pg_class'::regclass, v.oid, 0 FROM depends d JOIN pg_class v ON d.classid = 'pg_class'::regclass AND v.oid = d.objid
+    SELECT 'pg_class'::regclass, v.oid, 0, false FROM depends d JOIN pg_class v ON d.classid = 'pg_class'::regclass AND v.oid = d.objid
     WHERE d.through = 'type' AND v.relkind = 'v' AND v.oid NOT IN (SELECT oid FROM rel)
     UNION
-    SELECT stands.classid, stands.oid, a.rank + 1 FROM anew a
+    SELECT stands.classid, stands.oid, a.rank + 1, a.kept AND v.oid IS NULL FROM anew a
     CROSS JOIN LATERAL (SELECT a.classid, a.oid UNION ALL
                         SELECT 'pg_type'::regclass, t.oid FROM row_type t WHERE a.classid = 'pg_class'::regclass AND t.of = a.oid) base
     JOIN pg_depend d ON d.refclassid = base.classid AND d.refobjid = base.oid
@@ -48,7 +50,7 @@ WITH RECURSIVE rel AS (
     CROSS JOIN LATERAL (SELECT CASE WHEN v.oid IS NOT NULL THEN 'pg_class'::regclass ELSE d.classid END AS classid, coalesce(v.oid, d.objid) AS oid) stands
     WHERE (v.oid IS NOT NULL OR d.classid = 'pg_proc'::regclass) AND stands.oid <> a.oid AND a.rank < 40
 ), ranked AS (
-    SELECT classid, oid, max(rank) AS rank, pg_describe_object(classid, oid, 0) AS described FROM anew GROUP BY classid, oid
+    SELECT classid, oid, max(rank) AS rank, bool_and(kept) AS kept, pg_describe_object(classid, oid, 0) AS described FROM anew GROUP BY classid, oid
 ), anew_view AS (
     SELECT oid FROM ranked WHERE classid = 'pg_class'::regclass
 ), standing AS (
@@ -77,7 +79,7 @@ WITH RECURSIVE rel AS (
     JOIN pg_class c ON c.oid = w.ev_class
     WHERE c.oid NOT IN (SELECT oid FROM rel) AND c.oid NOT IN (SELECT oid FROM anew_view)
 ), routines AS (
-    SELECT DISTINCT f.oid, f.prokind, f.proowner, f.pronamespace, f.proacl, f.prolang, f.proleakproof, f.prosupport, f.oid::regprocedure::text AS spelled, a.rank
+    SELECT DISTINCT f.oid, f.proname, f.prokind, f.proowner, f.pronamespace, f.proacl, f.prolang, f.proleakproof, f.prosupport, f.oid::regprocedure::text AS spelled, a.rank, a.kept
     FROM standing d JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid
     LEFT JOIN ranked a ON a.oid = f.oid AND a.classid = 'pg_proc'::regclass
 ), published AS (
@@ -135,7 +137,9 @@ WITH RECURSIVE rel AS (
            spelled, relkind::text, relowner, NULL, NULL, NULL
     FROM ruled
     UNION ALL
-    SELECT 'function ' || f.spelled, f.rank, CASE WHEN f.rank IS NOT NULL THEN 'DROP ROUTINE ' || f.spelled || ' RESTRICT' END,
+    SELECT 'function ' || f.spelled, f.rank, CASE WHEN f.kept
+               THEN 'ALTER ROUTINE ' || f.spelled || ' RENAME TO ' || quote_ident(('replaced_' || f.oid || '_' || f.proname)::name)
+               WHEN f.rank IS NOT NULL THEN 'DROP ROUTINE ' || f.spelled || ' RESTRICT' END,
            -- A body that is text is not looked at: its names mean what the caller's search path makes of them.
            CASE WHEN f.prokind <> 'a' THEN 'SET LOCAL check_function_bodies = off; ' || pg_get_functiondef(f.oid) END || CASE WHEN f.rank IS NULL THEN '' ELSE
                '; ALTER ROUTINE ' || f.spelled || ' OWNER TO ' || quote_ident(pg_get_userbyid(f.proowner))
@@ -153,7 +157,7 @@ WITH RECURSIVE rel AS (
                 WHEN f.rank IS NOT NULL AND EXISTS (SELECT FROM pg_seclabel l WHERE l.classoid = 'pg_proc'::regclass AND l.objoid = f.oid)
                 THEN 'has security labels, which a swap does not carry over; remove them'
                 WHEN current_setting('is_superuser') <> 'on' AND (
-                     f.proleakproof OR (f.rank IS NOT NULL AND f.prosupport <> 0) OR NOT has_language_privilege(f.prolang, 'USAGE')
+                     f.proleakproof OR f.prosupport <> 0 OR NOT has_language_privilege(f.prolang, 'USAGE')
                      OR NOT (SELECT l.lanpltrusted FROM pg_language l WHERE l.oid = f.prolang))
                 THEN 'must be made again in the swap, which only a superuser may do with its language, LEAKPROOF or SUPPORT; drop or change it' END, NULL
     FROM routines f
@@ -161,6 +165,15 @@ WITH RECURSIVE rel AS (
     SELECT 'publication ' || quote_ident(pubname) || ' of ' || spelled, NULL, 'ALTER PUBLICATION ' || quote_ident(pubname) || ' DROP TABLE ' || spelled,
            'ALTER PUBLICATION ' || quote_ident(pubname) || ' ADD TABLE ' || spelled || part, NULL, NULL, pubowner, NULL, NULL, NULL
     FROM published
+    UNION ALL
+    SELECT 'publication ' || quote_ident(p.pubname), NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           'already publishes ' || i.oid::regclass::text || ', which is about to go live; ALTER PUBLICATION ' || quote_ident(p.pubname)
+           || ' DROP TABLE ' || i.oid::regclass::text || ', or its subscribers are sent what is staged', NULL
+    FROM incoming i JOIN pg_publication_rel x ON x.prrelid = i.oid JOIN pg_publication p ON p.oid = x.prpubid
+    UNION ALL
+    SELECT 'functions that earlier swaps replaced', NULL, 'DROP ROUTINE ' || string_agg(f.oid::regprocedure::text, ', ') || ' RESTRICT', NULL, NULL, NULL,
+           (SELECT oid FROM pg_roles WHERE rolname = current_user), NULL, NULL, NULL
+    FROM pg_proc f WHERE starts_with(f.proname::text, 'replaced_' || f.oid || '_') AND pg_has_role(f.proowner, 'USAGE') HAVING count(*) > 0
 ), left_over AS (
     SELECT DISTINCT CASE WHEN w.rulename = '_RETURN' THEN pg_describe_object('pg_class'::regclass, w.ev_class, 0)
                          ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END AS object, d.on_name, d.through
@@ -175,7 +188,9 @@ WITH RECURSIVE rel AS (
              w.ev_class IN (SELECT oid FROM rel) OR w.ev_class IN (SELECT oid FROM viewed) OR w.oid IN (SELECT oid FROM ruled)))
         WHEN 'pg_class'::regclass THEN d.objid IN (SELECT oid FROM anew_view) OR (d.through = 'relation' AND (
              d.objid IN (SELECT indexrelid FROM pg_index WHERE indrelid IN (SELECT oid FROM rel)) OR d.objid IN (SELECT oid FROM owned)
-             OR d.objid IN (SELECT reltoastrelid FROM rel) OR d.objid IN (SELECT oid FROM rel)))
+             OR d.objid IN (SELECT reltoastrelid FROM rel) OR d.objid IN (SELECT oid FROM rel)
+             -- Of these obstacles.sql speaks.
+             OR d.objid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent IN (SELECT oid FROM rel))))
         WHEN 'pg_constraint'::regclass THEN d.through = 'relation' AND (
              k.conrelid IN (SELECT oid FROM rel) OR (k.contype = 'f' AND k.confrelid IN (SELECT oid FROM rel)))
         WHEN 'pg_attrdef'::regclass THEN v.adrelid = d.on_oid OR (d.through IN ('relation', 'sequence') AND v.adrelid IN (SELECT oid FROM incoming))
@@ -204,7 +219,7 @@ WITH RECURSIVE rel AS (
     SELECT NULL, object, NULL, NULL, NULL, NULL, NULL,
            CASE through WHEN 'type' THEN 'uses the row type of ' || on_name || ', which a swap cannot exchange; name the columns instead'
                         WHEN 'sequence' THEN 'draws from ' || on_name || ', which goes away with the backup; give it a sequence of its own'
-                        WHEN 'anew' THEN 'depends on ' || on_name || ', which uses a row type and so is dropped and made anew in the swap; drop or change it'
+                        WHEN 'anew' THEN 'depends on ' || on_name || ', which uses a row type and so is made anew in the swap; drop or change it'
                         WHEN 'circle' THEN 'uses a row type and is defined in a circle with others, which a swap cannot make anew; drop or change it'
                         ELSE 'depends on ' || on_name || ' in a way that a swap cannot carry over; drop or change it' END, NULL, NULL
     FROM left_over

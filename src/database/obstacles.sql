@@ -7,11 +7,14 @@ WITH rel AS (
 )
 SELECT CASE relkind WHEN 'm' THEN 'materialized view ' WHEN 'v' THEN 'view ' ELSE 'table ' END || spelled AS object, o.obstacle
 FROM rel r, LATERAL (VALUES
-    (CASE WHEN relkind = 'p' THEN 'is partitioned; make it a plain table, or take it out of the Portal' END),
+    (CASE WHEN relkind = 'p' THEN 'is partitioned, and a swap does not move partitions; make it a plain table with CREATE TABLE ... (LIKE '
+          || spelled || ' INCLUDING ALL), or take it out of the Portal' END),
     (CASE WHEN relkind = 'f' THEN 'is a foreign table; take it out of the Portal' END),
-    (CASE WHEN relispartition THEN 'is a partition; detach it, or take it out of the Portal'
-          WHEN EXISTS (SELECT FROM pg_inherits i WHERE r.oid IN (i.inhrelid, i.inhparent)) AND relkind = 'r'
-          THEN 'takes part in inheritance; end it with ALTER TABLE ... NO INHERIT' END),
+    (CASE WHEN relispartition THEN 'is a partition; detach it, or take it out of the Portal' END),
+    ((SELECT 'takes part in inheritance with ' || string_agg(o.oid::regclass::text, ', ' ORDER BY o.oid::regclass::text)
+             || ', which would stay with the backup; end it with ALTER TABLE ... NO INHERIT'
+      FROM pg_inherits i JOIN pg_class o ON o.oid IN (i.inhrelid, i.inhparent) AND o.oid <> r.oid
+      WHERE r.oid IN (i.inhrelid, i.inhparent) AND r.relkind = 'r' AND NOT r.relispartition HAVING count(*) > 0)),
     (CASE WHEN reloftype <> 0 THEN 'is a typed table; use ALTER TABLE ... NOT OF' END),
     (CASE WHEN relpersistence = 't' THEN 'is temporary; take it out of the Portal' END),
     (CASE WHEN NOT pg_has_role(relowner, 'USAGE')
