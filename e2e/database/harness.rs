@@ -19,6 +19,12 @@ pub(crate) struct Portal {
     pub(crate) owner: String,
 }
 
+/// An order without anything special.
+pub(crate) fn order<'a>(relations: &'a Relations, incoming: &'a Generation, outgoing: &'a Generation) -> swap::Order<'a> {
+    let (limits, send_away) = (swap::Limits::default(), swap::SendAway::default());
+    swap::Order { relations, incoming, outgoing, finally: &[], limits, send_away }
+}
+
 pub(crate) const AREA_TOTALS: &str = "SELECT release, count(*) AS areas FROM public.staging_protected_areas GROUP BY release";
 pub(crate) const AREA_REPORT: &str = "SELECT release, areas, areas * 2 AS twice FROM public.staging_area_totals";
 
@@ -139,14 +145,8 @@ impl Portal {
     }
 
     pub(crate) async fn try_exchange(&self, incoming: &Generation, outgoing: &Generation) -> Result<swap::Exchanged, swap::SwapError> {
-        let cancel = CancellationToken::new();
-        let mut tx = swap::lock(&self.pool, &self.relations, incoming, &swap::Limits::default(), &cancel).await?;
-        if *incoming == Generation::Staging {
-            for lookup in &self.relations.lookups {
-                staging::publish_lookup(&mut tx, "public", lookup).await.unwrap();
-            }
-        }
-        let exchanged = swap::exchange(&mut tx, &self.relations, incoming, outgoing).await?;
+        let order = order(&self.relations, incoming, outgoing);
+        let (tx, exchanged) = swap::exchange(&self.pool, &order, &self.pool, &CancellationToken::new()).await?;
         swap::commit(tx).await?;
         let mut conn = self.pool.acquire().await.unwrap();
         assert_eq!(swap::validate_constraints(&mut conn, &self.relations).await.unwrap(), Vec::<String>::new());

@@ -25,3 +25,4 @@ mod rollback;
 mod secrets;
 mod slack;
 mod support;
+mod swap;

@@ -15,7 +15,6 @@ pub mod lock;
 pub mod portal;
 pub mod staging;
 pub mod swap;
-mod swap_lock;
 pub mod template;
 pub mod views;
 

@@ -3,7 +3,14 @@
 use super::{Context, Done, PhaseError, of_database};
 use crate::{
     api::{Hook, HttpMethod},
-    database::{identifiers::qualified, swap::validate_constraints},
+    cluster::EventType,
+    database::{
+        catalog,
+        identifiers::{Generation, qualified},
+        ledger,
+        swap::validate_constraints,
+    },
+    release::RunKind,
 };
 
 /// How long a hook may take to answer.
@@ -25,12 +32,32 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         context.say(format!("calling {}", hook.name));
         call(context, hook).await?;
     }
+    let changed = as_before(context).await?;
     let mut message = format!("{} tables vacuumed, {} hooks called", relations.tables.len(), context.portal.post_swap.len());
-    for sentence in broken {
+    for sentence in broken.into_iter().chain(changed) {
         message.push_str("; ");
         message.push_str(&sentence);
     }
     context.work().await?.complete(&message).await
+}
+
+/// Every detail of the relations that were live until the swap has to be there in those that are live now. Gives a sentence when it
+/// is not so: something has changed them since, or the swap has a defect.
+async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
+    let backup = context.backup.as_deref().and_then(|stamp| stamp.parse().ok()).map(Generation::Backup);
+    let Some(backup) = backup.filter(|_| context.run.kind == RunKind::Release) else { return Ok(None) };
+    let mut work = context.work().await?;
+    let relations = ledger::staging::present(&mut work, super::views::everything(context), &backup).await?;
+    let differences = catalog::diff(&mut work, &relations, &backup).await.map_err(of_database)?;
+    work.commit().await?;
+    let Some(first) = differences.first() else { return Ok(None) };
+    let sentence = format!(
+        "the live relations and what they replaced differ in {} details, the first: {first}; look whether somebody has changed them since the swap",
+        differences.len()
+    );
+    tracing::warn!(label = %context.label(), "{}: {sentence}", context.label());
+    context.services.event(context.object.clone(), EventType::Warning, "StructureDiffers", sentence.clone());
+    Ok(Some(sentence))
 }
 
 async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {
