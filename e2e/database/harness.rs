@@ -79,6 +79,18 @@ pub(crate) async fn run(pool: &PgPool, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
+/// Looks until it is so.
+pub(crate) async fn until_true(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(50));
+    for _ in 0..400 {
+        if look().await {
+            return;
+        }
+        ticks.tick().await;
+    }
+    panic!("looked in vain for {what}");
+}
+
 impl Portal {
     pub(crate) async fn run(&self, sql: &str) {
         run(&self.pool, sql).await;

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+mod consistent_pages;
 mod harness;
+mod ledger;
 mod readers;
 mod refusals;
 mod round_trip;
+mod written;

@@ -18,6 +18,7 @@ pub mod swap;
 mod swap_lock;
 pub mod template;
 pub mod views;
+pub mod written;
 
 /// Executes statements that were put together from quoted names and the platform team's own SQL.
 ///

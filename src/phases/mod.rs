@@ -12,6 +12,7 @@ mod post_swap;
 mod preflight;
 mod recheck;
 mod retention;
+mod rollback;
 mod staging;
 mod swap;
 mod validate;

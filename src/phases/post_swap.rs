@@ -1,6 +1,6 @@
 //! PostSwap: what is better done after readers have the new data.
 
-use super::{Context, Done, PhaseError, of_database};
+use super::{Context, Done, PhaseError, of_database, rollback};
 use crate::{
     api::{Hook, HttpMethod},
     database::{identifiers::qualified, swap::validate_constraints},
@@ -30,7 +30,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         message.push_str("; ");
         message.push_str(&sentence);
     }
-    context.work().await?.complete(&message).await
+    let mut work = context.work().await?;
+    rollback::keep_count(context, &mut work).await?;
+    work.complete(&message).await
 }
 
 async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, Done, PhaseError, Work, freeze, of_database};
+use super::{Context, Done, PhaseError, Work, freeze, of_database, rollback, rollback::described};
 use crate::{
     database::{
         backups, catalog, dependents,
@@ -38,6 +38,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.run.kind == RunKind::Release) {
         no_old_snapshots(context, horizon).await?;
     }
+    let looked = rollback::look(context, &places.relations, &places.outgoing).await?;
     context.say("waiting for the locks of the swap");
     let limits = Limits {
         budget: context.portal.database.lock_timeout.get(),
@@ -56,6 +57,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     };
     let locked = Instant::now();
     let mut work = context.guard(tx).await?;
+    if let Some(looked) = &looked {
+        rollback::look_again(context, &mut work, &places.relations, looked, &places.outgoing).await?;
+    }
     if context.run.kind == RunKind::Release {
         // Under the lock nobody can change the live tables any more.
         let tables = Relations { views: Vec::new(), ..places.relations.clone() };
@@ -98,15 +102,9 @@ pub(super) async fn preflight(context: &Context) -> Result<Done, PhaseError> {
     for name in places.relations.names(&places.incoming) {
         run_sql(&mut work, format!("SELECT FROM {} LIMIT 1", qualified(&places.relations.schema, &name))).await?;
     }
-    work.complete(&format!("{} is complete", places.incoming)).await
-}
-
-fn described(generation: &Generation) -> String {
-    match generation {
-        Generation::Backup(stamp) => format!("bk{stamp}_*"),
-        Generation::Staging => "staging_*".to_owned(),
-        Generation::Live => "live".to_owned(),
-    }
+    // What was prepared is not kept: the swap prepares it again.
+    drop(work);
+    rollback::preflight(context, &places.relations, &places.incoming, &places.outgoing).await
 }
 
 async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError> {
