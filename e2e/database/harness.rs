@@ -103,6 +103,18 @@ pub(crate) fn same(before: &[String], after: &[String]) {
     assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
 }
 
+/// Looks until it is so.
+pub(crate) async fn until_true(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(50));
+    for _ in 0..400 {
+        if look().await {
+            return;
+        }
+        ticks.tick().await;
+    }
+    panic!("looked in vain for {what}");
+}
+
 impl Portal {
     /// The name of this database's `owner`, `reader` or `writer`.
     pub(crate) fn role(&self, role: &str) -> String {

@@ -8,6 +8,7 @@
 mod abort;
 mod admission;
 mod commits;
+mod data_loss;
 mod defects;
 mod deletion;
 mod dry_run;

@@ -71,6 +71,9 @@ pub struct PortalReleaseSpec {
     /// Presence rolls the live release back; clearing it rolls forward again from the kept staging.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,
+    /// What a roll forward may do, once `rollback` is cleared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roll_forward: Option<RollForward>,
     /// Raise it to run a Failed or Aborted release again.
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
@@ -171,6 +174,7 @@ pub struct Abort {
 /// Where to roll back to, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("self.to == 'Previous' || self.to.matches('^[0-9]{2}(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])([01][0-9]|2[0-3])[0-5][0-9]$')").message("rollback.to must be Previous or a backup timestamp YYMMDDHHMM such as 2607011200"))]
+#[serde(rename_all = "camelCase")]
 pub struct Rollback {
     /// `Previous`, or a backup timestamp `YYMMDDHHMM`.
     #[schemars(length(min = 8, max = 10))]
@@ -179,4 +183,17 @@ pub struct Rollback {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub reason: Option<String>,
+    /// Roll back although rows were written to the live tables since the swap: readers lose them. Without it such a rollback is
+    /// refused, with the tables and counts.
+    #[serde(default)]
+    pub accept_data_loss: bool,
+}
+
+/// What a roll forward may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RollForward {
+    /// Roll forward although rows were written to the live tables since the rollback: readers lose them.
+    #[serde(default)]
+    pub accept_data_loss: bool,
 }

@@ -29,6 +29,7 @@ use crate::{
     release::{
         LockView, PlannedPhase, RunKind, Step,
         plan::{plan, replan},
+        written::accepted,
     },
     runner::{Direction, Progress},
     services::{Audience, Notice},
@@ -116,6 +117,7 @@ async fn open(shared: &Shared, release: &PortalRelease, scene: &Scene, kind: Run
         reason,
         kind,
         target: rollback.map(|rollback| rollback.to.as_str()),
+        accept_data_loss: accepted(kind, &release.spec),
         retry: release.spec.retry,
         abort: release.spec.abort.as_ref().map(|abort| abort.reason.as_str()),
         plan: &planned,

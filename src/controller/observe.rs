@@ -60,7 +60,8 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         workers_frozen: !view.frozen.is_empty(),
         current: id.is_some() && view.portal.as_ref().and_then(|portal| portal.current_release) == id,
         owns_staging: id.is_some() && view.staging_owner.as_ref().map(|owner| owner.id) == id,
-        rollback_available: !view.backups.is_empty(),
+        backups: view.backups.clone(),
+        written: view.portal.as_ref().and_then(|portal| portal.written.clone()),
     };
     if !is_ours(&observed) {
         observed.current = false;

@@ -17,6 +17,7 @@ pub mod staging;
 pub mod swap;
 pub mod template;
 pub mod views;
+pub mod written;
 
 /// Executes statements that were put together from quoted names and the platform team's own SQL.
 ///

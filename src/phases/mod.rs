@@ -13,6 +13,7 @@ mod post_swap;
 mod preflight;
 mod recheck;
 mod retention;
+mod rollback;
 mod staging;
 mod swap;
 mod validate;

@@ -1,6 +1,6 @@
 //! PostSwap: what is better done after readers have the new data.
 
-use super::{Context, Done, PhaseError, of_database};
+use super::{Context, Done, PhaseError, of_database, rollback};
 use crate::{
     api::{Hook, HttpMethod},
     cluster::EventType,
@@ -40,7 +40,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         message.push_str("; ");
         message.push_str(&sentence);
     }
-    context.work().await?.complete(&message).await
+    let mut work = context.work().await?;
+    rollback::keep_count(context, &mut work).await?;
+    work.complete(&message).await
 }
 
 /// Every detail of the relations that were live until the swap has to be there in those that are live now. Gives a sentence when it

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, Done, PhaseError, Work, downloads, freeze, of_database};
+use super::{Context, Done, PhaseError, Work, downloads, freeze, of_database, rollback, rollback::described};
 use crate::{
     api::{OnLockTimeout, Standbys},
     cluster::EventType,
@@ -47,6 +47,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     work.commit().await?;
     way_is_clear(context, &origin).await?;
 
+    let looked = rollback::look(context, &places.relations, &places.outgoing).await?;
     context.say("waiting for the locks of the swap");
     let database = &context.portal.database;
     let order = Order {
@@ -61,12 +62,15 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         },
     };
     let around = Around { context, places: &places, origin: &origin, told: Mutex::new(None) };
-    let (work, exchanged) = match swap::exchange(context.database.pool(), &order, &around, &context.cancel).await {
+    let (mut work, exchanged) = match swap::exchange(context.database.pool(), &order, &around, &context.cancel).await {
         Ok(done) => done,
         Err(Trouble::Phase(error)) => return Err(error),
         Err(Trouble::Swap(error)) => return Err(swap_error(context, error)),
     };
     context.services.metrics.swap_lock_attempted(LockAttempt::Acquired);
+    if let Some(looked) = &looked {
+        rollback::look_again(context, &mut work, looked, &places.outgoing).await?;
+    }
     let message = format!(
         "{} relations exchanged: {} is live, the former data is in {}",
         places.relations.swapped().count(),
@@ -184,15 +188,9 @@ pub(super) async fn preflight(context: &Context) -> Result<Done, PhaseError> {
     for name in places.relations.names(&places.incoming) {
         run_sql(&mut work, format!("SELECT FROM {} LIMIT 1", qualified(&places.relations.schema, &name))).await?;
     }
-    work.complete(&format!("{} is complete", places.incoming)).await
-}
-
-fn described(generation: &Generation) -> String {
-    match generation {
-        Generation::Backup(stamp) => format!("bk{stamp}_*"),
-        Generation::Staging => "staging_*".to_owned(),
-        Generation::Live => "live".to_owned(),
-    }
+    // What was prepared is not kept: the swap prepares it again.
+    drop(work);
+    rollback::preflight(context, &places.relations, &places.incoming, &places.outgoing).await
 }
 
 async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError> {

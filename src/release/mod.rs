@@ -8,10 +8,13 @@ pub mod phase;
 pub mod plan;
 pub mod status;
 pub mod step;
+mod verdict;
+pub mod written;
 
-pub use observed::{Blocker, LockView, Observed, PhaseRecord, ReleaseRecord, RunKind, RunRecord, TaskView};
+pub use observed::{Blocker, KeptBackup, LockView, Observed, PhaseRecord, ReleaseRecord, RunKind, RunRecord, TaskView};
 pub use plan::{PlannedPhase, plan};
 pub use step::{Step, next};
+pub use written::{TableWrites, Written};
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
+use super::Written;
 use crate::api::{PhaseName, PhaseState, PortalReleaseSpec, PortalSpec, ReleaseState};
 
 /// Everything that a decision depends on.
@@ -34,8 +35,10 @@ pub struct Observed {
     pub current: bool,
     /// The staging relations hold this release's data.
     pub owns_staging: bool,
-    /// There is a backup that a rollback could restore.
-    pub rollback_available: bool,
+    /// Backups that a rollback could restore, newest first.
+    pub backups: Vec<KeptBackup>,
+    /// What was written to the live tables since they became live, when it was last counted.
+    pub written: Option<Written>,
 }
 
 /// Why a release cannot go on until somebody changes something.
@@ -79,6 +82,15 @@ pub struct ReleaseRecord {
     pub completed_at: Option<Timestamp>,
 }
 
+/// A backup that is there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct KeptBackup {
+    /// `YYMMDDHHMM`.
+    pub stamp: String,
+    /// Label of the release whose data it is, where the ledger knows.
+    pub label: Option<String>,
+}
+
 /// What a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub enum RunKind {
@@ -110,6 +122,9 @@ pub struct RunRecord {
     pub kind: RunKind,
     /// A rollback's destination: `Previous` or a backup's timestamp.
     pub target: Option<String>,
+    /// The data loss that it was opened to accept.
+    #[serde(default)]
+    pub accept_data_loss: bool,
     /// It has not ended.
     #[serde(rename = "closed_at", deserialize_with = "is_unset")]
     pub open: bool,

@@ -317,13 +317,8 @@ fn conditions(
         if restored { "Restored" } else { "NothingToRestore" },
         if restored { "workers are back at their recorded numbers" } else { "no worker had to be restored yet" },
     );
-    let available = observed.rollback_available && observed.current;
-    list.push(
-        "RollbackAvailable",
-        flag(available),
-        if available { "BackupKept" } else { "NoBackup" },
-        if available { "spec.rollback restores the former data" } else { "there is no backup that this release could be rolled back to" },
-    );
+    let (status, reason, text) = super::verdict::rollback_available(observed);
+    list.push("RollbackAvailable", status, reason, &text);
     list.list
 }
 

@@ -9,6 +9,7 @@ use super::{
     observed::Refusal,
     phase::{Undo, backoff, facts},
     plan::plan,
+    written::accepted,
 };
 use crate::api::{PhaseName, PhaseState, ReleaseState};
 
@@ -61,7 +62,7 @@ pub enum Step {
         /// Why.
         message: String,
     },
-    /// A failed rollback that is no longer wanted: the release is live as before.
+    /// A failed rollback or roll forward that is no longer wanted: the release is live, or rolled back, as before.
     Settle,
     /// Let the deleted object go.
     Finalize,
@@ -229,7 +230,7 @@ fn at_rest(observed: &Observed) -> Step {
     match release.state {
         ReleaseState::Pending => start(observed, Step::Open(RunKind::Release)),
         ReleaseState::Failed | ReleaseState::Live if observed.spec.rollback.is_some() && observed.current && !has_failed_so(observed) => {
-            if observed.rollback_available {
+            if !observed.backups.is_empty() {
                 start(observed, Step::Open(RunKind::Rollback))
             } else {
                 Step::Refuse(Refusal {
@@ -242,6 +243,10 @@ fn at_rest(observed: &Observed) -> Step {
             }
         }
         ReleaseState::Failed if kind == RunKind::Rollback && observed.current && observed.spec.rollback.is_none() => Step::Settle,
+        ReleaseState::Failed if kind == RunKind::RollForward && !observed.current && observed.spec.rollback.is_some() => Step::Settle,
+        ReleaseState::Failed if kind == RunKind::RollForward && !observed.current && !has_failed_so(observed) => {
+            start(observed, Step::Open(RunKind::RollForward))
+        }
         ReleaseState::DryRunComplete | ReleaseState::Suspended | ReleaseState::Failed
             if !retry && wants_abort(observed) && !release.swapped =>
         {
@@ -271,11 +276,15 @@ fn at_rest(observed: &Observed) -> Step {
     }
 }
 
-/// The very rollback that is asked for has failed; another destination is another wish.
+/// The very rollback, or roll forward, that is asked for has failed; another destination is another wish, and so is a loss that is
+/// accepted by now.
 fn has_failed_so(observed: &Observed) -> bool {
     let wanted = observed.spec.rollback.as_ref().map(|rollback| rollback.to.as_str());
+    let kind = if wanted.is_some() { RunKind::Rollback } else { RunKind::RollForward };
     observed.release.as_ref().is_some_and(|release| release.state == ReleaseState::Failed)
-        && observed.run.as_ref().is_some_and(|run| run.kind == RunKind::Rollback && run.target.as_deref() == wanted)
+        && observed.run.as_ref().is_some_and(|run| {
+            run.kind == kind && run.target.as_deref() == wanted && run.accept_data_loss == accepted(kind, &observed.spec)
+        })
 }
 
 /// Its run was ended by a phase that others stood in the way of.

@@ -9,13 +9,14 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::{
-    Blocker, LockView, Observed, PhaseRecord, PlannedPhase, ReleaseRecord, RunKind, RunRecord, Step, TaskView, next,
+    Blocker, KeptBackup, LockView, Observed, PhaseRecord, PlannedPhase, ReleaseRecord, RunKind, RunRecord, Step, TableWrites, TaskView,
+    Written, next,
     phase::{Undo, facts},
     plan,
     plan::replan,
     status::{Facts, project},
 };
-use crate::api::{Abort, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec, ReleaseState, Rollback};
+use crate::api::{Abort, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec, ReleaseState, RollForward, Rollback};
 
 const NOW: i64 = 1_800_000_000;
 const UID: &str = "uid-1";
@@ -57,7 +58,8 @@ fn fresh() -> Observed {
         workers_frozen: false,
         current: false,
         owns_staging: false,
-        rollback_available: false,
+        backups: Vec::new(),
+        written: None,
     }
 }
 
@@ -99,7 +101,17 @@ fn run_at(kind: RunKind, at: PhaseName, state: PhaseState) -> RunRecord {
             phase(planned.name, if planned.skipped.is_some() { PhaseState::Skipped } else { state })
         })
         .collect();
-    RunRecord { id: 1, kind, target: None, open: true, ending: None, message: String::new(), recheck: false, phases }
+    RunRecord {
+        id: 1,
+        kind,
+        target: None,
+        open: true,
+        ending: None,
+        message: String::new(),
+        recheck: false,
+        accept_data_loss: false,
+        phases,
+    }
 }
 
 /// A release whose open run is at a phase, with the lock held.
@@ -330,9 +342,9 @@ fn a_live_release_rolls_back_and_forward() {
         observed
     };
     let mut wanted = live(ReleaseState::Live);
-    wanted.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None });
+    wanted.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None, accept_data_loss: false });
     assert!(matches!(next(&wanted), Step::Refuse(refusal) if refusal.reason == "RollbackUnavailable"));
-    wanted.rollback_available = true;
+    wanted.backups = vec![backup()];
     assert_eq!(next(&wanted), Step::Open(RunKind::Rollback));
     let mut busy = wanted.clone();
     busy.blocker = Some(Blocker::Running { name: "other".to_owned() });
@@ -343,8 +355,8 @@ fn a_live_release_rolls_back_and_forward() {
 
     // A rollback that failed is not tried again by itself; one to another backup is another wish.
     let mut failed = live(ReleaseState::Failed);
-    failed.rollback_available = true;
-    failed.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None });
+    failed.backups = vec![backup()];
+    failed.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None, accept_data_loss: false });
     let run = RunRecord {
         open: false,
         target: Some("Previous".to_owned()),
@@ -352,19 +364,65 @@ fn a_live_release_rolls_back_and_forward() {
     };
     failed.run = Some(run);
     assert_eq!(next(&failed), Step::Rest);
-    failed.spec.rollback = Some(Rollback { to: "2607011200".to_owned(), reason: None });
+    failed.spec.rollback = Some(Rollback { to: "2607011200".to_owned(), reason: None, accept_data_loss: false });
     assert_eq!(next(&failed), Step::Open(RunKind::Rollback));
+    failed.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None, accept_data_loss: true });
+    assert_eq!(next(&failed), Step::Open(RunKind::Rollback), "a loss that is accepted by now is another wish");
     failed.spec.rollback = None;
     assert_eq!(next(&failed), Step::Settle);
 
     let mut back = live(ReleaseState::RolledBack);
     back.current = false;
-    back.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None });
+    back.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None, accept_data_loss: false });
     assert_eq!(next(&back), Step::Rest, "a second rollback is a no-op");
     back.spec.rollback = None;
     assert!(matches!(next(&back), Step::Refuse(_)), "nothing is kept");
     back.release = Some(ReleaseRecord { parked: Some("staging".to_owned()), swapped: true, ..record(ReleaseState::RolledBack) });
     assert_eq!(next(&back), Step::Open(RunKind::RollForward));
+
+    // So it is with a roll forward.
+    back.release = Some(ReleaseRecord { parked: Some("staging".to_owned()), swapped: true, ..record(ReleaseState::Failed) });
+    back.run = Some(RunRecord { open: false, ..run_at(RunKind::RollForward, PhaseName::Preflight, PhaseState::Failed) });
+    assert_eq!(next(&back), Step::Rest);
+    back.spec.roll_forward = Some(RollForward { accept_data_loss: true });
+    assert_eq!(next(&back), Step::Open(RunKind::RollForward));
+    back.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None, accept_data_loss: false });
+    assert_eq!(next(&back), Step::Settle);
+}
+
+#[test]
+fn whether_a_rollback_would_lose_data_is_said() {
+    let mut observed =
+        Observed { current: true, ..with_run(at(PhaseName::ResetCheckpoints, PhaseState::Succeeded), |run| run.open = false) };
+    observed.release = Some(ReleaseRecord { swapped: true, backup: Some("2607011200".to_owned()), ..record(ReleaseState::Live) });
+    let said = |observed: &Observed| {
+        let status = project(observed, &Step::Rest, Facts::default());
+        let condition = status.conditions.into_iter().find(|condition| condition.type_ == "RollbackAvailable").unwrap();
+        (condition.status, condition.reason, condition.message)
+    };
+    let is = |observed: &Observed, status: &str, reason: &str, words: &[&str]| {
+        let (is, because, message) = said(observed);
+        assert_eq!((is.as_str(), because.as_str()), (status, reason), "{message}");
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    };
+    is(&observed, "False", "NoBackup", &[]);
+    observed.backups = vec![KeptBackup { stamp: "2608011200".to_owned(), label: None }, backup()];
+    is(&observed, "True", "BackupKept", &["backup 2607011200, the data of Jun2026"]);
+    let mut written = Written { at: now(), since: Some(now()), tables: Vec::new(), unknown: Vec::new() };
+    observed.written = Some(written.clone());
+    is(&observed, "True", "BackupKept", &["nothing was written since 2027-01-15T08:00:00Z, as of 2027-01-15T08:00:00Z"]);
+    written.unknown = vec!["areas".to_owned()];
+    observed.written = Some(written.clone());
+    is(&observed, "Unknown", "WritesUnknown", &["areas is not known", "rollback.acceptDataLoss"]);
+    written.tables = vec![TableWrites { table: "areas".to_owned(), new: 12, gone: 0 }];
+    observed.written = Some(written);
+    is(&observed, "False", "WouldLoseData", &["as of 2027-01-15T08:00:00Z", "12 rows inserted in areas", "rollback.acceptDataLoss: true"]);
+    observed.current = false;
+    is(&observed, "False", "NotLive", &[]);
+}
+
+fn backup() -> KeptBackup {
+    KeptBackup { stamp: "2607011200".to_owned(), label: Some("Jun2026".to_owned()) }
 }
 
 #[test]
@@ -441,6 +499,7 @@ fn play(choices: &[u8], spec: PortalReleaseSpec) -> Vec<Step> {
                     ending: None,
                     message: String::new(),
                     recheck: false,
+                    accept_data_loss: false,
                     phases,
                 });
             }

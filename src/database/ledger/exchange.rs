@@ -1,11 +1,13 @@
 //! What is live, what was, and where the backups are: written in the transaction of the exchange itself.
 
-use sqlx::PgConnection;
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, PgConnection, types::Json};
 
 use super::staging::own_staging;
 use crate::{
     database::{identifiers::Generation, swap::Moved},
-    release::RunKind,
+    release::{RunKind, Written},
 };
 
 /// An exchange, as the ledger keeps it.
@@ -107,13 +109,60 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
             }
         }
     }
-    sqlx::query("UPDATE portal_release.portals SET current_release = $2, changed_at = now() WHERE portal = $1")
+    became_live(tx, exchange).await?;
+    sqlx::query("UPDATE portal_release.portals SET current_release = $2, live_since = clock_timestamp(), written = NULL, changed_at = now() WHERE portal = $1")
         .bind(portal)
         .bind(current)
         .execute(&mut *tx)
         .await?;
     let message = format!("{} became live, the former data became {}", exchange.incoming, exchange.outgoing);
     super::event(tx, release, None, "Swapped", Some("FinaliseSwap"), &message, None).await
+}
+
+/// Keeps how the tables are at this moment, which what is written later is told from. Their rows were counted before: for a release in its
+/// manifest, else by the preflight of the run.
+async fn became_live(tx: &mut PgConnection, exchange: &Exchange<'_>) -> Result<(), sqlx::Error> {
+    let tables: Vec<&Moved> = exchange.moved.iter().filter(|moved| moved.kind == "table" && moved.incoming.is_some()).collect();
+    let names: Vec<&str> = tables.iter().map(|moved| moved.base.as_str()).collect();
+    let oids: Vec<_> = tables.iter().filter_map(|moved| moved.incoming).collect();
+    let counts = match exchange.kind {
+        RunKind::Release => {
+            "(SELECT r.manifest::jsonb #>> ARRAY['tables', t.name, 'rows'] FROM portal_release.releases r WHERE r.id = $4)::bigint"
+        }
+        RunKind::Rollback | RunKind::RollForward => {
+            "(SELECT u.incoming_rows ->> t.name FROM portal_release.runs u WHERE u.portal = $1 AND u.release_id = $4 AND u.closed_at IS NULL)::bigint"
+        }
+    };
+    sqlx::query("DELETE FROM portal_release.live_tables WHERE portal = $1 AND name <> ALL ($2)")
+        .bind(&exchange.portal)
+        .bind(&names)
+        .execute(&mut *tx)
+        .await?;
+    let sql = format!(
+        "INSERT INTO portal_release.live_tables (portal, name, relation_oid, rows, snapshot)
+         SELECT $1, t.name, t.oid, {counts}, pg_current_snapshot() FROM unnest($2::text[], $3::oid[]) AS t(name, oid)
+         ON CONFLICT (portal, name) DO UPDATE SET relation_oid = excluded.relation_oid, rows = excluded.rows, snapshot = excluded.snapshot"
+    );
+    sqlx::query(AssertSqlSafe(sql)).bind(&exchange.portal).bind(&names).bind(oids).bind(exchange.release).execute(tx).await?;
+    Ok(())
+}
+
+/// Keeps how many rows the tables have that a rollback or roll forward is about to make live.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn set_incoming_rows(tx: &mut PgConnection, run: i64, rows: &BTreeMap<String, i64>) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.runs SET incoming_rows = $2 WHERE id = $1").bind(run).bind(Json(rows)).execute(tx).await?;
+    Ok(())
+}
+
+/// Keeps what was written to the live tables so far.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn set_written(tx: &mut PgConnection, portal: &str, written: &Written) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.portals SET written = $2 WHERE portal = $1").bind(portal).bind(Json(written)).execute(tx).await?;
+    Ok(())
 }
 
 /// Timestamps of all backups that there ever were.

@@ -16,7 +16,7 @@ use sqlx::{PgConnection, types::Json};
 
 use crate::{
     api::{FrozenWorkload, ImportStatus, PhaseState, ReleaseState},
-    release::{ReleaseRecord, RunRecord},
+    release::{KeptBackup, ReleaseRecord, RunRecord, Written},
 };
 
 /// What the ledger knows of one release and its portal.
@@ -38,9 +38,9 @@ pub struct View {
     /// Workloads stopped on behalf of the release.
     #[serde(default)]
     pub frozen: Vec<FrozenWorkload>,
-    /// Timestamps of the backups that are there, whoever made them.
+    /// The backups that are there, whoever made them, newest first.
     #[serde(default)]
-    pub backups: Vec<String>,
+    pub backups: Vec<KeptBackup>,
 }
 
 /// A portal's row.
@@ -50,6 +50,9 @@ pub struct PortalRecord {
     pub epoch: i64,
     /// What readers see.
     pub current_release: Option<i64>,
+    /// What was written to the live tables, when it was last counted.
+    #[serde(default)]
+    pub written: Option<Written>,
 }
 
 /// The portal's open run.
@@ -116,8 +119,11 @@ pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -
             'imports', (SELECT coalesce(jsonb_agg(to_jsonb(i) ORDER BY i.position), '[]') FROM portal_release.imports i WHERE i.release_id = (SELECT id FROM r)),
             'frozen', (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', f.kind, 'name', f.name, 'replicas', f.replicas) ORDER BY f.kind, f.name), '[]')
                      FROM portal_release.frozen_workloads f WHERE f.portal = $1 AND f.release_id = (SELECT id FROM r)),
-            'backups', (SELECT coalesce(jsonb_agg(DISTINCT substr(c.relname, 3, 10)), '[]') FROM pg_class c
-                     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND c.relname ~ '^bk[0-9]{10}_'))",
+            'backups', (SELECT coalesce(jsonb_agg(jsonb_build_object('stamp', b.stamp, 'label',
+                            (SELECT max(o.label) FROM portal_release.backups k JOIN portal_release.releases o ON o.id = k.holds_release
+                             WHERE k.portal = $1 AND k.backup = b.stamp AND k.gone_at IS NULL)) ORDER BY b.stamp DESC), '[]')
+                     FROM (SELECT DISTINCT substr(c.relname, 3, 10) AS stamp FROM pg_class c
+                           WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND c.relname ~ '^bk[0-9]{10}_') AS b))",
     )
     .bind(portal)
     .bind(label)

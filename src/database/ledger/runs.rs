@@ -25,6 +25,8 @@ pub struct NewRun<'a> {
     pub kind: RunKind,
     /// A rollback's destination.
     pub target: Option<&'a str>,
+    /// It may lose what was written to the live tables.
+    pub accept_data_loss: bool,
     /// The `spec.retry` that it answers.
     pub retry: i64,
     /// The `spec.abort.reason` that it overrules.
@@ -64,13 +66,14 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
     .fetch_one(&mut *tx)
     .await?;
     let run: Option<i64> = sqlx::query_scalar(
-        "INSERT INTO portal_release.runs (release_id, portal, kind, target) VALUES ($1, $2, $3, $4)
+        "INSERT INTO portal_release.runs (release_id, portal, kind, target, accept_data_loss) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (portal) WHERE closed_at IS NULL DO NOTHING RETURNING id",
     )
     .bind(release)
     .bind(new.portal)
     .bind(new.kind.as_str())
     .bind(new.target)
+    .bind(new.accept_data_loss)
     .fetch_optional(&mut *tx)
     .await?;
     let Some(run) = run else { return Ok(false) };
@@ -244,18 +247,21 @@ pub async fn adopt(connection: &mut PgConnection, release: i64, name: &str, uid:
     tx.commit().await
 }
 
-/// A failed rollback is no longer wanted: the release is live as before.
+/// A failed rollback, or roll forward, is no longer wanted: the release is live, or rolled back, as before.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn settle(connection: &mut PgConnection, release: i64) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
-    let message = "live; a failed rollback was given up";
-    sqlx::query("UPDATE portal_release.releases SET state = 'Live', message = $2 WHERE id = $1")
-        .bind(release)
-        .bind(message)
-        .execute(&mut *tx)
-        .await?;
-    event(&mut tx, release, None, "Live", None, message, None).await?;
+    let (state, message): (String, String) = sqlx::query_as(
+        "UPDATE portal_release.releases SET (state, message) =
+            (SELECT s.state, s.message FROM (VALUES ('Live', 'live; a failed rollback was given up', parked IS NULL),
+                                                    ('RolledBack', 'rolled back; a failed roll forward was given up', parked IS NOT NULL)) AS s(state, message, so) WHERE s.so)
+         WHERE id = $1 RETURNING state, message",
+    )
+    .bind(release)
+    .fetch_one(&mut *tx)
+    .await?;
+    event(&mut tx, release, None, &state, None, &message, None).await?;
     tx.commit().await
 }

@@ -1,0 +1,67 @@
+//! Swaps that are written down in the ledger, as the operator writes them.
+
+use portal_release_operator::database::connection::connect;
+use portal_release_operator::database::identifiers::Generation;
+use portal_release_operator::database::ledger::exchange::{Exchange, record_exchange, set_incoming_rows};
+use portal_release_operator::database::swap;
+use portal_release_operator::release::RunKind;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Portal, order};
+
+/// The portal's name in the ledger.
+pub(crate) const KEY: &str = "test/portal";
+
+impl Portal {
+    /// Brings the ledger's schema up to date, as the operator does when it connects.
+    pub(crate) async fn with_ledger(&self) {
+        let options = self.pool.connect_options();
+        let (host, port, database) = (options.get_host(), options.get_port(), options.get_database().unwrap());
+        let url = format!("postgres://{}:test@{host}:{port}/{database}", self.owner);
+        let (pool, _) = connect(&url, "public", "test").await.unwrap();
+        pool.close().await;
+        self.run(&format!("INSERT INTO portal_release.portals (portal) VALUES ('{KEY}')")).await;
+    }
+
+    /// A release of the ledger that is about to swap, with the rows of its staging in its manifest. Gives its id.
+    pub(crate) async fn release_row(&self, label: &str) -> i64 {
+        let rows: String = self
+            .get(
+                "SELECT jsonb_build_object('tables', jsonb_build_object(
+                    'sources', jsonb_build_object('rows', (SELECT count(*) FROM staging_sources)),
+                    'protected_areas', jsonb_build_object('rows', (SELECT count(*) FROM staging_protected_areas)),
+                    'countries_pas', jsonb_build_object('rows', (SELECT count(*) FROM staging_countries_pas))))::text",
+            )
+            .await;
+        self.get(&format!(
+            "INSERT INTO portal_release.releases (portal, label, name, uid, state, manifest) VALUES ('{KEY}', '{label}', '{label}', '{label}', 'Running', '{rows}') RETURNING id"
+        ))
+        .await
+    }
+
+    /// An open run of a release.
+    pub(crate) async fn open_run(&self, release: i64, kind: RunKind) -> i64 {
+        self.get(&format!(
+            "INSERT INTO portal_release.runs (portal, release_id, kind) VALUES ('{KEY}', {release}, '{}') RETURNING id",
+            kind.as_str()
+        ))
+        .await
+    }
+
+    /// A swap and its rows in the ledger, in one transaction, in a run of its own.
+    pub(crate) async fn recorded_exchange(&self, release: i64, kind: RunKind, incoming: &Generation, outgoing: &Generation) {
+        let run = self.open_run(release, kind).await;
+        let mut conn = self.pool.acquire().await.unwrap();
+        let mut rows = std::collections::BTreeMap::new();
+        for table in &self.relations.tables {
+            rows.insert(table.clone(), self.get::<i64>(&format!("SELECT count(*) FROM {}", incoming.name(table))).await);
+        }
+        set_incoming_rows(&mut conn, run, &rows).await.unwrap();
+        let order = order(&self.relations, incoming, outgoing);
+        let (mut tx, exchanged) = swap::exchange(&self.pool, &order, &self.pool, &CancellationToken::new()).await.unwrap();
+        let exchange = Exchange { portal: KEY.to_owned(), release, kind, incoming, outgoing, moved: &exchanged.moved };
+        record_exchange(&mut tx, &exchange).await.unwrap();
+        swap::commit(tx).await.unwrap();
+        self.run(&format!("UPDATE portal_release.runs SET closed_at = now() WHERE id = {run}")).await;
+    }
+}

@@ -1,0 +1,147 @@
+//! What a rollback, or a roll forward, would take from readers: rows that were written to the live tables since these became live.
+//!
+//! It is counted three times: before anything is stopped; with the workers at rest, just before the locks; and under the locks, unless
+//! it is certain that nobody has written since. What it takes is not gone at once: it stays in the relations that live becomes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Context, Done, PhaseError, Work, of_database};
+use crate::{
+    database::{
+        backups,
+        checks::row_count,
+        identifiers::{Generation, Relations},
+        ledger,
+        written::{Count, count, count_again, is_still_so, limit_statements},
+    },
+    release::{RunKind, Written, written::accepted},
+};
+
+/// The longest that one statement of the count may take while readers wait.
+const LOCKED_LIMIT: Duration = Duration::from_millis(200);
+
+/// Ends the preflight: counts before anything is stopped, and keeps how many rows the incoming tables have.
+///
+/// # Errors
+/// [`PhaseError::Refused`] when something would be lost and that is not accepted.
+pub(super) async fn preflight(
+    context: &Context,
+    relations: &Relations,
+    incoming: &Generation,
+    outgoing: &Generation,
+) -> Result<Done, PhaseError> {
+    let mut message = format!("{incoming} is complete");
+    if let Some(Count { written, .. }) = look(context, relations, outgoing).await? {
+        message.push_str(&if written.is_nothing() {
+            format!("; {}", written.sentence())
+        } else {
+            format!("; accepted: {}; these rows will be in {}", written.sentence(), described(outgoing))
+        });
+    }
+    let mut work = context.work().await?;
+    if let Generation::Backup(stamp) = incoming {
+        let newer: Vec<String> = backups::list(&mut work, relations)
+            .await
+            .map_err(of_database)?
+            .iter()
+            .filter(|kept| kept.stamp > *stamp)
+            .map(|kept| kept.stamp.to_string())
+            .collect();
+        if !newer.is_empty() {
+            message.push_str(&format!("; the newer backups stay as they are: {}", newer.join(", ")));
+        }
+    }
+    let mut rows = BTreeMap::new();
+    for table in &relations.tables {
+        context.say(format!("counting {incoming} of {table}"));
+        rows.insert(table.clone(), row_count(&mut work, &relations.schema, &incoming.name(table)).await.map_err(of_database)?);
+    }
+    ledger::exchange::set_incoming_rows(&mut work, context.run.id, &rows).await?;
+    work.complete(&message).await
+}
+
+/// Counts what was written to the live tables. `None`: the run takes nothing from readers.
+///
+/// # Errors
+/// As [`preflight`].
+pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Generation) -> Result<Option<Count>, PhaseError> {
+    if context.run.kind == RunKind::Release {
+        return Ok(None);
+    }
+    context.say("counting what was written to the live tables");
+    // Nothing is committed unless it is a refusal: a transaction of ours would look like one that may have written.
+    let mut work = context.work().await?;
+    let count = count(&mut work, &context.key(), relations).await?;
+    if let Err(refused) = decide(context, &count.written, outgoing) {
+        ledger::exchange::set_written(&mut work, &context.key(), &count.written).await?;
+        work.commit().await?;
+        return Err(refused);
+    }
+    Ok(Some(count))
+}
+
+/// Under the locks, with everything exchanged and nothing committed: makes sure that nothing was written since the last look.
+///
+/// # Errors
+/// As [`preflight`]; [`PhaseError::Failed`] when it cannot be told in the time that readers may wait.
+pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Count, outgoing: &Generation) -> Result<(), PhaseError> {
+    if accepted(context.run.kind, &context.spec) || is_still_so(work, before).await? {
+        return Ok(());
+    }
+    limit_statements(work, LOCKED_LIMIT).await?;
+    let schema = context.portal.database.schema.as_str();
+    let now = count_again(work, schema, before, outgoing).await.map_err(|error| match PhaseError::from(error) {
+        PhaseError::Failed(cause) => PhaseError::Failed(format!(
+            "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing has changed; \
+             it is tried again; when they do not rest, set {} to go on without the count",
+            accepting(context.run.kind)
+        )),
+        other => other,
+    })?;
+    limit_statements(work, context.portal.database.statement_timeout.get()).await?;
+    decide(context, &now.written, outgoing)
+}
+
+/// At the end of a run: keeps what was written to the live tables so far, for the condition.
+///
+/// # Errors
+/// When the database does not answer.
+pub(super) async fn keep_count(context: &Context, work: &mut Work) -> Result<(), PhaseError> {
+    let count = count(work, &context.key(), &context.relations()).await?;
+    Ok(ledger::exchange::set_written(work, &context.key(), &count.written).await?)
+}
+
+fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result<(), PhaseError> {
+    if written.is_nothing() || accepted(context.run.kind, &context.spec) {
+        return Ok(());
+    }
+    let (what, instead) = match context.run.kind {
+        RunKind::RollForward => ("a roll forward", "set spec.rollback again"),
+        RunKind::Release | RunKind::Rollback => ("a rollback", "remove spec.rollback"),
+    };
+    let kept = match outgoing {
+        Generation::Staging => "they would stay in staging_* until the next release builds its staging".to_owned(),
+        other => format!("they would stay in {} until it is dropped", described(other)),
+    };
+    Err(PhaseError::Refused(format!(
+        "{}; {what} would take these rows from readers ({kept}); nothing has changed; set {} to go on, or {instead}",
+        written.sentence(),
+        accepting(context.run.kind)
+    )))
+}
+
+fn accepting(kind: RunKind) -> &'static str {
+    match kind {
+        RunKind::RollForward => "rollForward.acceptDataLoss: true",
+        RunKind::Release | RunKind::Rollback => "rollback.acceptDataLoss: true",
+    }
+}
+
+/// The names of a generation's relations.
+pub(super) fn described(generation: &Generation) -> String {
+    match generation {
+        Generation::Backup(stamp) => format!("bk{stamp}_*"),
+        Generation::Staging => "staging_*".to_owned(),
+        Generation::Live => "live".to_owned(),
+    }
+}

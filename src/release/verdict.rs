@@ -1,0 +1,43 @@
+//! Can the release be rolled back, and what would be lost? The condition `RollbackAvailable`.
+
+use super::{Observed, step::is_ours, written::seconds};
+
+/// Status, reason and message of `RollbackAvailable`. It speaks of when the live tables were last counted: at the end of the last run,
+/// and when a rollback was asked for.
+pub(super) fn rollback_available(observed: &Observed) -> (&'static str, &'static str, String) {
+    if !observed.current {
+        return ("False", "NotLive", "readers see another release; only the one that they see can be rolled back".to_owned());
+    }
+    let own = observed.release.as_ref().filter(|_| is_ours(observed)).and_then(|release| release.backup.as_deref());
+    let Some(backup) = observed.backups.iter().find(|kept| Some(kept.stamp.as_str()) == own).or_else(|| observed.backups.first()) else {
+        return ("False", "NoBackup", "there is no backup that this release could be rolled back to".to_owned());
+    };
+    let goes_to = match &backup.label {
+        Some(label) => format!("backup {}, the data of {label}", backup.stamp),
+        None => format!("backup {}", backup.stamp),
+    };
+    match &observed.written {
+        None => (
+            "True",
+            "BackupKept",
+            format!("spec.rollback restores {goes_to}; what was written since the swap is counted when it is asked for"),
+        ),
+        Some(written) if written.is_nothing() => {
+            ("True", "BackupKept", format!("spec.rollback restores {goes_to}; {}, as of {}", written.sentence(), seconds(written.at)))
+        }
+        Some(written) if written.tables.is_empty() => (
+            "Unknown",
+            "WritesUnknown",
+            format!("{goes_to} is kept; {}; rollback.acceptDataLoss: true goes on all the same", written.sentence()),
+        ),
+        Some(written) => (
+            "False",
+            "WouldLoseData",
+            format!(
+                "{goes_to} is kept, but as of {} a rollback would take from readers: {}; rollback.acceptDataLoss: true goes on all the same",
+                seconds(written.at),
+                written.sentence()
+            ),
+        ),
+    }
+}
