@@ -1,10 +1,9 @@
 //! The operator's swap, behind one function.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portal_release_operator::database::identifiers::{Generation, Relations};
-use portal_release_operator::database::staging;
-use portal_release_operator::database::swap::{self, Limits, SwapError};
+use portal_release_operator::database::swap::{self, Limits, Order, SendAway, SwapError};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -15,16 +14,10 @@ pub(crate) async fn one_swap(
     incoming: &Generation,
     outgoing: &Generation,
 ) -> Result<Duration, SwapError> {
-    let mut tx = swap::lock(pool, relations, incoming, &Limits::default(), &CancellationToken::new()).await?;
-    let locked = Instant::now();
-    if *incoming == Generation::Staging {
-        for lookup in &relations.lookups {
-            staging::publish_lookup(&mut tx, &relations.schema, lookup).await.unwrap();
-        }
-    }
-    swap::exchange(&mut tx, relations, incoming, outgoing).await?;
+    let order = Order { relations, incoming, outgoing, finally: &[], limits: Limits::default(), send_away: SendAway::default() };
+    let (tx, exchanged) = swap::exchange(pool, &order, pool, &CancellationToken::new()).await?;
     swap::commit(tx).await?;
-    let held = locked.elapsed();
+    let held = exchanged.locked.elapsed();
     let mut conn = pool.acquire().await.unwrap();
     assert_eq!(swap::validate_constraints(&mut conn, relations).await?, Vec::<String>::new());
     Ok(held)
