@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use portal_release_operator::database::identifiers::{Generation, Relations};
-use portal_release_operator::database::{staging, swap};
+use portal_release_operator::database::{dependents, staging, swap};
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
@@ -39,7 +39,9 @@ pub(crate) fn with_portal<F: Future<Output = ()>>(test: impl FnOnce(std::sync::A
     };
     with_database(relations, async |portal| {
         let [reader, writer] = ["reader", "writer"].map(|role| portal.role(role));
-        portal.run(&include_str!("schema.sql").replace(":reader", &reader).replace(":writer", &writer)).await;
+        for script in [include_str!("schema.sql"), include_str!("dependents.sql")] {
+            portal.run(&script.replace(":reader", &reader).replace(":writer", &writer)).await;
+        }
         portal.fill(&Generation::Live, "first").await;
         portal.run("REFRESH MATERIALIZED VIEW area_totals; REFRESH MATERIALIZED VIEW area_report").await;
         test(portal).await;
@@ -93,6 +95,14 @@ pub(crate) async fn run(pool: &PgPool, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
+/// Compares two catalogues and shows only what differs.
+#[track_caller]
+pub(crate) fn same(before: &[String], after: &[String]) {
+    let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
+}
+
 impl Portal {
     /// The name of this database's `owner`, `reader` or `writer`.
     pub(crate) fn role(&self, role: &str) -> String {
@@ -127,16 +137,28 @@ impl Portal {
 
     /// A complete staging with the rows of `release`.
     pub(crate) async fn stage(&self, release: &str) {
+        self.stage_with(async || self.fill(&Generation::Staging, release).await).await;
+    }
+
+    /// A complete staging with what `load` puts into its tables.
+    pub(crate) async fn stage_with<F: Future<Output = ()>>(&self, load: impl FnOnce() -> F) {
         let mut conn = self.pool.acquire().await.unwrap();
         staging::build(&mut conn, &self.relations, true).await.unwrap();
         for lookup in &self.relations.lookups {
             staging::build_lookup(&mut conn, "public", lookup).await.unwrap();
         }
-        self.fill(&Generation::Staging, release).await;
+        load().await;
         for (view, query) in [("area_totals", AREA_TOTALS), ("area_report", AREA_REPORT)] {
             staging::build_view(&mut conn, &self.relations, view, query).await.unwrap();
         }
         staging::complete(&mut conn, &self.relations).await.unwrap();
+    }
+
+    /// What ValidateAndManifest does to staging before it may go live.
+    pub(crate) async fn vacuum(&self) {
+        for name in self.relations.names(&Generation::Staging) {
+            self.run(&format!("VACUUM (FREEZE, ANALYZE) {name}")).await;
+        }
     }
 
     /// Lock, publish, exchange, commit.
@@ -149,6 +171,7 @@ impl Portal {
         let (tx, exchanged) = swap::exchange(&self.pool, &order, &self.pool, &CancellationToken::new()).await?;
         swap::commit(tx).await?;
         let mut conn = self.pool.acquire().await.unwrap();
+        dependents::drop_replaced(&mut conn).await.unwrap();
         assert_eq!(swap::validate_constraints(&mut conn, &self.relations).await.unwrap(), Vec::<String>::new());
         Ok(exchanged)
     }
@@ -157,9 +180,10 @@ impl Portal {
         self.get("SELECT DISTINCT release FROM protected_areas").await
     }
 
-    /// Every relation of the schema that is neither staging nor backup, with its OID.
+    /// Every relation of the schema that is neither staging nor backup, with its OID. Without the views of whole rows, which a
+    /// swap must make anew.
     pub(crate) async fn oids(&self) -> Vec<(String, Oid)> {
-        self.named("relname !~ '^(staging_|bk[0-9]{10}_)'").await
+        self.named("relname !~ '^(staging_|bk[0-9]{10}_|whole)'").await
     }
 
     pub(crate) async fn named(&self, condition: &str) -> Vec<(String, Oid)> {

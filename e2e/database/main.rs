@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+mod dependents;
 mod harness;
+mod hazards;
+mod planning;
 mod portal_shape;
 mod readers;
 mod refusals;
 mod round_trip;
+mod warm;

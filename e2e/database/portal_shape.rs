@@ -5,8 +5,7 @@ mod shape;
 use portal_release_operator::database::identifiers::Generation;
 use portal_release_operator::database::{backups, catalog, staging};
 
-use crate::harness::{Portal, with_database};
-use crate::round_trip::same;
+use crate::harness::{Portal, same, with_database};
 
 const SITES: u32 = 400;
 

@@ -3,20 +3,13 @@
 use std::collections::BTreeSet;
 
 use portal_release_operator::database::identifiers::Generation;
-use portal_release_operator::database::{backups, catalog, staging, swap};
+use portal_release_operator::database::{backups, catalog, dependents, staging, swap};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{order, with_portal};
+use crate::harness::{order, same, with_portal};
 
 fn backup(stamp: &str) -> Generation {
     Generation::Backup(stamp.parse().unwrap())
-}
-
-#[track_caller]
-pub(crate) fn same(before: &[String], after: &[String]) {
-    let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
-    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
-    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
 }
 
 #[test]
@@ -226,6 +219,7 @@ fn an_ordinary_view_can_change_place_too() {
             let order = order(&relations, &incoming, &outgoing);
             let (tx, _) = swap::exchange(&portal.pool, &order, &portal.pool, &CancellationToken::new()).await.unwrap();
             swap::commit(tx).await.unwrap();
+            dependents::drop_replaced(&mut conn).await.unwrap();
             swap::validate_constraints(&mut conn, &relations).await.unwrap();
             same(&before, &portal.catalogue().await);
             let release = portal.release().await;

@@ -7,6 +7,7 @@
 
 mod abort;
 mod admission;
+mod commits;
 mod defects;
 mod deletion;
 mod dry_run;

@@ -298,9 +298,18 @@ async fn give_way<F: Frame>(
     order: &Order<'_>,
     frame: &F,
     queue: &mut Queue,
-    blockers: &[Blocker],
+    seen: &[Blocker],
     cancel: &CancellationToken,
 ) -> Result<(), SwapError> {
+    // On a busy machine the attempt may be over before anybody has looked; who stays long can still be seen.
+    let stayed = if seen.is_empty() {
+        let mut names = order.relations.names(&Generation::Live);
+        names.extend(order.relations.names(order.incoming));
+        blockers::holders(pool, &order.relations.schema, &names).await?
+    } else {
+        Vec::new()
+    };
+    let blockers = if seen.is_empty() { stayed.as_slice() } else { seen };
     let sent_away = blockers::send_away(pool, blockers, &order.send_away).await?;
     frame.gave_way(&GaveWay { attempts: queue.attempts, waited: queue.waited(), blockers, sent_away: &sent_away });
     let pause = queue.gave_way(blockers)?;

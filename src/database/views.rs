@@ -312,8 +312,6 @@ pub async fn replace_view(conn: &mut PgConnection, schema: &str, name: &str, que
     if !matches!(view_change(conn, schema, name, query).await?, ViewChange::Other { .. }) {
         return Ok(vec![format!("CREATE OR REPLACE VIEW {view} AS {query}")]);
     }
-    let only_this = Relations { schema: schema.to_owned(), views: vec![name.to_owned()], ..Relations::default() };
-    let facts = catalog::live(conn, &only_this).await.map_err(StagingError::from)?.facts;
-    let kept = facts.iter().filter(|fact| fact.stage() > catalog::Stage::Created).map(|fact| fact.definition.render(&Generation::Live));
+    let kept = catalog::details(conn, schema.to_owned(), name.to_owned()).await.map_err(failed(name, "reading its owner and grants"))?;
     Ok([format!("DROP VIEW {view} RESTRICT"), format!("CREATE VIEW {view} AS {query}")].into_iter().chain(kept).collect())
 }

@@ -6,6 +6,7 @@ use crate::{
     cluster::EventType,
     database::{
         catalog,
+        dependents::drop_replaced,
         identifiers::{Generation, qualified},
         ledger,
         swap::validate_constraints,
@@ -16,7 +17,7 @@ use crate::{
 /// How long a hook may take to answer.
 const HOOK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// VACUUM (ANALYZE) on the swapped tables, the foreign keys that the swap added unchecked, and the HTTP hooks. A hook may be called
+/// VACUUM (ANALYZE) on the swapped tables, the functions that the swap replaced, the foreign keys that the swap added unchecked, and the HTTP hooks. A hook may be called
 /// more than once when the operator is killed in between.
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let relations = context.relations();
@@ -26,6 +27,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     context.say("validating foreign keys");
     let mut work = context.work().await?;
+    drop_replaced(&mut work).await?;
     let broken = validate_constraints(&mut work, &relations).await.map_err(of_database)?;
     work.commit().await?;
     for hook in &context.portal.post_swap {

@@ -5,6 +5,7 @@ use std::{fmt, time::Duration};
 use sqlx::PgPool;
 
 use super::{SwapError, failed};
+use crate::database::identifiers::assembled;
 
 /// A session that is in the way.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -51,20 +52,42 @@ pub(super) fn named(blockers: &[Blocker]) -> String {
     blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// What is told of a session.
+const TOLD: &str = "a.pid, a.usename::text AS role, coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend')) AS application,
+    a.state, a.query_start::text AS since, extract(epoch FROM clock_timestamp() - a.xact_start)::bigint AS seconds, left(a.query, 200) AS query";
+
 /// The sessions that the backend `pid` waits for at this moment.
 ///
 /// # Errors
 /// When the database does not answer.
 pub(super) async fn of(pool: &PgPool, pid: i32) -> Result<Vec<Blocker>, SwapError> {
-    sqlx::query_as(
-        "SELECT a.pid, a.usename::text AS role, coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend')) AS application,
-                a.state, a.query_start::text AS since, extract(epoch FROM clock_timestamp() - a.xact_start)::bigint AS seconds,
-                left(a.query, 200) AS query,
-                (SELECT min(h.relation::regclass::text) FROM pg_locks w JOIN pg_locks h ON h.relation = w.relation AND h.database = w.database
+    sqlx::query_as(assembled(format!(
+        "SELECT {TOLD}, (SELECT min(h.relation::regclass::text) FROM pg_locks w JOIN pg_locks h ON h.relation = w.relation AND h.database = w.database
                  WHERE w.pid = $1 AND NOT w.granted AND h.pid = a.pid AND h.granted) AS relation
-         FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids($1)) ORDER BY a.pid LIMIT 20",
-    )
+         FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids($1)) ORDER BY a.pid LIMIT 20"
+    )))
     .bind(pid)
+    .fetch_all(pool)
+    .await
+    .map_err(failed("looking for who holds the relations"))
+}
+
+/// The sessions that have held one of the relations for a second or more; those of other roles, whose age is hidden without
+/// `pg_read_all_stats`, however long.
+///
+/// # Errors
+/// When the database does not answer.
+pub(super) async fn holders(pool: &PgPool, schema: &str, names: &[String]) -> Result<Vec<Blocker>, SwapError> {
+    sqlx::query_as(assembled(format!(
+        "SELECT {TOLD}, min(c.relname)::text AS relation
+         FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a ON a.pid = l.pid
+         WHERE l.locktype = 'relation' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND a.pid <> pg_backend_pid() AND n.nspname = $1 AND c.relname = ANY ($2)
+           AND coalesce(a.xact_start < clock_timestamp() - interval '1 second', true)
+         GROUP BY a.pid, a.usename, a.application_name, a.backend_type, a.state, a.query_start, a.xact_start, a.query ORDER BY a.pid LIMIT 20"
+    )))
+    .bind(schema)
+    .bind(names)
     .fetch_all(pool)
     .await
     .map_err(failed("looking for who holds the relations"))

@@ -73,7 +73,7 @@ impl Plan {
         tx.rollback().await.map_err(reading())?;
 
         let schema = relations.schema.as_str();
-        let mut late: Vec<String> = dependents.iter().filter_map(|it| it.before.clone()).collect();
+        let mut late: Vec<String> = dependents.iter().rev().filter_map(|it| it.before.clone()).collect();
         late.extend(names.late(schema));
         late.extend(dependents.iter().filter_map(|it| it.after.clone()));
         late.extend(left);
