@@ -24,7 +24,7 @@ set xrange [-2:60]
 set title "The operator's swap, beside a reader of 6 s and autovacuum"
 plot directory.'/operator-slow-swaps.dat' using 1:(0.1):1:2:(0.1):(20000) with boxxyerror fs solid 0.15 noborder lc rgb '#888888', \
   directory.'/operator-slow.dat' using 1:2 @dots lc rgb '#1b7837'
-set title 'Plain renames, beside a reader of 6 s'
+set title 'Plain renames, beside a reader of 6 s and autovacuum'
 plot directory.'/renames-slow-swaps.dat' using 1:(0.1):1:2:(0.1):(20000) with boxxyerror fs solid 0.15 noborder lc rgb '#888888', \
   directory.'/renames-slow.dat' using 1:2 @dots lc rgb '#b2182b'
 unset multiplot

@@ -109,6 +109,9 @@ impl Bench {
             let at_most = Duration::from_secs(size.seconds);
             for (slow, suffix) in [(false, ""), (true, ", slow reader")] {
                 let copy = self.server.copy("bench_template", "bench_rival", size.sites).await;
+                if slow {
+                    copy.let_autovacuum_work().await;
+                }
                 let run = Run { way: Way::Rival(rival), swaps: 20.min(size.swaps), at_most, slow };
                 let phase = self.phase(&copy, &format!("{}{suffix}", rival.name()), run).await;
                 report.add(if slow { Measured::RivalSlow(rival) } else { Measured::RivalFast(rival) }, phase, &usual);
