@@ -7,6 +7,7 @@
 
 mod abort;
 mod admission;
+mod backups;
 mod data_loss;
 mod defects;
 mod deletion;

@@ -224,6 +224,7 @@ async fn start(
         client: shared.client.clone(),
         namespace,
         name: release.name_any(),
+        object: release.object_ref(&()),
         portal_name: portal.name_any(),
         portal: portal.spec.clone(),
         spec: release.spec.clone(),

@@ -10,6 +10,7 @@ pub mod csv;
 pub mod dependents;
 pub mod identifiers;
 pub mod import;
+pub mod inventory;
 pub mod ledger;
 pub mod lock;
 pub mod portal;
