@@ -11,6 +11,7 @@ mod backups;
 mod data_loss;
 mod defects;
 mod deletion;
+mod doctor;
 mod dry_run;
 mod freeze;
 mod freeze_timeout;

@@ -83,8 +83,15 @@ pub async fn sizes(conn: &mut PgConnection, relations: &Relations, stamps: &[Bac
     Ok(sizes.into_iter().collect())
 }
 
-/// Objects that depend on a backup without being a part of it.
-async fn held_by(conn: &mut PgConnection, relations: &Relations, there: &[Backup]) -> Result<BTreeMap<String, Vec<String>>, sqlx::Error> {
+/// Objects that depend on a backup without being a part of it, by timestamp.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn held_by(
+    conn: &mut PgConnection,
+    relations: &Relations,
+    there: &[Backup],
+) -> Result<BTreeMap<String, Vec<String>>, sqlx::Error> {
     let (of, names) = names(relations, there.iter().map(|backup| backup.stamp));
     let held: Vec<(String, Vec<String>)> =
         sqlx::query_as(include_str!("held_by.sql")).bind(&relations.schema).bind(of).bind(names).fetch_all(conn).await?;

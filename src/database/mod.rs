@@ -14,6 +14,7 @@ pub mod inventory;
 pub mod ledger;
 pub mod lock;
 pub mod portal;
+pub mod portal_checks;
 pub mod staging;
 pub mod swap;
 mod swap_lock;
