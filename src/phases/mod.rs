@@ -305,6 +305,14 @@ impl Work {
         Ok(())
     }
 
+    /// Takes back what was done, now: a transaction that is only dropped holds its locks until its connection is used again.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rollback(self) -> Result<(), PhaseError> {
+        Ok(self.tx.rollback().await?)
+    }
+
     /// Commits the phase together with the row that says that it is done.
     ///
     /// # Errors

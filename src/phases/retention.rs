@@ -15,7 +15,7 @@ use crate::{
 
 /// Dropping a table locks the tables that its foreign keys reference, and readers of these wait behind it: so it waits no longer than
 /// this for a lock, and tries again.
-const LIMITS: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '2s'";
+const LIMITS: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '10s'";
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -78,7 +78,7 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
                 return Ok(Some(format!("{dependents}; drop or change what depends on it, and the next release drops it")));
             }
             Err(error) if error.is_busy() => {
-                drop(work);
+                work.rollback().await?;
                 if started.elapsed() > context.portal.database.lock_timeout.get() {
                     let who = backups::in_the_way(&mut *context.database.pool().acquire().await?, relations, stamp).await?;
                     let who = if who.is_empty() { "sessions that were gone before they could be named".to_owned() } else { who.join(", ") };
