@@ -159,6 +159,11 @@ fn is_transient(code: &str) -> bool {
     ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
 }
 
+/// `1 hook`, `2 hooks`.
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// Errors of the data plane keep the driver's error inside; whether it may pass decides whether the phase is tried again.
 pub(crate) fn of_database<E: std::error::Error + 'static>(error: E) -> PhaseError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);

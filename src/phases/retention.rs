@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Context, Done, PhaseError, of_database};
+use super::{Context, Done, PhaseError, counted, of_database};
 use crate::{
     cluster::EventType,
     database::{
@@ -47,7 +47,8 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     let kept = there.len() - dropped.len();
     let mut message = format!(
-        "{kept} backups kept, {}",
+        "{} kept, {}",
+        counted(kept, "backup"),
         if dropped.is_empty() { "none dropped".to_owned() } else { format!("dropped {}", dropped.join(", ")) }
     );
     for sentence in held {
@@ -99,5 +100,5 @@ pub(super) async fn reset_checkpoints(context: &Context) -> Result<Done, PhaseEr
     // The lock is released by now; what is deleted belongs to this release alone.
     let mut tx = context.database.pool().begin().await?;
     let count = ledger::imports::reset_checkpoints(&mut tx, context.release).await?;
-    context.complete_unlocked(tx, &format!("{count} checkpoints deleted")).await
+    context.complete_unlocked(tx, &format!("{} deleted", counted(usize::try_from(count).unwrap_or(usize::MAX), "checkpoint"))).await
 }
