@@ -28,6 +28,10 @@ test: ## All tests, in a local environment of their own. T=name runs the tests w
 test-unit: ## The unit tests; they need no cluster.
 	cargo test --locked --lib --bins
 
+.PHONY: bench-swap
+bench-swap: ## What readers notice of 1,000 swaps, and of other ways to swap: a table, raw figures and a plot. QUICK=1 takes 5 minutes.
+	@e2e/bench/run $(if $(QUICK),--quick)
+
 .PHONY: lint
 lint: ## Format, clippy with warnings as errors, and shellcheck where it is installed.
 	@cargo fmt --version >/dev/null 2>&1 || { echo "rustfmt is missing: run 'rustup component add rustfmt'" >&2; exit 1; }

@@ -11,12 +11,11 @@ use std::{
 };
 
 use futures::{FutureExt, channel::mpsc::UnboundedSender};
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::reflector::ObjectRef;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{PhaseName, PhaseState, PortalRelease},
+    api::{PhaseName, PhaseState, PortalRelease, ReleaseState},
     cluster::EventType,
     database::{ledger, lock::Fenced},
     phases::{self, Context, Done, PhaseError},
@@ -35,6 +34,7 @@ pub type Waker = UnboundedSender<ObjectRef<PortalRelease>>;
 /// What a task says of itself.
 pub struct Progress {
     message: Mutex<String>,
+    blocked: Mutex<Option<String>>,
     woken: Mutex<Option<Instant>>,
     waker: Waker,
     object: ObjectRef<PortalRelease>,
@@ -43,13 +43,20 @@ pub struct Progress {
 impl Progress {
     /// Progress of a task for `object`.
     pub fn new(waker: Waker, object: ObjectRef<PortalRelease>) -> Self {
-        Self { message: Mutex::default(), woken: Mutex::default(), waker, object }
+        Self { message: Mutex::default(), blocked: Mutex::default(), woken: Mutex::default(), waker, object }
     }
 
     /// Says what happens right now.
     pub fn say(&self, what: String) {
         tracing::debug!(release = self.object.name, "{what}");
         *self.message.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.moved();
+    }
+
+    /// Says who is in the way, until something else is said.
+    pub fn blocked(&self, by: String) {
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
         self.moved();
     }
 
@@ -99,7 +106,8 @@ impl Runner {
     pub fn view(&self, uid: &str) -> Option<TaskView> {
         let running = self.get(uid)?;
         let message = running.progress.message.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Some(TaskView { phase: Some(running.phase), message, stopping: running.stopping.load(Ordering::Relaxed) })
+        let blocked = running.progress.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(TaskView { phase: Some(running.phase), message, blocked, stopping: running.stopping.load(Ordering::Relaxed) })
     }
 
     fn get(&self, uid: &str) -> Option<Arc<Running>> {
@@ -132,7 +140,7 @@ impl Runner {
     }
 
     /// Starts a task. The caller has seen that none runs for this release.
-    pub fn start(&self, uid: &str, object: ObjectReference, context: Context, direction: Direction) {
+    pub fn start(&self, uid: &str, context: Context, direction: Direction) {
         let phase = context.attempt.phase;
         let running = Arc::new(Running {
             phase,
@@ -147,7 +155,7 @@ impl Runner {
         self.tracker.spawn(async move {
             let started = Instant::now();
             let result = supervise(&context, direction).await;
-            conclude(&context, direction, result, object, started.elapsed()).await;
+            conclude(&context, direction, result, started.elapsed()).await;
             tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
             running.progress.wake();
         });
@@ -158,8 +166,11 @@ impl Runner {
 async fn supervise(context: &Context, direction: Direction) -> Result<Done, PhaseError> {
     let phase = context.attempt.phase;
     let facts = facts(phase);
+    tokio::select! {
+        () = context.services.faults.reach(phase, if direction == Direction::Do { "begin" } else { "undo" }) => {}
+        () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+    }
     let work = async {
-        context.services.faults.reach(phase, if direction == Direction::Do { "begin" } else { "undo" }).await;
         match direction {
             Direction::Do => phases::run(context).await,
             Direction::Undo => phases::undo(context).await,
@@ -209,8 +220,8 @@ fn lock(backends: &Mutex<HashSet<i32>>) -> std::sync::MutexGuard<'_, HashSet<i32
 }
 
 /// Writes down how the phase ended, tells people, and waits a little before what failed is tried again.
-async fn conclude(context: &Context, direction: Direction, result: Result<Done, PhaseError>, object: ObjectReference, took: Duration) {
-    let (services, attempt) = (&context.services, context.attempt);
+async fn conclude(context: &Context, direction: Direction, result: Result<Done, PhaseError>, took: Duration) {
+    let (services, attempt, object) = (&context.services, context.attempt, context.object.clone());
     let phase = attempt.phase;
     let label = context.label();
     if result.is_err() && services.term.is_over() {
@@ -254,12 +265,17 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
             record(context, &Note::Stale(why)).await;
         }
         (Err(error), Direction::Do) => {
-            let is_final = matches!(error, PhaseError::Refused(_));
+            let how = match error {
+                PhaseError::Refused(_) => Failure::Final,
+                PhaseError::Blocked(_) => Failure::Uncounted,
+                PhaseError::Stopped(_) => Failure::Ends(ReleaseState::Suspended),
+                _ => Failure::Counted,
+            };
             let text = crate::release::status::bounded(error.to_string(), 2000);
             tracing::warn!(%label, phase = phase.as_str(), attempt = attempt.number, error = text, "{label}: {phase} failed");
             services.metrics.phase_ended(phase, PhaseState::Failed, took);
             services.event(object, EventType::Warning, "PhaseFailed", format!("{phase}: {text}"));
-            record(context, &Note::Failed { text, is_final }).await;
+            record(context, &Note::Failed { text, how }).await;
         }
         (Err(error), Direction::Undo) => {
             tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase} could not be taken back, trying again");
@@ -290,11 +306,24 @@ async fn ledger_message(context: &Context) -> String {
     read.await.unwrap_or_default()
 }
 
+/// What a failed attempt means for the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// It is tried again, but not for ever.
+    Counted,
+    /// It is tried again, however often it takes.
+    Uncounted,
+    /// The release fails.
+    Final,
+    /// The run ends, and the release is in this state.
+    Ends(ReleaseState),
+}
+
 /// What the ledger is told of an attempt that did not succeed.
 enum Note {
     Paused,
     Stale(String),
-    Failed { text: String, is_final: bool },
+    Failed { text: String, how: Failure },
 }
 
 /// Writes to the ledger what the phase could not write itself. Where the database does not answer, the phase counts as running and
@@ -309,7 +338,12 @@ async fn record(context: &Context, note: &Note) {
             Note::Stale(why) => {
                 ledger::phases::restart(&mut tx, attempt.release, attempt.run, &phases_to_rebuild(), why, attempt.epoch).await?;
             }
-            Note::Failed { text, is_final } => ledger::phases::fail(&mut tx, attempt, text, *is_final).await?,
+            Note::Failed { text, how } => {
+                ledger::phases::fail(&mut tx, attempt, text, *how == Failure::Final, *how != Failure::Uncounted).await?;
+                if let Failure::Ends(state) = how {
+                    ledger::runs::end(&mut tx, attempt.run, *state, context.spec.retry, text).await?;
+                }
+            }
         }
         Ok::<_, Fenced>(tx.commit().await?)
     };

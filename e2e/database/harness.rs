@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use portal_release_operator::database::identifiers::{Generation, Relations};
-use portal_release_operator::database::{staging, swap};
+use portal_release_operator::database::{dependents, staging, swap};
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
@@ -19,11 +19,37 @@ pub(crate) struct Portal {
     pub(crate) owner: String,
 }
 
+/// An order without anything special.
+pub(crate) fn order<'a>(relations: &'a Relations, incoming: &'a Generation, outgoing: &'a Generation) -> swap::Order<'a> {
+    let (limits, send_away) = (swap::Limits::default(), swap::SendAway::default());
+    swap::Order { relations, incoming, outgoing, finally: &[], limits, send_away }
+}
+
 pub(crate) const AREA_TOTALS: &str = "SELECT release, count(*) AS areas FROM public.staging_protected_areas GROUP BY release";
 pub(crate) const AREA_REPORT: &str = "SELECT release, areas, areas * 2 AS twice FROM public.staging_area_totals";
 
-/// Runs `test` on a fresh database and drops it afterwards, also when the test fails.
+/// Runs `test` on a fresh small portal at release `first`, and drops it afterwards.
 pub(crate) fn with_portal<F: Future<Output = ()>>(test: impl FnOnce(std::sync::Arc<Portal>) -> F) {
+    let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    let relations = Relations {
+        schema: "public".into(),
+        tables: strings(&["sources", "protected_areas", "countries_pas"]),
+        views: strings(&["area_totals", "area_report"]),
+        lookups: strings(&["designations", "governances"]),
+    };
+    with_database(relations, async |portal| {
+        let [reader, writer] = ["reader", "writer"].map(|role| portal.role(role));
+        for script in [include_str!("schema.sql"), include_str!("dependents.sql")] {
+            portal.run(&script.replace(":reader", &reader).replace(":writer", &writer)).await;
+        }
+        portal.fill(&Generation::Live, "first").await;
+        portal.run("REFRESH MATERIALIZED VIEW area_totals; REFRESH MATERIALIZED VIEW area_report").await;
+        test(portal).await;
+    });
+}
+
+/// Runs `test` on a fresh database without relations and drops it afterwards, also when the test fails.
+pub(crate) fn with_database<F: Future<Output = ()>>(relations: Relations, test: impl FnOnce(std::sync::Arc<Portal>) -> F) {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let url = std::env::var("LOCAL_PG_URL").expect("LOCAL_PG_URL: the URL of a superuser on a throw-away Postgres");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -35,22 +61,12 @@ pub(crate) fn with_portal<F: Future<Output = ()>>(test: impl FnOnce(std::sync::A
         for role in &roles {
             execute(&mut server, &format!("CREATE ROLE {role} LOGIN PASSWORD 'test'")).await;
         }
-        let [owner, reader, writer] = roles.clone();
+        let [owner, ..] = roles.clone();
         execute(&mut server, &format!("CREATE DATABASE {name} OWNER {owner}")).await;
         let admin = pool(options.clone().database(&name)).await;
         run(&admin, &format!("ALTER SCHEMA public OWNER TO {owner}; GRANT USAGE ON SCHEMA public TO PUBLIC")).await;
         let pool = pool(options.clone().database(&name).username(&owner).password("test")).await;
-        run(&pool, &include_str!("schema.sql").replace(":reader", &reader).replace(":writer", &writer)).await;
-        let strings = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        let relations = Relations {
-            schema: "public".into(),
-            tables: strings(&["sources", "protected_areas", "countries_pas"]),
-            views: strings(&["area_totals", "area_report"]),
-            lookups: strings(&["designations", "governances"]),
-        };
         let portal = std::sync::Arc::new(Portal { pool: pool.clone(), admin: admin.clone(), relations, owner });
-        portal.fill(&Generation::Live, "first").await;
-        run(&portal.pool, "REFRESH MATERIALIZED VIEW area_totals; REFRESH MATERIALIZED VIEW area_report").await;
         let local = tokio::task::LocalSet::new();
         let result = local.run_until(futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(test(portal)))).await;
         pool.close().await;
@@ -79,6 +95,14 @@ pub(crate) async fn run(pool: &PgPool, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
+/// Compares two catalogues and shows only what differs.
+#[track_caller]
+pub(crate) fn same(before: &[String], after: &[String]) {
+    let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
+}
+
 /// Looks until it is so.
 pub(crate) async fn until_true(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let mut ticks = tokio::time::interval(std::time::Duration::from_millis(50));
@@ -92,6 +116,11 @@ pub(crate) async fn until_true(what: &str, mut look: impl AsyncFnMut() -> bool) 
 }
 
 impl Portal {
+    /// The name of this database's `owner`, `reader` or `writer`.
+    pub(crate) fn role(&self, role: &str) -> String {
+        format!("{}_{role}", self.owner.trim_end_matches("_owner"))
+    }
+
     pub(crate) async fn run(&self, sql: &str) {
         run(&self.pool, sql).await;
     }
@@ -120,16 +149,28 @@ impl Portal {
 
     /// A complete staging with the rows of `release`.
     pub(crate) async fn stage(&self, release: &str) {
+        self.stage_with(async || self.fill(&Generation::Staging, release).await).await;
+    }
+
+    /// A complete staging with what `load` puts into its tables.
+    pub(crate) async fn stage_with<F: Future<Output = ()>>(&self, load: impl FnOnce() -> F) {
         let mut conn = self.pool.acquire().await.unwrap();
         staging::build(&mut conn, &self.relations, true).await.unwrap();
         for lookup in &self.relations.lookups {
             staging::build_lookup(&mut conn, "public", lookup).await.unwrap();
         }
-        self.fill(&Generation::Staging, release).await;
+        load().await;
         for (view, query) in [("area_totals", AREA_TOTALS), ("area_report", AREA_REPORT)] {
             staging::build_view(&mut conn, &self.relations, view, query).await.unwrap();
         }
         staging::complete(&mut conn, &self.relations).await.unwrap();
+    }
+
+    /// What ValidateAndManifest does to staging before it may go live.
+    pub(crate) async fn vacuum(&self) {
+        for name in self.relations.names(&Generation::Staging) {
+            self.run(&format!("VACUUM (FREEZE, ANALYZE) {name}")).await;
+        }
     }
 
     /// Lock, publish, exchange, commit.
@@ -138,16 +179,11 @@ impl Portal {
     }
 
     pub(crate) async fn try_exchange(&self, incoming: &Generation, outgoing: &Generation) -> Result<swap::Exchanged, swap::SwapError> {
-        let cancel = CancellationToken::new();
-        let mut tx = swap::lock(&self.pool, &self.relations, incoming, &swap::Limits::default(), &cancel).await?;
-        if *incoming == Generation::Staging {
-            for lookup in &self.relations.lookups {
-                staging::publish_lookup(&mut tx, "public", lookup).await.unwrap();
-            }
-        }
-        let exchanged = swap::exchange(&mut tx, &self.relations, incoming, outgoing).await?;
+        let order = order(&self.relations, incoming, outgoing);
+        let (tx, exchanged) = swap::exchange(&self.pool, &order, &self.pool, &CancellationToken::new()).await?;
         swap::commit(tx).await?;
         let mut conn = self.pool.acquire().await.unwrap();
+        dependents::drop_replaced(&mut conn).await.unwrap();
         assert_eq!(swap::validate_constraints(&mut conn, &self.relations).await.unwrap(), Vec::<String>::new());
         Ok(exchanged)
     }
@@ -156,9 +192,10 @@ impl Portal {
         self.get("SELECT DISTINCT release FROM protected_areas").await
     }
 
-    /// Every relation of the schema that is neither staging nor backup, with its OID.
+    /// Every relation of the schema that is neither staging nor backup, with its OID. Without the views of whole rows, which a
+    /// swap must make anew.
     pub(crate) async fn oids(&self) -> Vec<(String, Oid)> {
-        self.named("relname !~ '^(staging_|bk[0-9]{10}_)'").await
+        self.named("relname !~ '^(staging_|bk[0-9]{10}_|whole)'").await
     }
 
     pub(crate) async fn named(&self, condition: &str) -> Vec<(String, Oid)> {

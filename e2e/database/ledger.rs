@@ -7,7 +7,7 @@ use portal_release_operator::database::swap;
 use portal_release_operator::release::RunKind;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::Portal;
+use crate::harness::{Portal, order};
 
 /// The portal's name in the ledger.
 pub(crate) const KEY: &str = "test/portal";
@@ -57,9 +57,8 @@ impl Portal {
             rows.insert(table.clone(), self.get::<i64>(&format!("SELECT count(*) FROM {}", incoming.name(table))).await);
         }
         set_incoming_rows(&mut conn, run, &rows).await.unwrap();
-        let cancel = CancellationToken::new();
-        let mut tx = swap::lock(&self.pool, &self.relations, incoming, &swap::Limits::default(), &cancel).await.unwrap();
-        let exchanged = swap::exchange(&mut tx, &self.relations, incoming, outgoing).await.unwrap();
+        let order = order(&self.relations, incoming, outgoing);
+        let (mut tx, exchanged) = swap::exchange(&self.pool, &order, &self.pool, &CancellationToken::new()).await.unwrap();
         let exchange = Exchange { portal: KEY.to_owned(), release, kind, incoming, outgoing, moved: &exchanged.moved };
         record_exchange(&mut tx, &exchange).await.unwrap();
         swap::commit(tx).await.unwrap();

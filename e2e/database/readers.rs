@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use portal_release_operator::database::identifiers::Generation;
-use portal_release_operator::database::swap::{self, Limits, SwapError};
+use portal_release_operator::database::swap::{self, Limits, Order, SwapError};
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Portal, with_portal};
+use crate::harness::{Portal, order, with_portal};
 
 const BACKUP: &str = "2607011200";
 
@@ -85,12 +85,10 @@ fn swaps_under_load(queries: &'static [&'static str], transactions: &'static [&'
         let (mut incoming, mut outgoing) = (Generation::Staging, backup());
         let mut worst_lock = Duration::ZERO;
         for _ in 0..swaps {
-            let cancel = CancellationToken::new();
-            let mut tx = swap::lock(&portal.pool, &portal.relations, &incoming, &Limits::default(), &cancel).await.unwrap();
-            let locked = Instant::now();
-            swap::exchange(&mut tx, &portal.relations, &incoming, &outgoing).await.unwrap();
+            let order = order(&portal.relations, &incoming, &outgoing);
+            let (tx, exchanged) = swap::exchange(&portal.pool, &order, &portal.pool, &CancellationToken::new()).await.unwrap();
             swap::commit(tx).await.unwrap();
-            worst_lock = worst_lock.max(locked.elapsed());
+            worst_lock = worst_lock.max(exchanged.locked.elapsed());
             std::mem::swap(&mut incoming, &mut outgoing);
         }
         stop.store(true, Ordering::Relaxed);
@@ -118,14 +116,14 @@ fn a_reader_that_does_not_end_makes_the_swap_give_up_and_is_named() {
         sqlx::query("SELECT count(*) FROM area_totals").execute(&mut *reading).await.unwrap();
         let limits = Limits { budget: Duration::from_millis(1500), ..Limits::default() };
         let began = Instant::now();
-        let error = try_lock(&portal, &limits, &CancellationToken::new()).await.unwrap_err();
+        let error = try_exchange(&portal, limits, &CancellationToken::new()).await.unwrap_err();
         let took = began.elapsed();
         assert!(took < Duration::from_millis(2200), "{took:?}");
         assert!(error.is_busy());
         assert!(error.to_string().contains("slow-report") && error.to_string().contains("idle in transaction"), "{error}");
         let SwapError::Blocked { attempts, blockers, .. } = error else { panic!("{error}") };
         assert!(attempts > 1);
-        assert!(blockers.iter().any(|it| it.relation == "area_totals"), "{blockers:?}");
+        assert!(blockers.iter().any(|it| it.relation.as_deref() == Some("area_totals")), "{blockers:?}");
         assert_eq!(portal.named("true").await, before);
         // Others are not held up behind the swap, and afterwards it goes through.
         assert_eq!(portal.release().await, "first");
@@ -143,7 +141,7 @@ fn a_session_that_holds_a_view_exclusively_is_not_waited_for_longer_than_allowed
         sqlx::query("LOCK TABLE area_names IN ACCESS EXCLUSIVE MODE").execute(&mut *holding).await.unwrap();
         let limits = Limits { budget: Duration::from_millis(800), ..Limits::default() };
         let cancel = CancellationToken::new();
-        let locking = try_lock(&portal, &limits, &cancel);
+        let locking = try_exchange(&portal, limits, &cancel);
         let error = tokio::time::timeout(Duration::from_secs(10), locking).await.expect("gives up").unwrap_err();
         assert!(matches!(&error, SwapError::Blocked { blockers, .. } if !blockers.is_empty()), "{error}");
         holding.rollback().await.unwrap();
@@ -158,7 +156,7 @@ fn waiting_for_locks_can_be_cancelled() {
         sqlx::query("LOCK TABLE sources IN ACCESS SHARE MODE").execute(&mut *reading).await.unwrap();
         let cancel = CancellationToken::new();
         let limits = Limits::default();
-        let waiting = try_lock(&portal, &limits, &cancel);
+        let waiting = try_exchange(&portal, limits, &cancel);
         let cancelling = async {
             let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
             while portal.get::<i64>(waits).await == 0 {
@@ -177,12 +175,11 @@ fn a_swap_that_hangs_with_its_locks_is_ended_by_the_server() {
     with_portal(async |portal| {
         portal.stage("second").await;
         let limits = Limits { idle: Duration::from_millis(300), ..Limits::default() };
-        let mut tx = try_lock(&portal, &limits, &CancellationToken::new()).await.unwrap();
+        let tx = try_exchange(&portal, limits, &CancellationToken::new()).await.unwrap();
         // Waits behind the lock until the server ends the idle session.
         assert_eq!(portal.release().await, "first");
-        let error = swap::exchange(&mut tx, &portal.relations, &Generation::Staging, &backup()).await.unwrap_err();
+        let error = swap::commit(tx).await.unwrap_err();
         assert!(matches!(error, SwapError::Database { .. }), "{error}");
-        drop(tx);
         portal.exchange(&Generation::Staging, &backup()).await;
     });
 }
@@ -211,10 +208,13 @@ fn a_snapshot_older_than_the_load_is_reported() {
     });
 }
 
-async fn try_lock(
+/// A swap that is not committed.
+async fn try_exchange(
     portal: &Portal,
-    limits: &Limits,
+    limits: Limits,
     cancel: &CancellationToken,
 ) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, SwapError> {
-    swap::lock(&portal.pool, &portal.relations, &Generation::Staging, limits, cancel).await
+    let outgoing = backup();
+    let order = Order { limits, ..order(&portal.relations, &Generation::Staging, &outgoing) };
+    swap::exchange(&portal.pool, &order, &portal.pool, cancel).await.map(|(tx, _)| tx)
 }

@@ -87,29 +87,48 @@ fn every_obstacle_is_named() {
                 "materialized view public.stray reads live",
                 "DROP MATERIALIZED VIEW stray",
             ),
-            ("CREATE VIEW whole AS SELECT s FROM sources s", "uses the row type of public.sources", "DROP VIEW whole"),
             (
-                "CREATE FUNCTION takes(sources) RETURNS int LANGUAGE sql AS 'SELECT 1'",
-                "function public.takes(public.sources) uses the row type",
-                "DROP FUNCTION takes",
+                "CREATE FUNCTION last_source(sources, sources) RETURNS sources LANGUAGE sql AS 'SELECT $2';
+                 CREATE AGGREGATE last(sources) (SFUNC = last_source, STYPE = sources)",
+                "function public.last(public.sources) is an aggregate",
+                "DROP AGGREGATE last(sources); DROP FUNCTION last_source",
             ),
             (
-                "CREATE FUNCTION gives() RETURNS SETOF area_totals LANGUAGE plpgsql AS 'BEGIN END'",
-                "function public.gives() uses the row type",
-                "DROP FUNCTION gives",
+                "CREATE MATERIALIZED VIEW labels AS SELECT label FROM whole_labels",
+                "materialized view public.labels depends on view public.whole_labels",
+                "DROP MATERIALIZED VIEW labels",
+            ),
+            (
+                "CREATE TABLE labelled (label text DEFAULT label(NULL))",
+                "default value for column label of table public.labelled depends on function public.label(public.sources,text)",
+                "DROP TABLE labelled",
+            ),
+            (
+                "CREATE POLICY labelled ON history USING (label(NULL) IS NULL)",
+                "policy labelled on table public.history depends on function public.label",
+                "DROP POLICY labelled ON history",
+            ),
+            (
+                "CREATE RULE labelled AS ON DELETE TO history DO ALSO INSERT INTO history VALUES (label(NULL))",
+                "rule labelled on table public.history depends on function public.label",
+                "DROP RULE labelled ON history",
+            ),
+            (
+                "ALTER TABLE sources ADD CONSTRAINT labelled CHECK (label(sources) <> '')",
+                "constraint labelled on table public.sources depends on function public.label",
+                "ALTER TABLE sources DROP CONSTRAINT labelled",
             ),
             ("CREATE TABLE holder (source sources)", "column source of table public.holder uses the row type", "DROP TABLE holder"),
             (
-                "CREATE RULE quiet AS ON DELETE TO sources DO ALSO NOTHING",
-                "table public.sources has the rule quiet",
-                "DROP RULE quiet ON sources",
+                "CREATE CONSTRAINT TRIGGER far AFTER INSERT ON history FROM sources FOR EACH ROW EXECUTE FUNCTION pass()",
+                "trigger far on table public.history depends on public.sources",
+                "DROP TRIGGER far ON history",
             ),
             (
-                "CREATE RULE spill AS ON INSERT TO comments DO ALSO DELETE FROM sources",
-                "rule spill on table public.comments depends on public.sources",
-                "DROP RULE spill ON comments",
+                "CREATE TABLE child () INHERITS (sources)",
+                "table public.sources takes part in inheritance with public.child, which would stay",
+                "DROP TABLE child",
             ),
-            ("CREATE TABLE child () INHERITS (sources)", "table public.sources takes part in inheritance", "DROP TABLE child"),
             (
                 "CREATE TABLE lord (id serial); ALTER TABLE countries_pas ALTER COLUMN source_id SET DEFAULT nextval('lord_id_seq')",
                 "table public.countries_pas draws from public.lord_id_seq, which belongs to another table",
@@ -129,8 +148,39 @@ fn every_obstacle_is_named() {
             );
         }
         let owner = &portal.owner;
-        let by_admin = [
-            ("CREATE PUBLICATION chosen FOR TABLE sources", "is in the publication chosen", "DROP PUBLICATION chosen"),
+        let writer = owner.replace("_owner", "_writer");
+        let by_admin: [(&str, &str, &str); _] = [
+            (
+                "ALTER PUBLICATION chosen OWNER TO postgres",
+                "publication chosen of public.sources belongs to postgres and must be changed in the swap; GRANT postgres TO",
+                &format!("ALTER PUBLICATION chosen OWNER TO {owner}"),
+            ),
+            (
+                "CREATE SCHEMA elsewhere; CREATE VIEW elsewhere.titles AS SELECT title FROM sources",
+                "view elsewhere.titles belongs to postgres",
+                "SELECT",
+            ),
+            (
+                &format!("ALTER VIEW elsewhere.titles OWNER TO {owner}"),
+                "may not create; GRANT CREATE ON SCHEMA elsewhere TO",
+                "DROP SCHEMA elsewhere CASCADE",
+            ),
+            (
+                &format!("GRANT {writer} TO {owner}; ALTER FUNCTION label OWNER TO {writer}"),
+                "must be made again in the swap for",
+                &format!("ALTER FUNCTION label OWNER TO {owner}; REVOKE {writer} FROM {owner}"),
+            ),
+            (
+                "ALTER FUNCTION largest LEAKPROOF",
+                "function public.largest() must be made again in the swap, which only a superuser may do",
+                "ALTER FUNCTION largest NOT LEAKPROOF",
+            ),
+            ("CREATE PUBLICATION schemas FOR TABLES IN SCHEMA public", "is published by schemas", "DROP PUBLICATION schemas"),
+            (
+                "CREATE SCHEMA far; ALTER STATISTICS protected_areas_stats SET SCHEMA far",
+                "has the statistics or sequence far.protected_areas_stats in another schema",
+                "ALTER STATISTICS far.protected_areas_stats SET SCHEMA public; DROP SCHEMA far",
+            ),
             ("CREATE PUBLICATION whole FOR ALL TABLES", "is published by whole", "DROP PUBLICATION whole"),
             ("ALTER TABLE sources OWNER TO postgres", "belongs to postgres", &format!("ALTER TABLE sources OWNER TO {owner}")),
             (
@@ -146,12 +196,22 @@ fn every_obstacle_is_named() {
             assert!(found.iter().any(|it| it.contains(expected)), "{sql}: {found:#?}");
             run(&portal.admin, undo).await;
         }
-        portal.run("CREATE TABLE split (id int) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF split DEFAULT").await;
+        let mut other = portal.pool.acquire().await.unwrap();
+        sqlx::raw_sql("CREATE TEMPORARY VIEW passing AS SELECT title FROM sources").execute(&mut *other).await.unwrap();
+        let found = dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap();
+        assert!(found.len() == 1 && found[0].contains("passing is a temporary view of another session"), "{found:#?}");
+        sqlx::raw_sql("DROP VIEW passing").execute(&mut *other).await.unwrap();
+        portal.run("CREATE TABLE split (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF split DEFAULT").await;
         for (table, expected) in [("split", "is partitioned"), ("part", "is a partition")] {
             let relations = Relations { tables: vec![table.into()], ..portal.relations.clone() };
             let found = dependents::obstacles(&mut conn, &relations, &Generation::Staging).await.unwrap();
-            assert!(found.iter().any(|it| it.contains(expected)), "{table}: {found:#?}");
+            assert!(found.len() == 1 && found[0].contains(expected), "{table}: {found:#?}");
         }
+        // Subscribers would be sent the load, and the table could not be published a second time.
+        portal.stage("second").await;
+        portal.run("ALTER PUBLICATION chosen ADD TABLE staging_sources").await;
+        let error = portal.try_exchange(&Generation::Staging, &backup()).await.unwrap_err();
+        assert!(error.to_string().contains("publication chosen already publishes public.staging_sources"), "{error}");
     });
 }
 

@@ -3,20 +3,13 @@
 use std::collections::BTreeSet;
 
 use portal_release_operator::database::identifiers::Generation;
-use portal_release_operator::database::{backups, catalog, staging, swap};
+use portal_release_operator::database::{backups, catalog, dependents, staging, swap};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::with_portal;
+use crate::harness::{order, same, with_portal};
 
 fn backup(stamp: &str) -> Generation {
     Generation::Backup(stamp.parse().unwrap())
-}
-
-#[track_caller]
-fn same(before: &[String], after: &[String]) {
-    let gone: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
-    let new: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
-    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
 }
 
 #[test]
@@ -149,13 +142,10 @@ fn a_lookup_row_that_came_alive_meanwhile_is_a_clear_conflict() {
         portal
             .run("INSERT INTO staging_designations (name) VALUES ('Biosphere'); INSERT INTO designations (name) VALUES ('Biosphere')")
             .await;
-        let cancel = CancellationToken::new();
-        let limits = swap::Limits::default();
-        let mut tx = swap::lock(&portal.pool, &portal.relations, &Generation::Staging, &limits, &cancel).await.unwrap();
-        let error = staging::publish_lookup(&mut tx, "public", "designations").await.unwrap_err();
-        assert!(matches!(error, staging::StagingError::LookupConflict { .. }), "{error}");
+        let error = portal.try_exchange(&Generation::Staging, &backup("2607011200")).await.unwrap_err();
+        assert!(matches!(error, swap::SwapError::Lookup(staging::StagingError::LookupConflict { .. })), "{error}");
         assert!(error.to_string().contains("Biosphere"), "{error}");
-        tx.rollback().await.unwrap();
+        assert_eq!(portal.release().await, "first");
     });
 }
 
@@ -226,10 +216,10 @@ fn an_ordinary_view_can_change_place_too() {
         assert_eq!(catalog::diff(&mut conn, &relations, &Generation::Staging).await.unwrap(), []);
         let before = portal.catalogue().await;
         for (incoming, outgoing) in [(Generation::Staging, backup("2607011200")), (backup("2607011200"), Generation::Staging)] {
-            let limits = swap::Limits::default();
-            let mut tx = swap::lock(&portal.pool, &relations, &incoming, &limits, &CancellationToken::new()).await.unwrap();
-            swap::exchange(&mut tx, &relations, &incoming, &outgoing).await.unwrap();
+            let order = order(&relations, &incoming, &outgoing);
+            let (tx, _) = swap::exchange(&portal.pool, &order, &portal.pool, &CancellationToken::new()).await.unwrap();
             swap::commit(tx).await.unwrap();
+            dependents::drop_replaced(&mut conn).await.unwrap();
             swap::validate_constraints(&mut conn, &relations).await.unwrap();
             same(&before, &portal.catalogue().await);
             let release = portal.release().await;
@@ -253,9 +243,9 @@ fn a_broken_key_from_outside_is_reported_after_the_swap() {
     with_portal(async |portal| {
         portal.run("INSERT INTO comments (area_id, body) SELECT min(id), 'on the first release' FROM protected_areas").await;
         portal.stage("second").await;
-        let limits = swap::Limits::default();
-        let mut tx = swap::lock(&portal.pool, &portal.relations, &Generation::Staging, &limits, &CancellationToken::new()).await.unwrap();
-        swap::exchange(&mut tx, &portal.relations, &Generation::Staging, &backup("2607011200")).await.unwrap();
+        let outgoing = backup("2607011200");
+        let order = order(&portal.relations, &Generation::Staging, &outgoing);
+        let (tx, _) = swap::exchange(&portal.pool, &order, &portal.pool, &CancellationToken::new()).await.unwrap();
         swap::commit(tx).await.unwrap();
         let mut conn = portal.pool.acquire().await.unwrap();
         let broken = swap::validate_constraints(&mut conn, &portal.relations).await.unwrap();

@@ -8,6 +8,7 @@
 mod abort;
 mod admission;
 mod backups;
+mod commits;
 mod data_loss;
 mod defects;
 mod deletion;
@@ -28,3 +29,4 @@ mod rollback;
 mod secrets;
 mod slack;
 mod support;
+mod swap;

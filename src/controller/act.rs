@@ -244,7 +244,7 @@ async fn start(
         backends: Arc::default(),
     };
     tracing::info!(release = release.name_any(), label = %release.spec.label, phase = phase.as_str(), attempt = attempt.number, "{}: {phase} {}", release.spec.label, if direction == Direction::Do { "begins" } else { "is being taken back" });
-    shared.runner.start(&scene.observed.uid, release.object_ref(&()), context, direction);
+    shared.runner.start(&scene.observed.uid, context, direction);
     Ok(Flow::Again)
 }
 

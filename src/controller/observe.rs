@@ -129,10 +129,11 @@ fn blocker(release: &PortalRelease, uid: &str, view: &ledger::View, siblings: &[
         return Some(Blocker::LabelInUse { name: sibling.name_any() });
     }
     let mine = view.release.as_ref().map(|record| record.id);
-    if let Some(owner) = view.staging_owner.as_ref().filter(|owner| owner.state == ReleaseState::DryRunComplete && Some(owner.id) != mine)
+    let stands = |state| matches!(state, ReleaseState::DryRunComplete | ReleaseState::Suspended);
+    if let Some(owner) = view.staging_owner.as_ref().filter(|owner| stands(owner.state) && Some(owner.id) != mine)
         && siblings.iter().any(|sibling| sibling.name_any() == owner.name && sibling.metadata.deletion_timestamp.is_none())
     {
-        return Some(Blocker::DryRun { name: owner.name.clone() });
+        return Some(Blocker::Kept { name: owner.name.clone() });
     }
     siblings
         .iter()

@@ -41,10 +41,10 @@ pub enum Stage {
     Indexes,
     /// Needs the indexes of other tables: foreign keys.
     Keys,
-    /// Must not act on the load: triggers, forced row security.
+    /// Must not act on the load: triggers, rules, forced row security.
     Last,
-    /// Fits only once the names are live: keys to lookup tables, whose rows are published in the swap, and policies
-    /// with a subquery, which names relations.
+    /// Fits only once the names are live: keys to lookup tables, whose rows are published in the swap, and policies and
+    /// rules that name relations.
     Swap,
 }
 
@@ -77,10 +77,12 @@ const KINDS: &[(&str, Stage)] = &[
     ("foreign key comment", Stage::Keys),
     ("trigger", Stage::Last),
     ("trigger state", Stage::Last),
+    ("rule", Stage::Last),
     ("late comment", Stage::Last),
     ("policy comment", Stage::Last),
     ("forced row security", Stage::Last),
     ("policy with subquery", Stage::Swap),
+    ("rule naming relations", Stage::Swap),
     (LOOKUP_KEY, Stage::Swap),
     (SWAP_COMMENT, Stage::Swap),
 ];
@@ -369,22 +371,33 @@ async fn read(
     generation: &Generation,
     bases: &BTreeSet<String>,
 ) -> Result<Structure, CatalogError> {
-    let marker = format!("\u{1}{}\u{2}", uuid::Uuid::new_v4().simple());
-    let rows: Vec<Row> = async {
-        let mut scope = conn.begin().await?;
-        empty_search_path(&mut scope).await?;
-        let rows = sqlx::query_as(include_str!("catalog.sql"))
-            .bind(&relations.schema)
-            .bind(relations.names(generation))
-            .bind(&marker)
-            .fetch_all(&mut *scope)
-            .await?;
-        scope.rollback().await?;
-        Ok(rows)
-    }
-    .await
-    .map_err(|source| CatalogError::Database { schema: relations.schema.clone(), source })?;
+    facts(conn, relations, generation, bases).await.map_err(|source| CatalogError::Database { schema: relations.schema.clone(), source })
+}
 
+/// Everything that a live relation has besides its columns and its query, as statements.
+pub(super) async fn details(conn: &mut PgConnection, schema: String, relation: String) -> Result<Vec<String>, sqlx::Error> {
+    let only = Relations { schema, views: vec![relation], ..Relations::default() };
+    let structure = facts(conn, &only, &Generation::Live, &BTreeSet::new()).await?;
+    let details = structure.facts.iter().filter(|fact| fact.stage() > Stage::Created);
+    Ok(details.map(|fact| fact.definition.render(&Generation::Live)).collect())
+}
+
+async fn facts(
+    conn: &mut PgConnection,
+    relations: &Relations,
+    generation: &Generation,
+    bases: &BTreeSet<String>,
+) -> Result<Structure, sqlx::Error> {
+    let marker = format!("\u{1}{}\u{2}", uuid::Uuid::new_v4().simple());
+    let mut scope = conn.begin().await?;
+    read_catalogue(&mut scope).await?;
+    let rows: Vec<Row> = sqlx::query_as(include_str!("catalog.sql"))
+        .bind(&relations.schema)
+        .bind(relations.names(generation))
+        .bind(&marker)
+        .fetch_all(&mut *scope)
+        .await?;
+    scope.rollback().await?;
     let known: BTreeMap<String, String> = bases.iter().map(|base| (generation.name(base), base.clone())).collect();
     let reader = Reader { relations, generation, marker, known };
     let mut facts: Vec<Fact> = rows
@@ -431,6 +444,13 @@ fn leave_to_swap(relations: &Relations, facts: &mut [Fact]) {
 /// Within the current transaction only: the server's deparser then qualifies every name, and no name is looked up by accident.
 pub(super) async fn empty_search_path(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT set_config('search_path', 'pg_catalog, pg_temp', true)").execute(conn).await.map(drop)
+}
+
+/// As [`empty_search_path`], for the long queries over the catalogue: planning them takes longer than executing them, so
+/// the connection keeps the plan, and the one that is made before the lock serves under it too.
+pub(super) async fn read_catalogue(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    empty_search_path(conn).await?;
+    sqlx::query("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)").execute(conn).await.map(drop)
 }
 
 /// Leads the names of a generation back to base names.

@@ -204,9 +204,11 @@ SELECT k.relname, CASE k.contype WHEN 'c' THEN 'comment' ELSE 'foreign key comme
        'COMMENT ON CONSTRAINT ' || k.c || ' ON ' || k.q || ' IS ' || quote_literal(d.description), NULL
 FROM con k JOIN pg_description d ON d.classoid = 'pg_constraint'::regclass AND d.objoid = k.oid
 UNION ALL
-SELECT r.relname, 'trigger', 0, t.tgname, overlay(pg_get_triggerdef(t.oid) PLACING ' ON ' || r.q || ' '
-           FROM strpos(pg_get_triggerdef(t.oid), ' ON ' || r.spelled || ' ') FOR length(r.spelled) + 5), NULL
+SELECT r.relname, 'trigger', 0, t.tgname, replace(overlay(pg_get_triggerdef(t.oid) PLACING ' ON ' || r.q || ' '
+           FROM strpos(pg_get_triggerdef(t.oid), ' ON ' || r.spelled || ' ') FOR length(r.spelled) + 5),
+           r.q || ' FROM ' || t.tgconstrrelid::regclass::text || ' ', r.q || ' FROM ' || $3 || 'r' || chr(31) || coalesce(n.nspname, '') || chr(31) || coalesce(o.relname, '') || $3 || ' '), NULL
 FROM rel r JOIN pg_trigger t ON t.tgrelid = r.oid AND NOT t.tgisinternal
+LEFT JOIN pg_class o ON o.oid = t.tgconstrrelid LEFT JOIN pg_namespace n ON n.oid = o.relnamespace
 UNION ALL
 SELECT r.relname, 'trigger state', 0, t.tgname, 'ALTER TABLE ' || r.q
        || CASE t.tgenabled WHEN 'D' THEN ' DISABLE' WHEN 'R' THEN ' ENABLE REPLICA' ELSE ' ENABLE ALWAYS' END || ' TRIGGER ' || quote_ident(t.tgname), NULL
@@ -217,5 +219,18 @@ FROM rel r JOIN pg_trigger t ON t.tgrelid = r.oid JOIN pg_description d ON d.cla
 UNION ALL
 SELECT r.relname, 'policy comment', 0, p.polname, 'COMMENT ON POLICY ' || quote_ident(p.polname) || ' ON ' || r.q || ' IS ' || quote_literal(d.description), NULL
 FROM rel r JOIN pg_policy p ON p.polrelid = r.oid JOIN pg_description d ON d.classoid = 'pg_policy'::regclass AND d.objoid = p.oid
+UNION ALL
+-- A rule that names relations of this generation, or their sequences, fits only once the names are live.
+SELECT r.relname, CASE WHEN EXISTS (SELECT FROM rel o WHERE strpos(d.rest, o.spelled) > 0) OR EXISTS (SELECT FROM seq s WHERE strpos(d.rest, s.spelled) > 0)
+                       THEN 'rule naming relations' ELSE 'rule' END, 0, w.rulename,
+       'CREATE OR REPLACE' || d.head || ' TO ' || r.q || d.rest
+       || CASE w.ev_enabled WHEN 'O' THEN '' ELSE '; ALTER TABLE ' || r.q
+               || CASE w.ev_enabled WHEN 'D' THEN ' DISABLE' WHEN 'R' THEN ' ENABLE REPLICA' ELSE ' ENABLE ALWAYS' END || ' RULE ' || w.n END
+       || coalesce('; COMMENT ON RULE ' || w.n || ' ON ' || r.q || ' IS ' || quote_literal(obj_description(w.oid, 'pg_rewrite')), ''), NULL
+FROM rel r JOIN (SELECT *, quote_ident(rulename) AS n, rtrim(pg_get_ruledef(oid), ';') AS definition FROM pg_rewrite WHERE rulename <> '_RETURN') w ON w.ev_class = r.oid
+CROSS JOIN LATERAL (SELECT length('CREATE RULE ' || w.n) AS named) a
+CROSS JOIN LATERAL (SELECT a.named + strpos(substr(w.definition, a.named + 1), ' TO ' || r.spelled) AS target) b
+CROSS JOIN LATERAL (SELECT substr(w.definition, length('CREATE') + 1, b.target - length('CREATE') - 1) AS head,
+                           substr(w.definition, b.target + length(' TO ' || r.spelled)) AS rest) d
 UNION ALL
 SELECT relname, 'forced row security', 0, '', 'ALTER TABLE ' || q || ' FORCE ROW LEVEL SECURITY', NULL FROM rel WHERE relforcerowsecurity

@@ -145,14 +145,17 @@ impl LockSession {
         if term.is_over() {
             return Err(LockError::Over);
         }
-        let epoch: i64 = sqlx::query_scalar(
-            "INSERT INTO portal_release.portals (portal, epoch, holder) VALUES ($1, 1, $2)
-             ON CONFLICT (portal) DO UPDATE SET epoch = portal_release.portals.epoch + 1, holder = $2, changed_at = now() RETURNING epoch",
-        )
-        .bind(portal)
-        .bind(holder)
-        .fetch_one(&mut connection)
-        .await?;
+        let epoch = match next_epoch(&mut connection, portal, holder).await {
+            // A transaction of a predecessor that was killed goes on without it, and holds the row until it ends.
+            Err(error) if is_timeout(&error) => {
+                if !end_predecessors(&mut connection, family, holder, term).await? {
+                    let holder = "an operator whose last transaction has not ended".to_owned();
+                    return Err(LockError::Busy { key: lock_key, holder });
+                }
+                next_epoch(&mut connection, portal, holder).await?
+            }
+            epoch => epoch?,
+        };
         let lock_pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
         let connection = Arc::new(Mutex::new(Some(connection)));
         let lost = Arc::new(AtomicBool::new(false));
@@ -197,6 +200,37 @@ async fn keep_alive(connection: Arc<Mutex<Option<PgConnection>>>, lost: Arc<Atom
             return;
         }
     }
+}
+
+async fn next_epoch(connection: &mut PgConnection, portal: &str, holder: &str) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar(
+        "INSERT INTO portal_release.portals (portal, epoch, holder) VALUES ($1, 1, $2)
+         ON CONFLICT (portal) DO UPDATE SET epoch = portal_release.portals.epoch + 1, holder = $2, changed_at = now() RETURNING epoch",
+    )
+    .bind(portal)
+    .bind(holder)
+    .fetch_one(connection)
+    .await
+}
+
+/// Cancelled by the statement timeout.
+fn is_timeout(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "57014")
+}
+
+/// Ends every session of the operators of this Portal before this process. `false`: nothing says that this is the only leader.
+async fn end_predecessors(connection: &mut PgConnection, family: Option<&str>, own: &str, term: &Term) -> Result<bool, sqlx::Error> {
+    let Some(family) = family.filter(|_| !term.is_over()) else { return Ok(false) };
+    let ended: Vec<i32> = sqlx::query_scalar(
+        "SELECT pid FROM (SELECT pid, pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+         WHERE starts_with(application_name, $1) AND application_name <> $2 OFFSET 0) AS ended",
+    )
+    .bind(family)
+    .bind(own)
+    .fetch_all(connection)
+    .await?;
+    tracing::warn!(?ended, "sessions that a former operator left behind were ended");
+    Ok(true)
 }
 
 /// Says who has the lock, and ends a predecessor's session.

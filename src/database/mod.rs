@@ -17,7 +17,6 @@ pub mod portal;
 pub mod portal_checks;
 pub mod staging;
 pub mod swap;
-mod swap_lock;
 pub mod template;
 pub mod views;
 pub mod written;

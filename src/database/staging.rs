@@ -6,6 +6,7 @@
 use sqlx::{Connection, PgConnection};
 
 use super::catalog::{self, CatalogError, Fact, Stage, Structure};
+use super::dependents;
 use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident, quote_literal};
 
 /// A staging relation that could not be built or dropped.
@@ -175,10 +176,12 @@ pub async fn drop_all(conn: &mut PgConnection, relations: &Relations) -> Result<
     drop_relations(conn, &relations.schema, &names).await
 }
 
-/// Drops these relations with RESTRICT in one transaction. Those that do not exist are passed over.
+/// Drops these relations with RESTRICT in one transaction, and the functions that a swap has kept over their row types.
+/// Relations that do not exist are passed over.
 pub(super) async fn drop_relations(conn: &mut PgConnection, schema: &str, names: &[String]) -> Result<(), StagingError> {
     let all = names.join(", ");
     let mut tx = conn.begin().await.map_err(failed(&all, "BEGIN"))?;
+    dependents::drop_replaced(&mut tx).await.map_err(|error| in_use(error, "functions that earlier swaps replaced"))?;
     let present: Vec<(String, String)> = sqlx::query_as(
         "SELECT c.relname::text, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = $1 AND c.relname = ANY ($2) AND c.relkind IN ('r', 'm', 'v')",

@@ -1,23 +1,58 @@
 //! The swap: every relation of a release changes place in one transaction, and the same call undoes it.
 //!
 //! ```text
-//! lock ──► exchange(Staging in, Backup out) ──► ledger row ──► commit     swap
-//! lock ──► exchange(Backup in, Staging out) ──► ledger row ──► commit     rollback
-//! lock ──► exchange(Staging in, Backup out) ──► ledger row ──► commit     forward again
+//! exchange(Staging in, Backup out) ──► commit     swap
+//! exchange(Backup in, Staging out) ──► commit     rollback
+//! exchange(Staging in, Backup out) ──► commit     forward again
 //! ```
 //! Nothing is copied: relations are renamed, so identities (OIDs), contents, indexes, statistics and the visibility map
 //! stay with the data, and going back gives exactly what was there.
+//!
+//! Readers wait only while everything is locked, so as little as possible happens then:
+//!
+//! ```text
+//! plan      from one snapshot of the catalogue; refuses what cannot be carried over    nobody waits
+//! prepare   fence, ledger rows, renames of indexes and statistics objects              nobody waits
+//! attempt   ┌ look-up rows                                                             writers of look-up tables wait
+//!           │ lock everything in one statement ─ give way after 20 to 150 ms, pause, again
+//!           │ same catalogue as planned? ─ no: plan again
+//!           └ rename relations, write again what stands on them                        readers wait
+//! commit
+//! ```
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+mod blockers;
+mod keys;
+mod locks;
+mod plan;
+mod renames;
+mod snapshots;
 
-use sqlx::postgres::types::Oid;
-use sqlx::{Connection, PgConnection};
+use std::{
+    future::Future,
+    ops::DerefMut,
+    time::{Duration, Instant},
+};
 
-use super::catalog::{self, CatalogError, Fact, empty_search_path};
-use super::dependents::{self, Dependent};
-use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident};
-pub use super::swap_lock::{Blocker, Horizon, Limits, OldSnapshot, commit, horizon, lock, old_snapshots};
+use sqlx::{PgConnection, PgPool, Postgres, Row, Transaction};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    blockers::{Blocker, SendAway, SentAway},
+    keys::validate_constraints,
+    locks::Limits,
+    plan::Plan,
+    renames::Moved,
+    snapshots::{Horizon, OldSnapshot, Standby, horizon, old_snapshots, standbys},
+};
+use self::{locks::Queue, plan::CHANGED};
+use super::{
+    catalog::CatalogError,
+    identifiers::{Generation, Relations, assembled, qualified},
+    staging::{StagingError, publish_lookup},
+};
+
+/// How long what was prepared may stand: others who want to write to the ledger, or an index, wait no longer.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// A swap that did not happen. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +72,7 @@ pub enum SwapError {
     #[error("the outcome of COMMIT is unknown: {0}; look up the ledger before anything else")]
     CommitUnknown(sqlx::Error),
     /// Other sessions held the relations until the time for waiting was over.
-    #[error("no lock within {waited:?} and {attempts} attempts, held up by {}; nothing has changed, end these sessions or retry", super::swap_lock::named(.blockers))]
+    #[error("no lock within {waited:?} and {attempts} attempts, held up by {}; nothing has changed, end these sessions or retry", blockers::named(.blockers))]
     Blocked {
         /// How long it was tried.
         waited: Duration,
@@ -73,24 +108,34 @@ pub enum SwapError {
         /// The name.
         name: String,
     },
+    /// New look-up rows cannot be published.
+    #[error(transparent)]
+    Lookup(#[from] StagingError),
     /// Something cannot be carried over.
     #[error("the swap would break: {}", .0.join("; "))]
     Obstacles(Vec<String>),
 }
 
 impl SwapError {
+    fn code(&self) -> Option<String> {
+        match self {
+            Self::Database { source, .. } => source.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned()),
+            _ => None,
+        }
+    }
+
     /// May the same swap succeed when it is simply tried again?
     #[must_use]
     pub fn is_busy(&self) -> bool {
         match self {
             Self::Blocked { .. } => true,
-            Self::Database { source, .. } => busy(source),
+            Self::Database { source, .. } | Self::Lookup(StagingError::Statement { source, .. }) => busy(source),
             _ => false,
         }
     }
 }
 
-pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> SwapError {
+fn failed(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> SwapError {
     let what = what.into();
     move |source| SwapError::Database { what, source }
 }
@@ -101,314 +146,323 @@ fn busy(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("55P03" | "40P01" | "57014"))
 }
 
-/// A relation, index, sequence or statistics object of one generation.
-#[derive(Debug, Clone, sqlx::FromRow)]
-pub(super) struct Object {
-    /// The relation it belongs to, as it is called in its generation.
-    relation: String,
-    pub(super) kind: String,
-    pub(super) name: String,
-    oid: Oid,
-    pub(super) owner: String,
-    /// What it is like, apart from names.
-    signature: String,
+/// What changes place with what, and how.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// The relations.
+    pub relations: &'a Relations,
+    /// What becomes live.
+    pub incoming: &'a Generation,
+    /// What live becomes.
+    pub outgoing: &'a Generation,
+    /// Statements to execute last, under the locks, with the connection's own search path.
+    pub finally: &'a [String],
+    /// How long others may be made to wait, and how long it is tried.
+    pub limits: Limits,
+    /// Whom the swap may send away.
+    pub send_away: SendAway,
 }
 
-pub(super) async fn objects(tx: &mut PgConnection, relations: &Relations, generations: &[Generation]) -> Result<Vec<Object>, SwapError> {
-    let names: Vec<String> = generations.iter().flat_map(|generation| relations.names(generation)).collect();
-    let mut scope = tx.begin().await.map_err(failed("reading the relations"))?;
-    empty_search_path(&mut scope).await.map_err(failed("reading the relations"))?;
-    let objects = sqlx::query_as(
-        "WITH rel AS (
-             SELECT c.* FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname = $1 AND c.relname = ANY ($2) AND c.relkind IN ('r', 'm', 'v')
-         ), object AS (
-             SELECT relname AS relation, CASE relkind WHEN 'r' THEN 'table' WHEN 'm' THEN 'materialized view' ELSE 'view' END AS kind,
-                    relname AS name, oid, relowner, '' AS signature FROM rel
-             UNION ALL
-             SELECT r.relname, 'index', x.relname, x.oid, x.relowner,
-                    i.indisprimary || ' ' || i.indisunique || ' ' || substr(pg_get_indexdef(x.oid), strpos(pg_get_indexdef(x.oid), ' USING '))
-             FROM rel r JOIN pg_index i ON i.indrelid = r.oid JOIN pg_class x ON x.oid = i.indexrelid
-             UNION ALL
-             SELECT r.relname, 'sequence', s.relname, s.oid, s.relowner, a.attname
-             FROM rel r JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = r.oid AND d.refobjsubid > 0
-                  AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
-             JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S' JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = d.refobjsubid
-             UNION ALL
-             SELECT r.relname, 'statistics', e.stxname, e.oid, e.stxowner, pg_get_statisticsobjdef_columns(e.oid) || e.stxkind::text
-             FROM rel r JOIN pg_statistic_ext e ON e.stxrelid = r.oid AND e.stxnamespace = r.relnamespace
-         )
-         SELECT relation::text, kind, name::text, oid, pg_get_userbyid(relowner)::text AS owner, signature
-         FROM object ORDER BY kind, name",
-    )
-    .bind(&relations.schema)
-    .bind(names)
-    .fetch_all(&mut *scope)
-    .await
-    .map_err(failed("reading the relations"))?;
-    scope.rollback().await.map_err(failed("reading the relations"))?;
-    Ok(objects)
+/// An attempt that gave way to other sessions.
+#[derive(Debug)]
+pub struct GaveWay<'a> {
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Since the first attempt.
+    pub waited: Duration,
+    /// Who was in the way; empty when they were gone before they could be named.
+    pub blockers: &'a [Blocker],
+    /// Who of them was sent away.
+    pub sent_away: &'a [SentAway],
 }
 
-/// A relation that has changed place, for the ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Moved {
-    /// `table`, `materialized view` or `view`; of parts `index`, `sequence`, `statistics`.
-    pub kind: String,
-    /// What it is called while it is live.
-    pub base: String,
-    /// What the one that was live is called now; `None` when live had no such part.
-    pub outgoing_name: Option<String>,
-    /// The identity of what is live now; `None` when what came in has no such part.
-    pub incoming: Option<Oid>,
-    /// The identity of what was live until now.
-    pub outgoing: Option<Oid>,
+/// What surrounds the exchange: the transaction it takes part in, and who is told.
+pub trait Frame: Sync {
+    /// The transaction. Dropped without a commit, it changes nothing.
+    type Tx: DerefMut<Target = PgConnection> + Send;
+    /// Why it could not be begun, or what the swap failed of.
+    type Error: From<SwapError>;
+
+    /// Begins a transaction and writes the rows that are to commit with the swap. It may be called several times.
+    fn begin(&self, plan: &Plan) -> impl Future<Output = Result<Self::Tx, Self::Error>> + Send;
+
+    /// An attempt gave way; the next one follows.
+    fn gave_way(&self, how: &GaveWay<'_>) {
+        let _ = how;
+    }
+}
+
+/// The simplest frame: a transaction of the pool, and nobody is told.
+impl Frame for PgPool {
+    type Tx = Transaction<'static, Postgres>;
+    type Error = SwapError;
+
+    async fn begin(&self, _plan: &Plan) -> Result<Self::Tx, SwapError> {
+        PgPool::begin(self).await.map_err(failed("beginning the swap"))
+    }
 }
 
 /// What an exchange has done.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug)]
 pub struct Exchanged {
     /// The relations, in the order of [`Relations`], then their parts.
     pub moved: Vec<Moved>,
     /// Views, functions, policies and foreign keys that were written again.
     pub repointed: Vec<String>,
+    /// Since when everything is locked.
+    pub locked: Instant,
+    /// How often it was tried.
+    pub attempts: u32,
 }
 
-/// Lets `incoming` take the place of live, which becomes `outgoing`. Part of the caller's transaction, after [`lock`].
+/// Lets the incoming generation take the place of live. The transaction that is returned holds all locks: commit it at once.
 ///
-/// Renames relations, indexes (with their constraints), owned sequences and extended statistics in one batch; points
-/// views, functions, policies and outside foreign keys to the new live; adds the foreign keys to lookup tables, unchecked.
-/// [`validate_constraints`] checks keys afterwards.
+/// Renames relations, indexes (with their constraints), owned sequences and extended statistics; points views, functions, policies
+/// and outside foreign keys to the new live; publishes new look-up rows; adds the foreign keys to look-up tables, unchecked
+/// ([`validate_constraints`] checks them afterwards).
 ///
-/// # Errors
-/// When a counterpart is missing, a name is taken, something cannot be carried over, or a statement fails. The
-/// transaction must then be rolled back.
-pub async fn exchange(
-    tx: &mut PgConnection,
-    relations: &Relations,
-    incoming: &Generation,
-    outgoing: &Generation,
-) -> Result<Exchanged, SwapError> {
-    let dependents = dependents::list(tx, relations, incoming).await.map_err(failed("reading what depends on live"))?;
-    refuse(&dependents)?;
-    let live = objects(tx, relations, &[Generation::Live]).await?;
-    let coming = objects(tx, relations, std::slice::from_ref(incoming)).await?;
-    let plan = plan(relations, incoming, outgoing, &live, &coming)?;
-    free_names(tx, relations, &plan).await?;
-    let late = left_to_swap(tx, relations, incoming).await?;
-
-    let mut batch: Vec<String> = dependents.iter().filter_map(|it| it.before.clone()).collect();
-    batch.extend(plan.renames.iter().map(|rename| rename.sql(&relations.schema)));
-    batch.extend(dependents.iter().filter_map(|it| it.after.clone()));
-    batch.extend(late);
-    let mut scope = tx.begin().await.map_err(failed("exchanging the relations"))?;
-    // The definitions are fully qualified; an empty path keeps unqualified names from meaning anything else.
-    let path: String = sqlx::query_scalar("SELECT current_setting('search_path')")
-        .fetch_one(&mut *scope)
-        .await
-        .map_err(failed("exchanging the relations"))?;
-    empty_search_path(&mut scope).await.map_err(failed("exchanging the relations"))?;
-    let sql = batch.iter().map(|sql| sql.trim_end_matches(';')).collect::<Vec<_>>().join(";\n");
-    sqlx::raw_sql(assembled(sql)).execute(&mut *scope).await.map_err(failed("exchanging the relations"))?;
-    sqlx::query("SELECT set_config('search_path', $1, true)")
-        .bind(path)
-        .execute(&mut *scope)
-        .await
-        .map_err(failed("exchanging the relations"))?;
-    scope.commit().await.map_err(failed("exchanging the relations"))?;
-    Ok(Exchanged { moved: plan.moved, repointed: dependents.into_iter().map(|it| it.object).collect() })
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Rename {
-    kind: String,
-    from: String,
-    to: String,
-}
-
-impl Rename {
-    fn sql(&self, schema: &str) -> String {
-        let noun = match self.kind.as_str() {
-            "index" => "INDEX",
-            "sequence" => "SEQUENCE",
-            "statistics" => "STATISTICS",
-            _ => "TABLE",
-        };
-        format!("ALTER {noun} {} RENAME TO {}", qualified(schema, &self.from), quote_ident(&self.to))
-    }
-}
-
-#[derive(Debug, Default)]
-struct Plan {
-    renames: Vec<Rename>,
-    moved: Vec<Moved>,
-}
-
-pub(super) fn refuse(dependents: &[Dependent]) -> Result<(), SwapError> {
-    let obstacles = dependents::sentences(dependents);
-    if obstacles.is_empty() { Ok(()) } else { Err(SwapError::Obstacles(obstacles)) }
-}
-
-/// Decides every name before anything is renamed. Base names come from live.
-fn plan(
-    relations: &Relations,
-    incoming: &Generation,
-    outgoing: &Generation,
-    live: &[Object],
-    coming: &[Object],
-) -> Result<Plan, SwapError> {
-    let mut plan = Plan::default();
-    let mut away = Vec::new();
-    let mut home = Vec::new();
-    for base in relations.swapped() {
-        let twin = incoming.name(base);
-        let find =
-            |objects: &[Object], name: &str| objects.iter().find(|it| it.name == name && it.relation == name && is_relation(it)).cloned();
-        let missing = |relation: &str, counterpart: &str| SwapError::Missing {
-            relation: format!("{}.{relation}", relations.schema),
-            counterpart: format!("{}.{counterpart}", relations.schema),
-        };
-        let old = find(live, base).ok_or_else(|| missing(base, &twin))?;
-        let new = find(coming, &twin).ok_or_else(|| missing(&twin, base))?;
-        if old.kind != new.kind {
-            return Err(SwapError::KindDiffers { relation: twin, found: new.kind, expected: old.kind });
-        }
-        let name = outgoing.name(base);
-        away.push(Rename { kind: old.kind.clone(), from: base.to_owned(), to: name.clone() });
-        home.push(Rename { kind: new.kind, from: twin, to: base.to_owned() });
-        plan.moved.push(Moved {
-            kind: old.kind,
-            base: base.to_owned(),
-            outgoing_name: Some(name),
-            incoming: Some(new.oid),
-            outgoing: Some(old.oid),
-        });
-    }
-    for base in relations.swapped() {
-        let twin = incoming.name(base);
-        let mut left: Vec<&Object> = live.iter().filter(|it| it.relation == base && !is_relation(it)).collect();
-        for part in &left {
-            away.push(Rename { kind: part.kind.clone(), from: part.name.clone(), to: outgoing.name(&part.name) });
-        }
-        let mut parts: Vec<&Object> = coming.iter().filter(|it| it.relation == twin && !is_relation(it)).collect();
-        // First by name; then by likeness, for backups whose parts were not named by the scheme.
-        let by_name = |part: &Object, old: &Object| part.kind == old.kind && part.name == incoming.name(&old.name);
-        let by_likeness = |part: &Object, old: &Object| part.kind == old.kind && part.signature == old.signature;
-        type Test<'a> = &'a dyn Fn(&Object, &Object) -> bool;
-        let tests: [Test<'_>; 2] = [&by_name, &by_likeness];
-        for test in tests {
-            parts.retain(|part| {
-                let Some(at) = left.iter().position(|old| test(part, old)) else { return true };
-                let old = left.remove(at);
-                home.push(Rename { kind: part.kind.clone(), from: part.name.clone(), to: old.name.clone() });
-                plan.moved.push(Moved {
-                    kind: old.kind.clone(),
-                    base: old.name.clone(),
-                    outgoing_name: Some(outgoing.name(&old.name)),
-                    incoming: Some(part.oid),
-                    outgoing: Some(old.oid),
-                });
-                false
-            });
-        }
-        // What live does not have keeps its own name, without the mark of the generation.
-        for part in parts {
-            let name = part.name.strip_prefix(&incoming.prefix()).filter(|it| !it.is_empty()).unwrap_or(&part.name);
-            home.push(Rename { kind: part.kind.clone(), from: part.name.clone(), to: name.to_owned() });
-            plan.moved.push(Moved {
-                kind: part.kind.clone(),
-                base: name.to_owned(),
-                outgoing_name: None,
-                incoming: Some(part.oid),
-                outgoing: None,
-            });
-        }
-        for old in left {
-            plan.moved.push(Moved {
-                kind: old.kind.clone(),
-                base: old.name.clone(),
-                outgoing_name: Some(outgoing.name(&old.name)),
-                incoming: None,
-                outgoing: Some(old.oid),
-            });
-        }
-    }
-    plan.renames = away.into_iter().chain(home).filter(|rename| rename.from != rename.to).collect();
-    let mut seen = BTreeSet::new();
-    match plan.renames.iter().find(|rename| !seen.insert((rename.kind == "statistics", rename.to.clone()))) {
-        Some(twice) => Err(SwapError::NameTaken { name: qualified(&relations.schema, &twice.to) }),
-        None => Ok(plan),
-    }
-}
-
-fn is_relation(object: &Object) -> bool {
-    matches!(object.kind.as_str(), "table" | "materialized view" | "view")
-}
-
-/// Refuses names that belong to something that does not move away.
-async fn free_names(tx: &mut PgConnection, relations: &Relations, plan: &Plan) -> Result<(), SwapError> {
-    let targets: Vec<&str> = plan.renames.iter().filter(|it| it.kind != "statistics").map(|it| it.to.as_str()).collect();
-    let vacated: BTreeSet<&str> = plan.renames.iter().map(|it| it.from.as_str()).collect();
-    let present: Vec<String> = sqlx::query_scalar(
-        "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE n.nspname = $1 AND c.relname = ANY ($2) ORDER BY 1",
-    )
-    .bind(&relations.schema)
-    .bind(targets)
-    .fetch_all(tx)
-    .await
-    .map_err(failed("checking the names"))?;
-    match present.into_iter().find(|name| !vacated.contains(name.as_str())) {
-        Some(name) => Err(SwapError::NameTaken { name: format!("{}.{name}", relations.schema) }),
-        None => Ok(()),
-    }
-}
-
-/// What live has and only the swap can give to what comes in, in live names.
-async fn left_to_swap(tx: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<String>, CatalogError> {
-    let live = catalog::live(tx, relations).await?;
-    let coming = catalog::counterpart(tx, relations, incoming, &live).await?;
-    let statement = |fact: &Fact| {
-        let sql = fact.definition.render(&Generation::Live);
-        if fact.kind() == catalog::LOOKUP_KEY { format!("{sql} NOT VALID") } else { sql }
-    };
-    Ok(catalog::left_to_swap(&live, &coming).into_iter().map(statement).collect())
-}
-
-/// Checks the foreign keys from and to live relations that the swap has added unchecked. Readers and writers go on.
-///
-/// Returns a sentence for each key that does not hold; it stays in force for new rows.
+/// Tries in short attempts with pauses until the budget is used, so that readers never queue up behind a slow one for longer than
+/// one attempt. `cancel` is looked at between attempts.
 ///
 /// # Errors
-/// When the catalogue cannot be read or the connection is lost.
-pub async fn validate_constraints(conn: &mut PgConnection, relations: &Relations) -> Result<Vec<String>, SwapError> {
-    let keys: Vec<(String, String, String)> = sqlx::query_as(
-        "SELECT s.nspname::text, c.relname::text, k.conname::text
-         FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace s ON s.oid = c.relnamespace
-         JOIN pg_class t ON t.oid IN (k.conrelid, k.confrelid) JOIN pg_namespace n ON n.oid = t.relnamespace
-         WHERE k.contype = 'f' AND NOT k.convalidated AND n.nspname = $1 AND t.relname = ANY ($2)
-         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
-    )
-    .bind(&relations.schema)
-    .bind(relations.names(&Generation::Live))
-    .fetch_all(&mut *conn)
-    .await
-    .map_err(failed("looking for keys to check"))?;
-    let mut broken = Vec::new();
-    for (schema, table, key) in keys {
-        let sql = format!("ALTER TABLE {} VALIDATE CONSTRAINT {}", qualified(&schema, &table), quote_ident(&key));
-        match sqlx::raw_sql(assembled(sql)).execute(&mut *conn).await {
-            Ok(_) => {}
-            Err(sqlx::Error::Database(error)) => {
-                let detail = error
-                    .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-                    .and_then(|error| error.detail())
-                    .unwrap_or_default()
-                    .to_owned();
-                broken.push(format!("foreign key {key} of {schema}.{table} does not hold: {error} {detail}"));
+/// [`SwapError::Blocked`] names who is in the way; [`SwapError::Obstacles`] what cannot be carried over.
+pub async fn exchange<F: Frame>(
+    pool: &PgPool,
+    order: &Order<'_>,
+    frame: &F,
+    cancel: &CancellationToken,
+) -> Result<(F::Tx, Exchanged), F::Error> {
+    let mut queue = Queue::new(order.limits);
+    loop {
+        queue.attempts += 1;
+        let plan = match planned(pool, order, queue.patience).await? {
+            Turn::Done(plan) => plan,
+            Turn::GaveWay(blockers) => {
+                give_way(pool, order, frame, &mut queue, &blockers, cancel).await?;
+                continue;
             }
-            Err(error) => return Err(failed("checking foreign keys")(error)),
+        };
+        let mut tx = frame.begin(&plan).await?;
+        let pid = backend(&mut tx).await?;
+        let fresh = Instant::now();
+        let mut turn = prepare(&mut tx, pool, pid, &plan, order, queue.patience).await?;
+        let mut prepared = false;
+        loop {
+            let blockers = match turn {
+                Turn::Done(Outcome::Exchanged { locked }) => {
+                    let Plan { moved, repointed, .. } = plan;
+                    return Ok((tx, Exchanged { moved, repointed, locked, attempts: queue.attempts }));
+                }
+                Turn::Done(Outcome::Prepared) => {
+                    prepared = true;
+                    None
+                }
+                Turn::Done(Outcome::Changed) => {
+                    prepared = false;
+                    Some(Vec::new())
+                }
+                Turn::GaveWay(blockers) => Some(blockers),
+            };
+            if let Some(blockers) = blockers {
+                if !prepared || fresh.elapsed() > FRESH {
+                    drop(tx);
+                    give_way(pool, order, frame, &mut queue, &blockers, cancel).await?;
+                    break;
+                }
+                give_way(pool, order, frame, &mut queue, &blockers, cancel).await?;
+                queue.attempts += 1;
+            }
+            turn = attempt(&mut tx, pool, pid, &plan, order, &queue).await?;
         }
     }
-    Ok(broken)
+}
+
+/// What became of something that others may be in the way of.
+enum Turn<T> {
+    Done(T),
+    GaveWay(Vec<Blocker>),
+}
+
+/// How far a transaction has come.
+enum Outcome {
+    /// What needs no locks is done.
+    Prepared,
+    /// Everything is done and locked.
+    Exchanged { locked: Instant },
+    /// The catalogue is not what the plan was made from.
+    Changed,
+}
+
+async fn give_way<F: Frame>(
+    pool: &PgPool,
+    order: &Order<'_>,
+    frame: &F,
+    queue: &mut Queue,
+    seen: &[Blocker],
+    cancel: &CancellationToken,
+) -> Result<(), SwapError> {
+    // On a busy machine the attempt may be over before anybody has looked; who stays long can still be seen.
+    let stayed = if seen.is_empty() {
+        let mut names = order.relations.names(&Generation::Live);
+        names.extend(order.relations.names(order.incoming));
+        blockers::holders(pool, &order.relations.schema, &names).await?
+    } else {
+        Vec::new()
+    };
+    let blockers = if seen.is_empty() { stayed.as_slice() } else { seen };
+    let sent_away = blockers::send_away(pool, blockers, &order.send_away).await?;
+    frame.gave_way(&GaveWay { attempts: queue.attempts, waited: queue.waited(), blockers, sent_away: &sent_away });
+    let pause = queue.gave_way(blockers)?;
+    tokio::select! {
+        () = cancel.cancelled() => Err(SwapError::Cancelled),
+        () = tokio::time::sleep(pause) => Ok(()),
+    }
+}
+
+async fn planned(pool: &PgPool, order: &Order<'_>, patience: Duration) -> Result<Turn<Plan>, SwapError> {
+    let mut conn = pool.acquire().await.map_err(failed("planning the swap"))?;
+    let pid = backend(&mut conn).await?;
+    watched(pool, pid, patience, Plan::read(&mut conn, order, patience)).await
+}
+
+async fn backend(conn: &mut PgConnection) -> Result<i32, SwapError> {
+    sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(conn).await.map_err(failed("beginning the swap"))
+}
+
+/// Does something that may have to wait, and sees who is in its way while it does.
+async fn watched<T>(
+    pool: &PgPool,
+    pid: i32,
+    patience: Duration,
+    work: impl Future<Output = Result<T, SwapError>>,
+) -> Result<Turn<T>, SwapError> {
+    let watching = async {
+        tokio::time::sleep(patience.mul_f32(0.6)).await;
+        blockers::of(pool, pid).await
+    };
+    tokio::pin!(work, watching);
+    let mut seen = Vec::new();
+    let done = tokio::select! {
+        done = &mut work => done,
+        blockers = &mut watching => {
+            seen = blockers?;
+            work.await
+        }
+    };
+    match done {
+        Ok(done) => Ok(Turn::Done(done)),
+        Err(error) if error.is_busy() => Ok(Turn::GaveWay(seen)),
+        Err(error) => Err(error),
+    }
+}
+
+/// What needs no locks that a reader would notice.
+async fn prepare(
+    tx: &mut PgConnection,
+    pool: &PgPool,
+    pid: i32,
+    plan: &Plan,
+    order: &Order<'_>,
+    patience: Duration,
+) -> Result<Turn<Outcome>, SwapError> {
+    let Limits { statement, idle, .. } = order.limits;
+    // A short deadlock_timeout also sends autovacuum away, which else would outlast every attempt.
+    let deadlock = if plan.may_set_deadlock_timeout { "SET LOCAL deadlock_timeout = '20ms';" } else { "" };
+    let sql = format!(
+        "SET LOCAL lock_timeout = '{}ms'; SET LOCAL idle_in_transaction_session_timeout = '{}ms';
+         SET LOCAL statement_timeout = '{}ms'; {deadlock} {}",
+        patience.as_millis().max(1),
+        idle.as_millis(),
+        statement.as_millis(),
+        plan.early
+    );
+    let work = async {
+        match sqlx::raw_sql(assembled(sql)).execute(&mut *tx).await.map_err(failed("renaming the indexes")) {
+            Ok(_) => Ok(Outcome::Prepared),
+            // What was to be renamed is there no more, or something has its name.
+            Err(error) if error.code().is_some_and(|code| matches!(code.as_str(), "42P01" | "42704" | "42P07")) => Ok(Outcome::Changed),
+            Err(error) => Err(error),
+        }
+    };
+    watched(pool, pid, patience, work).await
+}
+
+/// One attempt: everything is locked and exchanged, or the transaction is as it was before.
+async fn attempt(
+    tx: &mut PgConnection,
+    pool: &PgPool,
+    pid: i32,
+    plan: &Plan,
+    order: &Order<'_>,
+    queue: &Queue,
+) -> Result<Turn<Outcome>, SwapError> {
+    let turn = watched(pool, pid, queue.patience, locked_exchange(tx, plan, order, queue)).await?;
+    if !matches!(turn, Turn::Done(Outcome::Exchanged { .. })) {
+        let sql = "ROLLBACK TO SAVEPOINT swap_attempt";
+        sqlx::raw_sql(sql).execute(tx).await.map_err(failed("giving way to other sessions"))?;
+    }
+    Ok(turn)
+}
+
+async fn locked_exchange(tx: &mut PgConnection, plan: &Plan, order: &Order<'_>, queue: &Queue) -> Result<Outcome, SwapError> {
+    let locking = || failed("locking the relations of the swap");
+    let sql = format!("SAVEPOINT swap_attempt; SET LOCAL lock_timeout = '{}ms'", queue.patience.as_millis().max(1));
+    sqlx::raw_sql(assembled(sql)).execute(&mut *tx).await.map_err(locking())?;
+    if *order.incoming == Generation::Staging {
+        publish_lookups(tx, order.relations).await?;
+    }
+    // The statement timeout bounds the sum of all waits of one statement; the lock timeout bounds later ones.
+    let sql = format!(
+        "{}; SET LOCAL statement_timeout = '{}ms'; {}; {};
+         SELECT extract(epoch FROM clock_timestamp() - current_setting('portal_release.locked_at')::timestamptz)::float8",
+        plan.locking(queue.slow.as_deref(), queue.patience),
+        order.limits.statement.as_millis(),
+        plan.check,
+        plan.late
+    );
+    match sqlx::raw_sql(assembled(sql)).fetch_all(tx).await {
+        Ok(rows) => {
+            let last = rows.last().ok_or(sqlx::Error::RowNotFound).map_err(locking())?;
+            let seconds: f64 = last.try_get(0).map_err(locking())?;
+            let held = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            Ok(Outcome::Exchanged { locked: Instant::now().checked_sub(held).unwrap_or_else(Instant::now) })
+        }
+        Err(error) => match failed("exchanging the relations")(error) {
+            error if error.code().as_deref() == Some(CHANGED) => Ok(Outcome::Changed),
+            error => Err(error),
+        },
+    }
+}
+
+/// Publishes the new rows of the look-up tables that have any. Their writers wait from here on, their readers do not.
+async fn publish_lookups(tx: &mut PgConnection, relations: &Relations) -> Result<(), SwapError> {
+    if relations.lookups.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = relations.lookups.iter().map(|base| qualified(&relations.schema, base)).collect();
+    let sql = format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", names.join(", "));
+    sqlx::raw_sql(assembled(sql)).execute(&mut *tx).await.map_err(failed("locking the look-up tables"))?;
+    for lookup in &relations.lookups {
+        publish_lookup(tx, &relations.schema, lookup).await?;
+    }
+    Ok(())
+}
+
+/// Commits, and does not mistake the silent ROLLBACK of a failed transaction for success.
+///
+/// # Errors
+/// When the transaction had failed, or [`SwapError::CommitUnknown`] when the connection was lost in between.
+pub async fn commit(mut tx: Transaction<'_, Postgres>) -> Result<(), SwapError> {
+    // In a failed transaction this is refused, where COMMIT would answer ROLLBACK without an error.
+    sqlx::query("SELECT 1").execute(&mut *tx).await.map_err(failed("checking the transaction before COMMIT"))?;
+    tx.commit().await.map_err(|error| match error {
+        error @ sqlx::Error::Database(_) if !connection_lost(&error) => failed("COMMIT")(error),
+        error => SwapError::CommitUnknown(error),
+    })
+}
+
+/// Class 57P: the server is shutting down or the session was terminated; what became of COMMIT is not said.
+fn connection_lost(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
 }

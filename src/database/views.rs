@@ -2,7 +2,7 @@
 
 use sqlx::{Column, Connection, Executor, PgConnection, SqlSafeStr, Statement};
 
-use super::catalog::Difference;
+use super::catalog::{self, Difference};
 use super::checks::{Finding, duplicates, reason};
 use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident};
 use super::staging::{self, StagingError};
@@ -234,4 +234,84 @@ pub async fn verify_query(conn: &mut PgConnection, name: &str, sql: &str) -> Res
     .map_err(wrong)?;
     savepoint.rollback().await.map_err(wrong)?;
     Ok(columns.into_iter().map(|(name, type_name, collatable)| OutputColumn { name, type_name, collatable }).collect())
+}
+
+/// The query of an ordinary view, as Postgres spells it; `None` when there is no such view.
+///
+/// # Errors
+/// When the catalogue cannot be read.
+pub async fn view_query(conn: &mut PgConnection, schema: &str, name: &str) -> Result<Option<String>, ViewError> {
+    let mut scope = conn.begin().await.map_err(failed(name, "reading its query"))?;
+    catalog::empty_search_path(&mut scope).await.map_err(failed(name, "reading its query"))?;
+    let query: Option<String> = sqlx::query_scalar(
+        "SELECT pg_get_viewdef(c.oid) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind = 'v'",
+    )
+    .bind(schema)
+    .bind(name)
+    .fetch_optional(&mut *scope)
+    .await
+    .map_err(failed(name, "reading its query"))?;
+    scope.rollback().await.map_err(failed(name, "reading its query"))?;
+    Ok(query)
+}
+
+/// What another query would do to the columns of an ordinary view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ViewChange {
+    /// There is no view of that name yet.
+    New,
+    /// The columns stay; new ones may follow.
+    Extends,
+    /// A column would go or change: the view has to be made anew.
+    Other {
+        /// What stands on the view and keeps it from being dropped.
+        held_by: Option<String>,
+    },
+}
+
+/// Compares a view with what `query` would make of it. Changes nothing; the role needs TEMP on the database.
+///
+/// # Errors
+/// When the query is wrong, or the catalogue cannot be read.
+pub async fn view_change(conn: &mut PgConnection, schema: &str, name: &str, query: &str) -> Result<ViewChange, ViewError> {
+    let mut savepoint = conn.begin().await.map_err(failed(name, "trying its query"))?;
+    let probe = format!("CREATE TEMP VIEW {} AS {query}", quote_ident("portal_release_probe"));
+    run(&mut savepoint, name, "trying its query", probe).await?;
+    let (exists, extends, held_by): (bool, bool, Option<String>) = sqlx::query_as(
+        "WITH old AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2),
+              new AS (SELECT c.oid FROM pg_class c WHERE c.relnamespace = pg_my_temp_schema() AND c.relname = 'portal_release_probe')
+         SELECT EXISTS (SELECT FROM old),
+                NOT EXISTS (SELECT FROM old JOIN pg_attribute o ON o.attrelid = old.oid AND o.attnum > 0 AND NOT o.attisdropped
+                            WHERE NOT EXISTS (SELECT FROM new JOIN pg_attribute a ON a.attrelid = new.oid
+                                              WHERE (a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation)
+                                                  = (o.attnum, o.attname, o.atttypid, o.atttypmod, o.attcollation))),
+                (SELECT string_agg(DISTINCT w.ev_class::regclass::text, ', ') FROM old
+                 JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = old.oid AND d.classid = 'pg_rewrite'::regclass
+                 JOIN pg_rewrite w ON w.oid = d.objid AND w.ev_class <> old.oid)",
+    )
+    .bind(schema)
+    .bind(name)
+    .fetch_one(&mut *savepoint)
+    .await
+    .map_err(failed(name, "comparing its columns"))?;
+    savepoint.rollback().await.map_err(failed(name, "trying its query"))?;
+    Ok(match (exists, extends) {
+        (false, _) => ViewChange::New,
+        (true, true) => ViewChange::Extends,
+        (true, false) => ViewChange::Other { held_by },
+    })
+}
+
+/// The statements that give an ordinary view another query, or make it. Owner, grants, options and comments stay.
+///
+/// # Errors
+/// As [`view_change`].
+pub async fn replace_view(conn: &mut PgConnection, schema: &str, name: &str, query: &str) -> Result<Vec<String>, ViewError> {
+    let view = qualified(schema, name);
+    if !matches!(view_change(conn, schema, name, query).await?, ViewChange::Other { .. }) {
+        return Ok(vec![format!("CREATE OR REPLACE VIEW {view} AS {query}")]);
+    }
+    let kept = catalog::details(conn, schema.to_owned(), name.to_owned()).await.map_err(failed(name, "reading its owner and grants"))?;
+    Ok([format!("DROP VIEW {view} RESTRICT"), format!("CREATE VIEW {view} AS {query}")].into_iter().chain(kept).collect())
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sqlx::{PgConnection, Row};
 
-use super::identifiers::{Relations, assembled, qualified};
+use super::identifiers::{Generation, Relations, assembled, qualified};
 use crate::release::{TableWrites, Written};
 
 /// What was counted, and which transactions the count has seen.
@@ -25,6 +25,8 @@ pub struct Count {
     pub written: Written,
     /// The snapshot from before the count.
     pub snapshot: String,
+    /// How each table became live, as far as it is known: its rows then, and the swap's snapshot.
+    known: Vec<(String, Option<(i64, String)>)>,
 }
 
 /// Counts what was written to the live tables since they became live. Reads every row of them.
@@ -32,36 +34,65 @@ pub struct Count {
 /// # Errors
 /// When a table cannot be read, or the connection's statement timeout is over.
 pub async fn count(conn: &mut PgConnection, portal: &str, relations: &Relations) -> Result<Count, sqlx::Error> {
-    let (snapshot, at, since): (String, String, Option<String>) = sqlx::query_as(
-        "SELECT pg_current_snapshot()::text, to_json(clock_timestamp())#>>'{}',
-                (SELECT to_json(live_since)#>>'{}' FROM portal_release.portals WHERE portal = $1)",
-    )
-    .bind(portal)
-    .fetch_one(&mut *conn)
-    .await?;
-    let time = |text: &str| text.parse::<Timestamp>().map_err(|error| sqlx::Error::Decode(Box::new(error)));
-    let mut written = Written { at: time(&at)?, since: since.as_deref().map(time).transpose()?, tables: Vec::new(), unknown: Vec::new() };
+    let since: Option<String> = sqlx::query_scalar("SELECT to_json(live_since)#>>'{}' FROM portal_release.portals WHERE portal = $1")
+        .bind(portal)
+        .fetch_optional(&mut *conn)
+        .await?
+        .flatten();
+    let since = since.as_deref().map(time).transpose()?;
+    let mut known = Vec::new();
     for table in &relations.tables {
-        match of_table(conn, portal, &relations.schema, table).await? {
-            None => written.unknown.push(table.clone()),
-            Some(writes) if writes.new > 0 || writes.gone > 0 => written.tables.push(writes),
-            Some(_) => {}
-        }
+        let of_table: Option<(i64, String)> = sqlx::query_as(
+            "SELECT rows, snapshot::text FROM portal_release.live_tables WHERE portal = $1 AND name = $2 AND relation_oid = to_regclass($3) AND rows IS NOT NULL",
+        )
+        .bind(portal)
+        .bind(table)
+        .bind(qualified(&relations.schema, table))
+        .fetch_optional(&mut *conn)
+        .await?;
+        known.push((table.clone(), of_table));
     }
-    Ok(Count { written, snapshot })
+    count_in(conn, &relations.schema, &Generation::Live, since, known).await
 }
 
-/// `None`: nothing is known of how it became live.
-async fn of_table(conn: &mut PgConnection, portal: &str, schema: &str, table: &str) -> Result<Option<TableWrites>, sqlx::Error> {
-    let known: Option<(i64, String)> = sqlx::query_as(
-        "SELECT rows, snapshot::text FROM portal_release.live_tables WHERE portal = $1 AND name = $2 AND relation_oid = to_regclass($3) AND rows IS NOT NULL",
-    )
-    .bind(portal)
-    .bind(table)
-    .bind(qualified(schema, table))
-    .fetch_optional(&mut *conn)
-    .await?;
-    let Some((before, snapshot)) = known else { return Ok(None) };
+/// Counts again in the very tables of a former count, whatever they are called by now.
+///
+/// # Errors
+/// As [`count`].
+pub async fn count_again(conn: &mut PgConnection, schema: &str, before: &Count, now: &Generation) -> Result<Count, sqlx::Error> {
+    count_in(conn, schema, now, before.written.since, before.known.clone()).await
+}
+
+async fn count_in(
+    conn: &mut PgConnection,
+    schema: &str,
+    generation: &Generation,
+    since: Option<Timestamp>,
+    known: Vec<(String, Option<(i64, String)>)>,
+) -> Result<Count, sqlx::Error> {
+    let (snapshot, at): (String, String) =
+        sqlx::query_as("SELECT pg_current_snapshot()::text, to_json(clock_timestamp())#>>'{}'").fetch_one(&mut *conn).await?;
+    let mut written = Written { at: time(&at)?, since, tables: Vec::new(), unknown: Vec::new() };
+    for (table, of_table) in &known {
+        // Without it nothing is known of how the table became live.
+        let Some((rows, swap)) = of_table else {
+            written.unknown.push(table.clone());
+            continue;
+        };
+        let (new, gone) = writes(conn, &qualified(schema, &generation.name(table)), *rows, swap).await?;
+        if new > 0 || gone > 0 {
+            written.tables.push(TableWrites { table: table.clone(), new, gone });
+        }
+    }
+    Ok(Count { written, snapshot, known })
+}
+
+fn time(text: &str) -> Result<Timestamp, sqlx::Error> {
+    text.parse().map_err(|error: jiff::Error| sqlx::Error::Decode(Box::new(error)))
+}
+
+/// Rows that are new since `snapshot`, and how many of the `before` rows of then have gone.
+async fn writes(conn: &mut PgConnection, relation: &str, before: i64, snapshot: &str) -> Result<(i64, i64), sqlx::Error> {
     // Ids below 3 are not of transactions: rows that were frozen by Postgres 9.3 or older.
     let sql = format!(
         "WITH now AS MATERIALIZED (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xid),
@@ -70,12 +101,11 @@ async fn of_table(conn: &mut PgConnection, portal: &str, schema: &str, table: &s
          SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM (
              SELECT raw >= 3 AND (xid >= swap.xmax OR xid = ANY (swap.in_progress)) AS is_new
              FROM swap, (SELECT raw, now.xid - ((now.xid - raw) & 4294967295) AS xid
-                         FROM now, (SELECT xmin::text::bigint AS raw FROM {}) AS raws OFFSET 0) AS xids) AS rows",
-        qualified(schema, table)
+                         FROM now, (SELECT xmin::text::bigint AS raw FROM {relation}) AS raws OFFSET 0) AS xids) AS rows"
     );
     let row = sqlx::query(assembled(sql)).persistent(false).bind(snapshot).fetch_one(conn).await?;
     let (new, old): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(Some(TableWrites { table: table.to_owned(), new: new + (old - before).max(0), gone: (before - old).max(0) }))
+    Ok((new + (old - before).max(0), (before - old).max(0)))
 }
 
 /// Whether nobody can have written to the tables since the count: no transaction that the count had not seen has committed. To be asked

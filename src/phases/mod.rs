@@ -4,6 +4,7 @@
 //! commits in the transaction that did it. A phase may be killed anywhere and run again.
 
 mod definition;
+mod downloads;
 mod freeze;
 mod imports;
 mod lock;
@@ -113,6 +114,12 @@ pub enum PhaseError {
     /// What the staging was built from has changed: it must be built again.
     #[error("{0}")]
     Stale(String),
+    /// Others are in the way: the run ends and the release stands still, with everything that it has built.
+    #[error("{0}")]
+    Stopped(String),
+    /// Others are in the way: it is tried again, however often it takes.
+    #[error("{0}")]
+    Blocked(String),
     /// Stopped at a safe point; it goes on from there later.
     #[error("stopped at a safe point")]
     Paused,
@@ -355,7 +362,7 @@ pub async fn run(context: &Context) -> Result<Done, PhaseError> {
         PhaseName::ValidateAndManifest => validate::run(context).await,
         PhaseName::Freeze => freeze::freeze(context).await,
         PhaseName::FinaliseSwap => swap::run(context).await,
-        PhaseName::CreateDownloadsView => views::downloads(context).await,
+        PhaseName::CreateDownloadsView => downloads::run(context).await,
         PhaseName::Scale => freeze::scale(context).await,
         PhaseName::PostSwap => post_swap::run(context).await,
         PhaseName::CleanupAndRetention => retention::run(context).await,

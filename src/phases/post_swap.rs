@@ -3,13 +3,21 @@
 use super::{Context, Done, PhaseError, of_database, rollback};
 use crate::{
     api::{Hook, HttpMethod},
-    database::{identifiers::qualified, swap::validate_constraints},
+    cluster::EventType,
+    database::{
+        catalog,
+        dependents::drop_replaced,
+        identifiers::{Generation, qualified},
+        ledger,
+        swap::validate_constraints,
+    },
+    release::RunKind,
 };
 
 /// How long a hook may take to answer.
 const HOOK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// VACUUM (ANALYZE) on the swapped tables, the foreign keys that the swap added unchecked, and the HTTP hooks. A hook may be called
+/// VACUUM (ANALYZE) on the swapped tables, the functions that the swap replaced, the foreign keys that the swap added unchecked, and the HTTP hooks. A hook may be called
 /// more than once when the operator is killed in between.
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let relations = context.relations();
@@ -19,20 +27,41 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     context.say("validating foreign keys");
     let mut work = context.work().await?;
+    drop_replaced(&mut work).await?;
     let broken = validate_constraints(&mut work, &relations).await.map_err(of_database)?;
     work.commit().await?;
     for hook in &context.portal.post_swap {
         context.say(format!("calling {}", hook.name));
         call(context, hook).await?;
     }
+    let changed = as_before(context).await?;
     let mut message = format!("{} tables vacuumed, {} hooks called", relations.tables.len(), context.portal.post_swap.len());
-    for sentence in broken {
+    for sentence in broken.into_iter().chain(changed) {
         message.push_str("; ");
         message.push_str(&sentence);
     }
     let mut work = context.work().await?;
     rollback::keep_count(context, &mut work).await?;
     work.complete(&message).await
+}
+
+/// Every detail of the relations that were live until the swap has to be there in those that are live now. Gives a sentence when it
+/// is not so: something has changed them since, or the swap has a defect.
+async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
+    let backup = context.backup.as_deref().and_then(|stamp| stamp.parse().ok()).map(Generation::Backup);
+    let Some(backup) = backup.filter(|_| context.run.kind == RunKind::Release) else { return Ok(None) };
+    let mut work = context.work().await?;
+    let relations = ledger::staging::present(&mut work, super::views::everything(context), &backup).await?;
+    let differences = catalog::diff(&mut work, &relations, &backup).await.map_err(of_database)?;
+    work.commit().await?;
+    let Some(first) = differences.first() else { return Ok(None) };
+    let sentence = format!(
+        "the live relations and what they replaced differ in {} details, the first: {first}; look whether somebody has changed them since the swap",
+        differences.len()
+    );
+    tracing::warn!(label = %context.label(), "{}: {sentence}", context.label());
+    context.services.event(context.object.clone(), EventType::Warning, "StructureDiffers", sentence.clone());
+    Ok(Some(sentence))
 }
 
 async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {

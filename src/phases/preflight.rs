@@ -1,6 +1,6 @@
 //! Preflight: everything that can be checked before the first row is imported.
 
-use super::{Context, Definition, Done, PhaseError, definition::templates, of_database, swap, views::contents};
+use super::{Context, Definition, Done, PhaseError, definition::templates, downloads, of_database, swap, views::contents};
 use crate::{
     api::GatePhase,
     database::{
@@ -32,7 +32,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let mut work = context.work().await?;
     let names = needed(&context.portal);
     refuse(missing_relations(&mut work, schema, &names).await.map_err(of_database)?)?;
-    refuse_sentences(dependents::obstacles(&mut work, &relations, &Generation::Staging).await?)?;
+    let mut obstacles = dependents::obstacles(&mut work, &relations, &Generation::Staging).await?;
+    obstacles.extend(downloads::obstacle(&mut work, context).await?);
+    refuse_sentences(obstacles)?;
     work.commit().await?;
 
     let mut findings = Vec::new();

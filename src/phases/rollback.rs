@@ -12,7 +12,7 @@ use crate::{
         checks::row_count,
         identifiers::{Generation, Relations},
         ledger,
-        written::{Count, count, is_still_so, limit_statements},
+        written::{Count, count, count_again, is_still_so, limit_statements},
     },
     release::{RunKind, Written, written::accepted},
 };
@@ -80,22 +80,17 @@ pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Ge
     Ok(Some(count))
 }
 
-/// Under the locks: makes sure that nothing was written since the last look.
+/// Under the locks, with everything exchanged and nothing committed: makes sure that nothing was written since the last look.
 ///
 /// # Errors
 /// As [`preflight`]; [`PhaseError::Failed`] when it cannot be told in the time that readers may wait.
-pub(super) async fn look_again(
-    context: &Context,
-    work: &mut Work,
-    relations: &Relations,
-    before: &Count,
-    outgoing: &Generation,
-) -> Result<(), PhaseError> {
+pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Count, outgoing: &Generation) -> Result<(), PhaseError> {
     if accepted(context.run.kind, &context.spec) || is_still_so(work, before).await? {
         return Ok(());
     }
     limit_statements(work, LOCKED_LIMIT).await?;
-    let now = count(work, &context.key(), relations).await.map_err(|error| match PhaseError::from(error) {
+    let schema = context.portal.database.schema.as_str();
+    let now = count_again(work, schema, before, outgoing).await.map_err(|error| match PhaseError::from(error) {
         PhaseError::Failed(cause) => PhaseError::Failed(format!(
             "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing has changed; \
              it is tried again; when they do not rest, set {} to go on without the count",

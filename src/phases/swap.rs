@@ -1,29 +1,40 @@
-//! FinaliseSwap: staged and live relations change place in one transaction, together with the ledger's rows. A rollback and a roll
-//! forward are the same exchange with other generations.
+//! FinaliseSwap: staged and live relations change place in one transaction, together with the ledger's rows and the downloads view.
+//! A rollback and a roll forward are the same exchange with other generations.
 
 use std::{
     str::FromStr,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::{Context, Done, PhaseError, Work, freeze, of_database, rollback, rollback::described};
+use super::{Context, Done, PhaseError, Work, downloads, freeze, of_database, rollback, rollback::described};
 use crate::{
+    api::{OnLockTimeout, Standbys},
+    cluster::EventType,
     database::{
         backups, catalog, dependents,
         identifiers::{BackupStamp, Generation, Relations, qualified},
-        ledger, run_sql,
-        staging::publish_lookup,
-        swap::{Horizon, Limits, SwapError, exchange, lock, old_snapshots},
+        ledger::{self, exchange::Exchange, staging::StagingOrigin},
+        run_sql,
+        swap::{self, Frame, GaveWay, Horizon, Limits, Order, Plan, SendAway, SwapError, old_snapshots, standbys},
     },
     metrics::LockAttempt,
     release::RunKind,
 };
+
+/// How far a standby may be behind when the swap begins: one segment of WAL.
+const STANDBY_LAG: i64 = 16 * 1024 * 1024;
+/// A transaction that is younger is gone before a person could do anything about it.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+/// At most one event about blockers in this time.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What changes place in this run.
 struct Places {
     relations: Relations,
     incoming: Generation,
     outgoing: Generation,
+    downloads: downloads::Change,
 }
 
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
@@ -34,55 +45,32 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let places = places(&mut work, context).await?;
     let origin = ledger::staging::origin(&mut work, context.release).await?;
     work.commit().await?;
+    way_is_clear(context, &origin).await?;
 
-    if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.run.kind == RunKind::Release) {
-        no_old_snapshots(context, horizon).await?;
-    }
     let looked = rollback::look(context, &places.relations, &places.outgoing).await?;
     context.say("waiting for the locks of the swap");
-    let limits = Limits {
-        budget: context.portal.database.lock_timeout.get(),
-        statement: context.portal.database.statement_timeout.get(),
-        ..Limits::default()
-    };
-    let tx = match lock(context.database.pool(), &places.relations, &places.incoming, &limits, &context.cancel).await {
-        Ok(tx) => {
-            context.services.metrics.swap_lock_attempted(LockAttempt::Acquired);
-            tx
-        }
-        Err(error) => {
-            context.services.metrics.swap_lock_attempted(if error.is_busy() { LockAttempt::TimedOut } else { LockAttempt::Failed });
-            return Err(swap_error(error));
-        }
-    };
-    let locked = Instant::now();
-    let mut work = context.guard(tx).await?;
-    if let Some(looked) = &looked {
-        rollback::look_again(context, &mut work, &places.relations, looked, &places.outgoing).await?;
-    }
-    if context.run.kind == RunKind::Release {
-        // Under the lock nobody can change the live tables any more.
-        let tables = Relations { views: Vec::new(), ..places.relations.clone() };
-        let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
-        if origin.structure.as_ref() != Some(&structure) {
-            return Err(PhaseError::Stale(
-                "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
-            ));
-        }
-        for lookup in &places.relations.lookups {
-            publish_lookup(&mut work, &places.relations.schema, lookup).await.map_err(of_database)?;
-        }
-    }
-    let exchanged = exchange(&mut work, &places.relations, &places.incoming, &places.outgoing).await.map_err(swap_error)?;
-    let record = ledger::exchange::Exchange {
-        portal: context.key(),
-        release: context.release,
-        kind: context.run.kind,
+    let database = &context.portal.database;
+    let order = Order {
+        relations: &places.relations,
         incoming: &places.incoming,
         outgoing: &places.outgoing,
-        moved: &exchanged.moved,
+        finally: &places.downloads.statements,
+        limits: Limits { budget: database.lock_timeout.get(), statement: database.statement_timeout.get(), ..Limits::default() },
+        send_away: SendAway {
+            roles: database.cancel_blockers.roles.iter().map(|role| role.0.clone()).collect(),
+            after: database.cancel_blockers.after.get(),
+        },
     };
-    ledger::exchange::record_exchange(&mut work, &record).await?;
+    let around = Around { context, places: &places, origin: &origin, told: Mutex::new(None) };
+    let (mut work, exchanged) = match swap::exchange(context.database.pool(), &order, &around, &context.cancel).await {
+        Ok(done) => done,
+        Err(Trouble::Phase(error)) => return Err(error),
+        Err(Trouble::Swap(error)) => return Err(swap_error(context, error)),
+    };
+    context.services.metrics.swap_lock_attempted(LockAttempt::Acquired);
+    if let Some(looked) = &looked {
+        rollback::look_again(context, &mut work, looked, &places.outgoing).await?;
+    }
     let message = format!(
         "{} relations exchanged: {} is live, the former data is in {}",
         places.relations.swapped().count(),
@@ -90,8 +78,106 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         described(&places.outgoing)
     );
     let done = work.complete(&message).await?;
-    context.services.metrics.swap_lock_held(locked.elapsed());
+    context.services.metrics.swap_lock_held(exchanged.locked.elapsed());
     Ok(done)
+}
+
+/// The swap's transaction: fenced, and with the ledger's rows in it.
+struct Around<'a> {
+    context: &'a Context,
+    places: &'a Places,
+    origin: &'a StagingOrigin,
+    /// When people were last told who is in the way.
+    told: Mutex<Option<Instant>>,
+}
+
+/// What ends a swap.
+enum Trouble {
+    Phase(PhaseError),
+    Swap(SwapError),
+}
+
+impl From<SwapError> for Trouble {
+    fn from(error: SwapError) -> Self {
+        Self::Swap(error)
+    }
+}
+
+impl From<PhaseError> for Trouble {
+    fn from(error: PhaseError) -> Self {
+        Self::Phase(error)
+    }
+}
+
+impl Frame for Around<'_> {
+    type Tx = Work;
+    type Error = Trouble;
+
+    async fn begin(&self, plan: &Plan) -> Result<Work, Trouble> {
+        let Self { context, places, .. } = self;
+        let mut work = context.work().await?;
+        if context.run.kind == RunKind::Release {
+            // Until the locks are there, the plan's version stands for this look: a change after it makes another plan.
+            same_structure(&mut work, context, self.origin).await?;
+        }
+        let record = Exchange {
+            portal: context.key(),
+            release: context.release,
+            kind: context.run.kind,
+            incoming: &places.incoming,
+            outgoing: &places.outgoing,
+            moved: &plan.moved,
+        };
+        ledger::exchange::record_exchange(&mut work, &record).await.map_err(PhaseError::from)?;
+        downloads::record(&mut work, context, &places.outgoing, &places.downloads).await?;
+        Ok(work)
+    }
+
+    fn gave_way(&self, how: &GaveWay<'_>) {
+        let Self { context, .. } = self;
+        let services = &context.services;
+        services.metrics.swap_lock_attempted(LockAttempt::TimedOut);
+        for sent in how.sent_away {
+            let note = format!("the swap has {sent}: database.cancelBlockers of the Portal allows it");
+            tracing::warn!(label = %context.label(), pid = sent.pid, "{}: {note}", context.label());
+            services.event(context.object.clone(), EventType::Warning, "BlockerCancelled", note);
+        }
+        let Some(longest) = how.blockers.iter().max_by_key(|blocker| blocker.seconds) else { return };
+        // What other roles do is hidden without pg_read_all_stats; then the time that the swap itself has waited decides.
+        let open = longest.seconds.map_or(how.waited, |seconds| Duration::from_secs(seconds.unsigned_abs()));
+        if open < WORTH_TELLING {
+            return;
+        }
+        let others = how.blockers.len() - 1;
+        let more = if others == 0 { String::new() } else { format!(" and {others} more") };
+        let who = format!("{longest}{more}");
+        context.progress.blocked(format!("attempt {} gave way to {who}", how.attempts));
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            let note = format!("the swap waits for {who}; nothing is locked meanwhile; end that session, or let it end");
+            services.event(context.object.clone(), EventType::Warning, "SwapBlocked", note);
+        }
+    }
+}
+
+/// The live tables are as they were when the staging was built, and the staging is a copy of them.
+async fn same_structure(work: &mut Work, context: &Context, origin: &StagingOrigin) -> Result<(), PhaseError> {
+    let tables = Relations { views: Vec::new(), ..context.relations() };
+    let structure = catalog::fingerprint(work, &tables).await.map_err(of_database)?;
+    if origin.structure.as_ref() != Some(&structure) {
+        return Err(PhaseError::Stale(
+            "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
+        ));
+    }
+    let differences = catalog::diff(work, &context.relations(), &Generation::Staging).await.map_err(of_database)?;
+    match differences.first() {
+        None => Ok(()),
+        Some(first) => Err(PhaseError::Stale(format!(
+            "the staging differs from the live relations in {} details ({first}): it is built again",
+            differences.len()
+        ))),
+    }
 }
 
 /// Before a rollback or a roll forward freezes anything: is everything there?
@@ -136,28 +222,57 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
         }
     };
     let relations = ledger::staging::present(work, relations, &incoming).await?;
-    Ok(Places { relations, incoming, outgoing })
+    let downloads = downloads::change(work, context, &incoming).await?;
+    Ok(Places { relations, incoming, outgoing, downloads })
 }
 
-/// A snapshot from before the staged tables were complete would see them empty under the live names (a pg_dump, say): waits for such
-/// transactions within the budget of the locks.
-async fn no_old_snapshots(context: &Context, horizon: &Horizon) -> Result<(), PhaseError> {
+/// Waits, within the budget of the locks, for whoever would see something that is neither the old release nor the new one: a snapshot
+/// from before the staged tables were complete finds them empty under the live names (a pg_dump, say), and a standby that is behind
+/// shows its readers the swap at another time.
+async fn way_is_clear(context: &Context, origin: &StagingOrigin) -> Result<(), PhaseError> {
     let started = Instant::now();
-    let budget = context.portal.database.lock_timeout.get();
+    let database = &context.portal.database;
     loop {
-        let old = old_snapshots(&mut *context.database.pool().acquire().await?, horizon).await.map_err(of_database)?;
-        let Some(first) = old.first() else { return Ok(()) };
-        let who = format!("{first}{}", if old.len() > 1 { format!(" and {} more", old.len() - 1) } else { String::new() });
-        if started.elapsed() > budget {
-            return Err(PhaseError::Refused(format!(
-                "a transaction that began before the staging was complete would see empty tables after the swap: {who}; end it or wait for it, then raise retry"
-            )));
+        let mut in_the_way = Vec::new();
+        if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.run.kind == RunKind::Release) {
+            in_the_way.extend(old_transactions(context, horizon).await?);
         }
-        context.say(format!("waiting for an old transaction to end: {who}"));
+        if database.standbys == Standbys::Wait {
+            let late = standbys(context.database.pool()).await.map_err(of_database)?;
+            in_the_way.extend(
+                late.iter()
+                    .filter(|standby| standby.behind.is_none_or(|bytes| bytes > STANDBY_LAG))
+                    .map(|standby| format!("{standby}; wait for it, or set database.standbys of the Portal to Ignore")),
+            );
+        }
+        let Some(first) = in_the_way.first() else { return Ok(()) };
+        let more = if in_the_way.len() > 1 { format!(" (and {} more)", in_the_way.len() - 1) } else { String::new() };
+        if started.elapsed() > database.lock_timeout.get() {
+            return Err(at_the_deadline(context, format!("{first}{more}")));
+        }
+        context.progress.blocked(format!("{first}{more}"));
         tokio::select! {
             () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
         }
+    }
+}
+
+async fn old_transactions(context: &Context, horizon: &Horizon) -> Result<Vec<String>, PhaseError> {
+    let old = old_snapshots(&mut *context.database.pool().acquire().await?, horizon).await.map_err(of_database)?;
+    let sentence = |who| {
+        format!(
+            "a transaction that began before the staging was complete would see empty tables after the swap: {who}; end it or wait for it"
+        )
+    };
+    Ok(old.iter().map(sentence).collect())
+}
+
+/// The time for waiting is used up. The staging is kept; the Portal says whether the release stands still or goes on trying.
+fn at_the_deadline(context: &Context, why: String) -> PhaseError {
+    match context.portal.database.on_lock_timeout {
+        OnLockTimeout::Suspend => PhaseError::Stopped(format!("{why}; the staging is kept, the workers come back; raise retry to swap")),
+        OnLockTimeout::KeepTrying => PhaseError::Blocked(format!("{why}; database.onLockTimeout is KeepTrying; abort to give up")),
     }
 }
 
@@ -201,11 +316,10 @@ async fn rollback_stamp(work: &mut Work, context: &Context, relations: &Relation
     }
 }
 
-fn swap_error(error: SwapError) -> PhaseError {
+fn swap_error(context: &Context, error: SwapError) -> PhaseError {
     match error {
         SwapError::Cancelled => PhaseError::Cancelled,
-        // The budget for the locks is used up: the staging is kept, the workers come back, and a person decides.
-        error @ SwapError::Blocked { .. } => PhaseError::Refused(error.to_string()),
+        error @ SwapError::Blocked { .. } => at_the_deadline(context, error.to_string()),
         error if error.is_busy() => PhaseError::Failed(error.to_string()),
         error => of_database(error),
     }

@@ -1,4 +1,4 @@
-//! RefreshViews, CreateStagingViews and CreateDownloadsView.
+//! RefreshViews and CreateStagingViews.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use super::{
 };
 use crate::database::{
     checksum::{self, Content},
-    identifiers::{Generation, Relations, qualified, quote_ident},
-    ledger, run_sql, staging,
+    identifiers::{Generation, Relations, qualified},
+    ledger, staging,
     views::{MaterializedViewSpec, create_staged, drop_staged, refresh_live},
 };
 
@@ -107,21 +107,6 @@ pub(super) async fn contents(context: &Context, definition: &Definition) -> Resu
         work.commit().await?;
     }
     Ok(contents)
-}
-
-/// Creates the downloads view, or gives it the Portal's query. The swap has pointed an existing one at the new tables already.
-pub(super) async fn downloads(context: &Context) -> Result<Done, PhaseError> {
-    let Some(view) = &context.portal.downloads_view else {
-        return context.work().await?.complete("the Portal has no downloadsView").await;
-    };
-    let what = format!("downloads view {}", view.name);
-    let sql = templates(context).render(&what, view.query.as_str(), None).map_err(of_database)?.sql;
-    let mut work = context.work().await?;
-    let name = format!("{}.{}", quote_ident(context.portal.database.schema.as_str()), quote_ident(view.name.as_str()));
-    run_sql(&mut work, format!("CREATE OR REPLACE VIEW {name} AS {sql}"))
-        .await
-        .map_err(|error| PhaseError::Refused(format!("{what}: {error}; correct downloadsView.query in the Portal, then raise retry")))?;
-    work.complete(&format!("{} reads the new tables", view.name)).await
 }
 
 pub(super) fn rows(views: &BTreeMap<String, Content>) -> i64 {

@@ -183,8 +183,8 @@ pub enum Blocker {
         /// Its name.
         name: String,
     },
-    /// The staging holds another release's validated dry run.
-    DryRun {
+    /// The staging is kept for another release, which stands still: a dry run, or one that is suspended.
+    Kept {
         /// Its name.
         name: String,
     },
@@ -220,6 +220,8 @@ pub struct TaskView {
     pub phase: Option<PhaseName>,
     /// What it says of itself.
     pub message: String,
+    /// Who is in its way.
+    pub blocked: Option<String>,
     /// It has been told to stop.
     pub stopping: bool,
 }

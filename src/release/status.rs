@@ -116,6 +116,7 @@ fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
     if let Some(task) = &observed.task {
         let what = task.phase.map_or("winding up a release whose object is gone".to_owned(), |phase| phase.to_string());
         let what = if task.message.is_empty() { what } else { format!("{what}: {}", task.message) };
+        let what = task.blocked.as_ref().map_or(what.clone(), |by| format!("{what}: {by}"));
         return what + refused_abort(observed);
     }
     match step {
@@ -169,8 +170,8 @@ fn waits_for(blocker: &Blocker) -> String {
     match blocker {
         Blocker::Running { name } => format!("waits for PortalRelease {name}, which runs"),
         Blocker::Older { name } => format!("waits for PortalRelease {name}, which was created earlier"),
-        Blocker::DryRun { name } => {
-            format!("waits for PortalRelease {name}: its validated staging would be lost; set its dryRun to false, abort it or delete it")
+        Blocker::Kept { name } => {
+            format!("waits for PortalRelease {name}: the staging that it keeps would be lost; let it go on, abort it or delete it")
         }
         Blocker::Orphan { name, .. } => format!("waits until the run of the deleted PortalRelease {name} is wound up"),
         Blocker::LabelInUse { name } => format!("the label is used by PortalRelease {name}"),
@@ -300,8 +301,11 @@ fn conditions(
     };
     list.push("PreflightPassed", status, reason, text);
     let swapped = observed.release.as_ref().is_some_and(|release| is_ours(observed) && release.swapped);
+    let blocked =
+        observed.task.as_ref().filter(|task| task.phase == Some(PhaseName::FinaliseSwap)).and_then(|task| task.blocked.as_deref());
     let (status, reason, text) = match (swapped, observed.current) {
         (true, true) => ("True", "Swapped", "readers see this release"),
+        (false, _) if let Some(by) = blocked => ("False", "Blocked", by),
         (true, false) => ("False", "Replaced", "the data was live; readers see another release now"),
         (false, _) => ("False", "NotSwapped", "the data has not been live"),
     };

@@ -253,6 +253,13 @@ fn at_rest(observed: &Observed) -> Step {
             start(observed, Step::Reopen)
         }
         ReleaseState::Failed | ReleaseState::Aborted if retry => start(observed, Step::Reopen),
+        ReleaseState::Suspended if has_stopped(observed) => {
+            if retry {
+                start(observed, Step::Reopen)
+            } else {
+                Step::Rest
+            }
+        }
         ReleaseState::DryRunComplete if !observed.spec.dry_run => start(observed, Step::Reopen),
         ReleaseState::Suspended if has_more_to_do(observed) => start(observed, Step::Reopen),
         ReleaseState::RolledBack if observed.spec.rollback.is_none() => {
@@ -278,6 +285,11 @@ fn has_failed_so(observed: &Observed) -> bool {
         && observed.run.as_ref().is_some_and(|run| {
             run.kind == kind && run.target.as_deref() == wanted && run.accept_data_loss == accepted(kind, &observed.spec)
         })
+}
+
+/// Its run was ended by a phase that others stood in the way of.
+fn has_stopped(observed: &Observed) -> bool {
+    observed.run.as_ref().is_some_and(|run| run.phases.iter().any(|phase| phase.state == PhaseState::Failed))
 }
 
 /// The ledger says that this label has been through.
@@ -306,9 +318,7 @@ fn start(observed: &Observed, step: Step) -> Step {
     match &observed.blocker {
         Some(Blocker::Orphan { run, .. }) => Step::Reap(*run),
         // A rollback does not wait for staging that it need not touch.
-        Some(Blocker::DryRun { .. } | Blocker::Older { .. }) if matches!(step, Step::Open(RunKind::Rollback | RunKind::RollForward)) => {
-            step
-        }
+        Some(Blocker::Kept { .. } | Blocker::Older { .. }) if matches!(step, Step::Open(RunKind::Rollback | RunKind::RollForward)) => step,
         Some(Blocker::LabelInUse { .. }) | None => step,
         Some(blocker) => Step::Queue(blocker.clone()),
     }

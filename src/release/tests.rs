@@ -264,7 +264,7 @@ fn each_phase_in_each_situation() {
 
 #[test]
 fn a_running_task_is_waited_for_paused_or_cut_off() {
-    let task = |stopping| Some(TaskView { phase: Some(PhaseName::ImportCore), message: String::new(), stopping });
+    let task = |stopping| Some(TaskView { phase: Some(PhaseName::ImportCore), message: String::new(), blocked: None, stopping });
     let importing = || Observed { task: task(false), ..at(PhaseName::ImportCore, PhaseState::Running) };
     assert_eq!(next(&importing()), Step::Wait { again: None });
     let mut aborted = importing();
@@ -350,7 +350,7 @@ fn a_live_release_rolls_back_and_forward() {
     busy.blocker = Some(Blocker::Running { name: "other".to_owned() });
     assert!(matches!(next(&busy), Step::Queue(_)));
     let mut kept = wanted;
-    kept.blocker = Some(Blocker::DryRun { name: "other".to_owned() });
+    kept.blocker = Some(Blocker::Kept { name: "other".to_owned() });
     assert_eq!(next(&kept), Step::Open(RunKind::Rollback), "a kept dry run does not hold up a rollback");
 
     // A rollback that failed is not tried again by itself; one to another backup is another wish.

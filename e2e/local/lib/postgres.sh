@@ -49,6 +49,8 @@ postgres_up() { # STATE
     postgres_init "$state"
   fi
   data=$(postgres_data "$state")
+  # A COMMIT is durable here once it is on the disk. With synchronous_commit = on it would wait for a standby that there is
+  # not: so a test lets one COMMIT hang after it is done, and no other.
   for attempt in 1 2 3 4 5; do
     # A restart keeps its port, as connection strings made before it name it.
     if ((attempt <= 2)) && [[ -s $state/pg/port ]]; then port=$(<"$state/pg/port"); else port=$(free_port); fi
@@ -57,6 +59,7 @@ postgres_up() { # STATE
       cd "$data/.." || exit
       "${AS_POSTGRES[@]}" setsid "$PG_BIN/postgres" -D "$data" -p "$port" -k "${data%/data}" \
         -c listen_addresses=127.0.0.1 -c max_connections=300 -c shared_buffers=256MB \
+        -c synchronous_commit=local -c synchronous_standby_names=ghost \
         -c max_wal_size=4GB -c fsync=on -c log_line_prefix='%m [%p] %q%u@%d %a ' \
         </dev/null >>"$state/log/postgres.log" 2>&1 &
       printf '%s\n' "$!" >"$state/pg/pid"

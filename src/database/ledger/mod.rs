@@ -3,6 +3,7 @@
 //! [`observe`] reads everything a decision needs in one statement; the modules beside it write. Writes of a phase take part in
 //! the phase's own transaction, so that what it did and the row that says so commit together.
 
+pub mod downloads;
 pub mod exchange;
 pub mod imports;
 pub mod phases;

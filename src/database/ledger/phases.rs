@@ -65,14 +65,15 @@ pub async fn succeed(tx: &mut PgConnection, attempt: Attempt, message: &str) -> 
     event(tx, attempt.release, Some(attempt.run), "PhaseSucceeded", Some(attempt.phase.as_str()), message, Some(attempt.epoch)).await
 }
 
-/// Notes that the attempt failed. Nothing happens when it succeeded after all: a COMMIT whose answer was lost.
+/// Notes that the attempt failed: for good when it `is_final`, and as one of the failures that a phase may have when it `counts`.
+/// Nothing happens when it succeeded after all: a COMMIT whose answer was lost.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn fail(connection: &mut PgConnection, attempt: Attempt, message: &str, is_final: bool) -> Result<(), sqlx::Error> {
+pub async fn fail(connection: &mut PgConnection, attempt: Attempt, message: &str, is_final: bool, counts: bool) -> Result<(), sqlx::Error> {
     let mut tx = connection.begin().await?;
     let failed = sqlx::query(
-        "UPDATE portal_release.phases SET state = 'Failed', failures = CASE WHEN $5 THEN $6 ELSE failures + 1 END, completed_at = clock_timestamp(), message = $4
+        "UPDATE portal_release.phases SET state = 'Failed', failures = CASE WHEN $5 THEN $6 WHEN $7 THEN failures + 1 ELSE greatest(failures, 1) END, completed_at = clock_timestamp(), message = $4
          WHERE run_id = $1 AND phase = $2 AND attempts = $3 AND state = 'Running'",
     )
     .bind(attempt.run)
@@ -81,6 +82,7 @@ pub async fn fail(connection: &mut PgConnection, attempt: Attempt, message: &str
     .bind(message)
     .bind(is_final)
     .bind(FINAL)
+    .bind(counts)
     .execute(&mut *tx)
     .await?
     .rows_affected();

@@ -103,14 +103,14 @@ pub async fn owns_staging(connection: &mut PgConnection, portal: &str, release: 
         .await
 }
 
-/// The staging relations may be used: they do not hold the validated dry run of another release.
+/// The staging relations may be used: they are not kept for another release, which stands still.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn staging_is_free(connection: &mut PgConnection, portal: &str, release: i64) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
         "SELECT NOT EXISTS (SELECT FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.staging_release
-                            WHERE p.portal = $1 AND r.id <> $2 AND r.state = 'DryRunComplete')",
+                            WHERE p.portal = $1 AND r.id <> $2 AND r.state IN ('DryRunComplete', 'Suspended'))",
     )
     .bind(portal)
     .bind(release)

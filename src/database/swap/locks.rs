@@ -1,0 +1,145 @@
+//! The locks of a swap: which, in what order, and how long anybody is made to wait for them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{SwapError, blockers::Blocker, renames::Object};
+use crate::database::{
+    dependents::Dependent,
+    identifiers::{Relations, qualified, quote_ident},
+};
+
+/// How long the swap may make others wait, and how long it may try.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The total time for getting the locks.
+    pub budget: Duration,
+    /// The longest that one attempt stands in the queue, and readers behind it. The first attempts are shorter.
+    pub attempt: Duration,
+    /// The longest that a statement may run once everything is locked.
+    pub statement: Duration,
+    /// The longest that the swap may hold its locks without sending a statement: a frozen operator blocks no longer.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            budget: Duration::from_secs(30),
+            attempt: Duration::from_millis(130),
+            statement: Duration::from_secs(300),
+            idle: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The attempts so far.
+///
+/// Most readers are gone at once, and what looks like a slow one may be a deadlock, which only giving way resolves: so patience
+/// grows from attempt to attempt, and begins again.
+#[derive(Debug)]
+pub(super) struct Queue {
+    limits: Limits,
+    started: Instant,
+    pub(super) attempts: u32,
+    pub(super) patience: Duration,
+    /// The relation that a slow session holds, quoted and qualified.
+    pub(super) slow: Option<String>,
+    blockers: Vec<Blocker>,
+}
+
+/// A session whose transaction has been open for as many seconds is not gone in a moment.
+const SLOW: i64 = 1;
+
+impl Queue {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, started: Instant::now(), attempts: 0, patience: Self::shortest(&limits), slow: None, blockers: Vec::new() }
+    }
+
+    fn shortest(limits: &Limits) -> Duration {
+        limits.attempt.min(Duration::from_millis(20))
+    }
+
+    pub(super) fn waited(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The attempt gave way. How long to leave the others alone before the next one.
+    ///
+    /// # Errors
+    /// [`SwapError::Blocked`] when the time is used up.
+    pub(super) fn gave_way(&mut self, blockers: &[Blocker]) -> Result<Duration, SwapError> {
+        if !blockers.is_empty() {
+            self.blockers = blockers.to_vec();
+        }
+        if let Some(slow) = blockers.iter().find(|blocker| blocker.seconds.is_none_or(|seconds| seconds >= SLOW)) {
+            self.slow.clone_from(&slow.waited_for);
+        }
+        // Half to one and a half times as long, so that two that collide do not collide again.
+        let [random, ..] = uuid::Uuid::new_v4().into_bytes();
+        let pause = self.patience / 2 + self.patience * u32::from(random) / 256;
+        if self.waited() + pause >= self.limits.budget {
+            return Err(SwapError::Blocked {
+                waited: self.waited(),
+                attempts: self.attempts,
+                blockers: std::mem::take(&mut self.blockers),
+            });
+        }
+        let longest = self.limits.attempt;
+        self.patience = if self.patience < longest { longest.min(self.patience * 2) } else { Self::shortest(&self.limits) };
+        Ok(pause)
+    }
+}
+
+/// What locks one relation.
+#[derive(Debug)]
+pub(super) struct Lock {
+    /// Its name, quoted and qualified.
+    pub(super) name: String,
+    /// A statement that locks it and changes nothing; `None` for a table, which is locked together with the others.
+    own: Option<String>,
+}
+
+impl Lock {
+    /// The statement that locks this relation alone.
+    pub(super) fn alone(&self) -> String {
+        self.own.clone().unwrap_or_else(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", self.name))
+    }
+}
+
+/// Everything that is to be locked, in order. Views come first, as readers of a view take the view before its tables.
+pub(super) fn list(relations: &Relations, dependents: &[Dependent], objects: &[Object]) -> Vec<Lock> {
+    let (mut views, mut tables, mut sequences) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+    for dependent in dependents {
+        match (&dependent.locked, &dependent.relkind, &dependent.owner) {
+            (Some(view), Some(kind), Some(owner)) if kind == "v" => drop(views.insert(view.clone(), owner.clone())),
+            (Some(table), ..) => drop(tables.insert(table.clone())),
+            _ => {}
+        }
+    }
+    for object in objects {
+        let name = qualified(&relations.schema, &object.name);
+        match object.kind.as_str() {
+            "table" => drop(tables.insert(name)),
+            "view" | "materialized view" => drop(views.insert(name, quote_ident(&object.owner))),
+            "sequence" => drop(sequences.insert(name, quote_ident(&object.owner))),
+            _ => {}
+        }
+    }
+    // LOCK TABLE takes no materialized view and locks the tables beneath a view; giving a relation to the owner it has
+    // locks it and nothing else, and changes nothing.
+    let owned = |(name, owner): (String, String)| Lock { own: Some(format!("ALTER TABLE {name} OWNER TO {owner};")), name };
+    let tables = tables.into_iter().map(|name| Lock { name, own: None });
+    views.into_iter().map(owned).chain(tables).chain(sequences.into_iter().map(owned)).collect()
+}
+
+/// The body of a block that locks all of them: the tables in one statement.
+pub(super) fn statements(locks: &[Lock]) -> Vec<String> {
+    let tables: Vec<&str> = locks.iter().filter(|lock| lock.own.is_none()).map(|lock| lock.name.as_str()).collect();
+    let mut together = (!tables.is_empty()).then(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", tables.join(", ")));
+    locks.iter().filter_map(|lock| lock.own.clone().or_else(|| together.take())).collect()
+}

@@ -1,0 +1,155 @@
+//! The plan of a swap: everything that can be read, decided and written down before anybody has to wait.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+
+use super::{
+    Moved, Order, SwapError, failed,
+    locks::{self, Lock},
+    renames,
+};
+use crate::database::{
+    catalog::{self, CatalogError, Fact, empty_search_path},
+    dependents::{self, Dependent},
+    identifiers::{Generation, Relations, assembled, quote_literal},
+};
+
+/// What a swap will do, statement by statement. Made from one snapshot of the catalogue, and worth nothing once [`Plan::version`]
+/// is another.
+#[derive(Debug)]
+pub struct Plan {
+    /// The relations that change place, in the order of [`Relations`], then their parts.
+    pub moved: Vec<Moved>,
+    /// Views, functions, policies and foreign keys that are written again.
+    pub repointed: Vec<String>,
+    /// What stands in nobody's way and is done before the locks are taken.
+    pub(super) early: String,
+    /// What is to be locked.
+    locks: Vec<Lock>,
+    /// Fails unless the catalogue still is what the plan was made from.
+    pub(super) check: String,
+    /// What is done under the locks.
+    pub(super) late: String,
+    /// A short deadlock_timeout may be set: it also sends autovacuum away, which else would outlast every attempt.
+    pub(super) may_set_deadlock_timeout: bool,
+}
+
+/// Raised under the locks when the catalogue has changed since the plan was made.
+pub(super) const CHANGED: &str = "PR001";
+
+impl Plan {
+    /// Reads and decides. `conn` waits for nobody longer than `patience`.
+    ///
+    /// # Errors
+    /// When a counterpart is missing, a name is taken, something cannot be carried over, or the database does not answer.
+    pub(super) async fn read(conn: &mut PgConnection, order: &Order<'_>, patience: Duration) -> Result<Self, SwapError> {
+        let reading = || failed("planning the swap");
+        let mut tx = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(reading())?;
+        let Order { relations, incoming, outgoing, .. } = order;
+        // Reading the definition of a view waits for whoever holds it exclusively.
+        let settings = format!("SET LOCAL lock_timeout = '{}ms'", patience.as_millis().max(1));
+        sqlx::raw_sql(assembled(settings)).execute(&mut *tx).await.map_err(reading())?;
+        let (former_path, may_set_deadlock_timeout): (String, bool) = sqlx::query_as(
+            "SELECT current_setting('search_path'), CASE WHEN current_setting('server_version_num')::int >= 150000
+                         THEN has_parameter_privilege('deadlock_timeout', 'SET') ELSE current_setting('is_superuser') = 'on' END",
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(reading())?;
+        empty_search_path(&mut tx).await.map_err(reading())?;
+
+        let found = renames::objects(&mut tx, relations, &[Generation::Live, (*incoming).clone()]).await?;
+        let names = renames::plan(relations, incoming, outgoing, &found)?;
+        let mut all = relations.names(&Generation::Live);
+        all.extend(relations.names(incoming));
+        let version: String = sqlx::query_scalar(include_str!("version.sql"))
+            .bind(&relations.schema)
+            .bind(&all)
+            .bind(names.touched())
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(reading())?;
+        let dependents = dependents::list(&mut tx, relations, incoming).await.map_err(reading())?;
+        refuse(&dependents)?;
+        names.are_free(&mut tx, relations).await?;
+        let left = left_to_swap(&mut tx, relations, incoming).await?;
+        tx.rollback().await.map_err(reading())?;
+
+        let schema = relations.schema.as_str();
+        let mut late: Vec<String> = dependents.iter().rev().filter_map(|it| it.before.clone()).collect();
+        late.extend(names.late(schema));
+        late.extend(dependents.iter().filter_map(|it| it.after.clone()));
+        late.extend(left);
+        if !order.finally.is_empty() {
+            // What the Portal says may name things without their schema.
+            late.push(format!("SET LOCAL search_path = {former_path}"));
+            late.extend(order.finally.iter().cloned());
+        }
+        Ok(Self {
+            early: joined(&names.early(schema)),
+            locks: locks::list(relations, &dependents, &found),
+            check: check(schema, &all, &names.touched().iter().map(|oid| oid.0).collect::<Vec<_>>(), &version),
+            late: joined(&late),
+            may_set_deadlock_timeout,
+            moved: names.moved,
+            repointed: dependents.into_iter().map(|it| it.object).collect(),
+        })
+    }
+}
+
+impl Plan {
+    /// What locks everything, for at most `patience`. The relation that a slow session holds is locked before all others: while it is
+    /// waited for nothing else is held, so only its own readers queue up, and nobody can be waiting for us and we for them.
+    pub(super) fn locking(&self, slow: Option<&str>, patience: Duration) -> String {
+        let set = |limit: Duration| format!("SET LOCAL statement_timeout = '{}ms'", limit.as_millis().max(1));
+        let all = block(&locks::statements(&self.locks));
+        match self.locks.iter().find(|lock| Some(lock.name.as_str()) == slow) {
+            Some(first) => format!("{}; {}; {}; {all}", set(patience), block(&[first.alone()]), set(patience / 2)),
+            None => format!("{}; {all}", set(patience)),
+        }
+    }
+}
+
+/// One message for the server. The definitions are fully qualified; an empty path keeps unqualified names from meaning anything else.
+fn joined(statements: &[String]) -> String {
+    let each = statements.iter().map(|sql| sql.trim_end().trim_end_matches(';'));
+    std::iter::once("SET LOCAL search_path = pg_catalog, pg_temp").chain(each).collect::<Vec<_>>().join(";\n")
+}
+
+fn block(body: &[String]) -> String {
+    // The moment from which on others wait, for whoever measures.
+    let moment = "PERFORM set_config('portal_release.locked_at', clock_timestamp()::text, true);";
+    format!("DO {}", quote_literal(&format!("BEGIN\n{}\n{moment}\nEND", body.join("\n"))))
+}
+
+fn check(schema: &str, names: &[String], touched: &[u32], version: &str) -> String {
+    let list = |items: Vec<String>| items.join(", ");
+    let names = list(names.iter().map(|name| quote_literal(name)).collect());
+    let touched = list(touched.iter().map(ToString::to_string).collect());
+    let query = include_str!("version.sql")
+        .replace("$1", &quote_literal(schema))
+        .replace("$2", &format!("ARRAY[{names}]::name[]"))
+        .replace("$3", &format!("ARRAY[{touched}]::oid[]"));
+    let body = format!(
+        "BEGIN IF ({query}) <> {} THEN RAISE EXCEPTION 'the catalogue has changed since the swap was planned' USING ERRCODE = '{CHANGED}'; END IF; END",
+        quote_literal(version)
+    );
+    format!("DO {}", quote_literal(&body))
+}
+
+fn refuse(dependents: &[Dependent]) -> Result<(), SwapError> {
+    let obstacles = dependents::sentences(dependents);
+    if obstacles.is_empty() { Ok(()) } else { Err(SwapError::Obstacles(obstacles)) }
+}
+
+/// What live has and only the swap can give to what comes in, in live names.
+async fn left_to_swap(conn: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<String>, CatalogError> {
+    let live = catalog::live(conn, relations).await?;
+    let coming = catalog::counterpart(conn, relations, incoming, &live).await?;
+    let statement = |fact: &Fact| {
+        let sql = fact.definition.render(&Generation::Live);
+        if fact.kind() == catalog::LOOKUP_KEY { format!("{sql} NOT VALID") } else { sql }
+    };
+    Ok(catalog::left_to_swap(&live, &coming).into_iter().map(statement).collect())
+}
