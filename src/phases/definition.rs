@@ -42,7 +42,7 @@ impl Definition {
             &context.portal.tables,
             &context.portal.materialized_views,
             &views,
-            (&core, &related),
+            (hashed(&core), hashed(&related)),
             (&context.spec.imports, &context.spec.views, &context.spec.staging),
         ))?;
         Ok(Self { views, core, related, hash })
@@ -52,6 +52,11 @@ impl Definition {
     pub fn imports(&self) -> impl Iterator<Item = &(Import, Option<String>)> {
         self.core.iter().chain(&self.related)
     }
+}
+
+/// What of an import decides which rows come in: raising a limit is no reason to import again.
+fn hashed(imports: &[(Import, Option<String>)]) -> Vec<(Import, Option<&String>)> {
+    imports.iter().map(|(import, sql)| (Import { max_rejected: "0%".into(), ..import.clone() }, sql.as_ref())).collect()
 }
 
 async fn imports(context: &Context, imports: &[Import]) -> Result<Vec<(Import, Option<String>)>, PhaseError> {

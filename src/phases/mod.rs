@@ -253,6 +253,16 @@ impl Context {
         Ok(Done(()))
     }
 
+    /// Ends the statements that run for the phase: dropping a future does not stop the server.
+    pub async fn end_backends(&self) {
+        let pids: Vec<i32> = self.backends.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        if !pids.is_empty()
+            && let Err(error) = self.database.terminate(&pids).await
+        {
+            tracing::warn!(%error, "running statements could not be ended; they end with their connections");
+        }
+    }
+
     /// Says what happens right now.
     pub fn say(&self, what: impl Into<String>) {
         self.progress.say(what.into());

@@ -112,8 +112,8 @@ async fn manifest(context: &Context, relations: &Relations, origin: ledger::stag
         manifest.tables.insert(table.clone(), Part::from(content));
     }
     let mut work = context.work().await?;
-    for (name, rows) in ledger::imports::import_rows(&mut work, context.release).await? {
-        manifest.imports.insert(name, rows);
+    for (name, account) in ledger::imports::accounts(&mut work, context.release).await? {
+        manifest.imports.insert(name, account.into());
     }
     manifest.validated_at = ledger::now(&mut work).await?;
     work.commit().await?;
