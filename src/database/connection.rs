@@ -34,6 +34,16 @@ pub enum ConnectError {
         /// What the driver says.
         cause: sqlx::Error,
     },
+    /// It is no server but a pooler that does not pass a session's settings on.
+    #[error("{host}:{port} is a connection pooler ({cause}); give the URL of a direct connection to the primary")]
+    Pooler {
+        /// Host of the URL.
+        host: String,
+        /// Port of the URL.
+        port: u16,
+        /// What the pooler says.
+        cause: sqlx::Error,
+    },
     /// The server is a standby.
     #[error("the server at {host}:{port} is a standby (in recovery); give the URL of the primary")]
     Standby {
@@ -52,6 +62,18 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Nothing answered, or it refused.
+    pub fn of(options: &PgConnectOptions, cause: sqlx::Error) -> Self {
+        let (host, port) = (options.get_host().to_owned(), options.get_port());
+        // PgBouncer's words for settings in the startup message.
+        if cause.as_database_error().is_some_and(|error| error.message().starts_with("unsupported startup parameter")) {
+            return Self::Pooler { host, port, cause };
+        }
+        Self::Connect { host, port, user: options.get_username().to_owned(), cause }
+    }
+}
+
 /// Opens the pool and brings the ledger's schema up to date.
 ///
 /// `schema` is the portal's schema: it leads the search path of every connection, so that queries of the Portal may name its
@@ -60,22 +82,11 @@ pub enum ConnectError {
 /// # Errors
 /// See [`ConnectError`].
 pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPool, PgConnectOptions), ConnectError> {
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| ConnectError::Url)?
-        .application_name(application)
-        // Time and number formats never depend on the server's or the role's settings.
-        .options([
-            ("search_path", search_path(schema).as_str()),
-            ("TimeZone", "UTC"),
-            ("DateStyle", "ISO"),
-            ("statement_timeout", "0"),
-            ("client_min_messages", "warning"),
-        ])
-        .disable_statement_logging();
+    let options = options(url, schema, application)?;
     let user = options.get_username().to_owned();
     let host = options.get_host().to_owned();
     let port = options.get_port();
-    let failed = |cause: sqlx::Error| ConnectError::Connect { host: host.clone(), port, user: user.clone(), cause };
+    let failed = |cause: sqlx::Error| ConnectError::of(&options, cause);
     let pool = PgPoolOptions::new()
         .max_connections(POOL_SIZE)
         // At rest no connection stays open for long, and none is pinged.
@@ -95,6 +106,26 @@ pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPo
     migrator.dangerous_set_table_name("portal_release._sqlx_migrations");
     migrator.run(&pool).await.map_err(|cause| ConnectError::Migrate { user, cause })?;
     Ok((pool, options))
+}
+
+/// How every connection to a portal's database is made.
+///
+/// # Errors
+/// [`ConnectError::Url`].
+pub fn options(url: &str, schema: &str, application: &str) -> Result<PgConnectOptions, ConnectError> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| ConnectError::Url)?
+        .application_name(application)
+        // Time and number formats never depend on the server's or the role's settings.
+        .options([
+            ("search_path", search_path(schema).as_str()),
+            ("TimeZone", "UTC"),
+            ("DateStyle", "ISO"),
+            ("statement_timeout", "0"),
+            ("client_min_messages", "warning"),
+        ])
+        .disable_statement_logging();
+    Ok(options)
 }
 
 fn search_path(schema: &str) -> String {

@@ -152,20 +152,6 @@ pub async fn apply(conn: &mut PgConnection, step: &Pending) -> Result<(), Stagin
     run(conn, &step.relation, &step.what, step.sql.clone()).await
 }
 
-/// Creates `staging_<view>` as a materialized view from `query`, filled, and gives it everything live's has besides
-/// its query: indexes, owner, grants, comments, options. Without a live view it stays bare.
-///
-/// # Errors
-/// When the query fails, or its columns are not live's; then no view is left behind.
-pub async fn build_view(conn: &mut PgConnection, relations: &Relations, view: &str, query: &str) -> Result<(), StagingError> {
-    let mut tx = conn.begin().await.map_err(failed(view, "BEGIN"))?;
-    let twin = qualified(&relations.schema, &Generation::Staging.name(view));
-    run(&mut tx, view, "CREATE MATERIALIZED VIEW", format!("CREATE MATERIALIZED VIEW {twin} AS {query}")).await?;
-    let only = Relations { views: vec![view.to_owned()], tables: Vec::new(), ..relations.clone() };
-    complete(&mut tx, &only).await?;
-    tx.commit().await.map_err(failed(view, "COMMIT"))
-}
-
 /// Drops staging twins and nothing else: all of the named ones that exist, in one statement per kind, never cascading.
 ///
 /// # Errors

@@ -59,6 +59,8 @@ pub struct Context {
     pub namespace: String,
     /// Name of the release.
     pub name: String,
+    /// Its object, for events about it.
+    pub object: ObjectReference,
     /// Name of the Portal.
     pub portal_name: String,
     /// The Portal's spec.
@@ -87,8 +89,6 @@ pub struct Context {
     pub cancel: CancellationToken,
     /// Stop at the next safe point.
     pub pause: CancellationToken,
-    /// The release, for events.
-    pub object: ObjectReference,
     /// What people see meanwhile.
     pub progress: Arc<Progress>,
     /// Notifications, metrics, addresses.
@@ -159,6 +159,11 @@ fn is_transient(code: &str) -> bool {
     ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
 }
 
+/// `1 hook`, `2 hooks`.
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// Errors of the data plane keep the driver's error inside; whether it may pass decides whether the phase is tried again.
 pub(crate) fn of_database<E: std::error::Error + 'static>(error: E) -> PhaseError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
@@ -191,14 +196,11 @@ impl Context {
 
     /// The relations that the release replaces.
     pub fn relations(&self) -> Relations {
-        let views =
-            if self.stages_views() { self.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect() } else { Vec::new() };
-        Relations {
-            schema: self.portal.database.schema.0.clone(),
-            tables: self.portal.tables.swapped(),
-            views,
-            lookups: self.portal.tables.lookups(),
+        let mut relations = Relations::of(&self.portal);
+        if !self.stages_views() {
+            relations.views.clear();
         }
+        relations
     }
 
     /// The release builds staged twins of the materialized views: it is asked to, and no selection of phases leaves it out.
@@ -318,6 +320,14 @@ impl Work {
         Ok(())
     }
 
+    /// Takes back what was done, now: a transaction that is only dropped holds its locks until its connection is used again.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rollback(self) -> Result<(), PhaseError> {
+        Ok(self.tx.rollback().await?)
+    }
+
     /// Commits the phase together with the row that says that it is done.
     ///
     /// # Errors
@@ -368,13 +378,13 @@ pub async fn run(context: &Context) -> Result<Done, PhaseError> {
         PhaseName::AcquireLock => lock::acquire(context).await,
         PhaseName::RefreshViews => views::refresh(context).await,
         PhaseName::CreateStagingViews => views::create(context).await,
-        PhaseName::Preflight => preflight::run(context).await,
+        PhaseName::Preflight => rollback::remembering(context, preflight::run(context)).await,
         PhaseName::BuildStaging => staging::build(context).await,
         PhaseName::ImportCore => imports::core(context).await,
         PhaseName::ImportRelated => imports::related(context).await,
         PhaseName::ValidateAndManifest => validate::run(context).await,
         PhaseName::Freeze => freeze::freeze(context).await,
-        PhaseName::FinaliseSwap => swap::run(context).await,
+        PhaseName::FinaliseSwap => rollback::remembering(context, swap::run(context)).await,
         PhaseName::CreateDownloadsView => downloads::run(context).await,
         PhaseName::Scale => freeze::scale(context).await,
         PhaseName::PostSwap => post_swap::run(context).await,
