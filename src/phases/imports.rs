@@ -4,10 +4,9 @@
 //! transaction of its own that also writes its checkpoint; so a killed import goes on with the ranges that are missing. Imports that
 //! do not touch each other's tables run side by side, the others in the Portal's order.
 
+mod again;
 mod one;
 mod schedule;
-
-use std::time::Duration;
 
 use futures::{StreamExt, stream::FuturesUnordered};
 
@@ -15,27 +14,31 @@ use self::{
     one::One,
     schedule::{Schedule, Unit},
 };
-use super::{Context, Definition, Done, PhaseError, definition::templates, of_database};
+use super::{
+    Context, Definition, Done, PhaseError,
+    definition::templates,
+    of_database,
+    parallel::{self, cut_off},
+};
 use crate::{
     api::Import,
     database::{
         identifiers::Generation,
         import::{RelationRead, relations_read},
-        ledger,
+        ledger::{self, imports::Account},
         template::TemplateContext,
     },
 };
 
-/// How long the ranges that are being stopped may take before they are told again.
-const TELL_AGAIN: Duration = Duration::from_secs(1);
-
 pub(super) async fn core(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
+    again::prepare(context, &definition).await?;
     run(context, &definition.core).await
 }
 
 pub(super) async fn related(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
+    again::prepare(context, &definition).await?;
     run(context, &definition.related).await
 }
 
@@ -63,11 +66,10 @@ async fn run(context: &Context, imports: &[(Import, Option<String>)]) -> Result<
 /// Runs every piece, as many at once as the Portal allows. The first error stops the others: their statements are ended, and it waits
 /// until nothing of them runs any more.
 async fn load(context: &Context, ones: &[One<'_>], mut schedule: Schedule) -> Result<(), PhaseError> {
-    let parallel = usize::from(context.portal.imports.parallel.max(1));
     let mut running = FuturesUnordered::new();
     let mut stopped: Option<PhaseError> = None;
     loop {
-        while stopped.is_none() && running.len() < parallel && !schedule.is_over() {
+        while stopped.is_none() && running.len() < parallel::limit(context) && !schedule.is_over() {
             if let Err(paused) = context.safe_point() {
                 stopped = Some(paused);
                 break;
@@ -83,22 +85,13 @@ async fn load(context: &Context, ones: &[One<'_>], mut schedule: Schedule) -> Re
                 (index, outcome)
             });
         }
-        // Those that stop at a safe point finish their ranges; those that another one's error stops are cut off.
-        let is_cut = stopped.as_ref().is_some_and(|why| !matches!(why, PhaseError::Paused));
-        let ended = if is_cut {
-            context.end_backends().await;
-            match tokio::time::timeout(TELL_AGAIN, running.next()).await {
-                Ok(ended) => ended,
-                Err(_) => continue,
-            }
-        } else {
-            running.next().await
-        };
-        match ended {
+        match running.next().await {
             None => break,
             Some((index, Ok(outcome))) => schedule.ended(index, outcome),
-            Some((_, Err(error))) if !is_cut => stopped = Some(error),
-            Some((_, Err(_))) => {}
+            Some((_, Err(error))) => {
+                cut_off(context, &mut running).await;
+                stopped = Some(error);
+            }
         }
     }
     match stopped {
@@ -154,6 +147,19 @@ async fn needs(
     }
     work.commit().await?;
     Ok(needs)
+}
+
+/// The release's own selection does not leave the import out.
+pub(super) fn is_selected(context: &Context, import: &Import) -> bool {
+    let selection = &context.spec.imports;
+    (selection.only.is_empty() || selection.only.contains(&import.name)) && !selection.skip.contains(&import.name)
+}
+
+/// More rows were turned away than the Portal allows.
+fn is_over_limit(import: &Import, account: &Account) -> bool {
+    #[allow(clippy::cast_precision_loss)]
+    let (rejected, allowed) = (account.rejected as f64, import.max_rejected.fraction() * account.read as f64);
+    rejected > allowed + 1e-9
 }
 
 /// The relations behind an import's query.

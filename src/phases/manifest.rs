@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::PhaseError;
+use super::{PhaseError, source::SourceOfData};
 use crate::database::{checksum::Content, ledger::imports::Account};
 
 /// The manifest of one release, as JSON.
@@ -25,6 +25,8 @@ pub(super) struct Manifest {
     pub definition: Option<String>,
     /// Fingerprint of the tables' structure.
     pub structure: Option<String>,
+    /// Whether everything comes from one moment of the source.
+    pub source: SourceOfData,
     /// Tables by their live names.
     pub tables: BTreeMap<String, Part>,
     /// Materialized views by their live names.

@@ -82,13 +82,12 @@ impl Account {
 /// # Errors
 /// When the database does not answer.
 pub async fn reset_imports(tx: &mut PgConnection, release: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE portal_release.imports SET state = 'Pending' WHERE release_id = $1").bind(release).execute(&mut *tx).await?;
     let names: Vec<String> =
         sqlx::query_scalar("SELECT import FROM portal_release.imports WHERE release_id = $1").bind(release).fetch_all(&mut *tx).await?;
     reset_some(tx, release, &names).await
 }
 
-/// Forgets what these imports did: checkpoints, rejected rows and counts. Their state stays.
+/// Forgets what these imports did: checkpoints, rejected rows and counts. They are Pending.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -96,7 +95,7 @@ pub async fn reset_some(tx: &mut PgConnection, release: i64, imports: &[String])
     for sql in [
         "DELETE FROM portal_release.checkpoints WHERE release_id = $1 AND import = ANY($2)",
         "DELETE FROM portal_release.rejected_rows WHERE release_id = $1 AND import = ANY($2)",
-        "UPDATE portal_release.imports SET rows = 0, rows_total = NULL, rows_read = 0, rows_rejected = 0, rows_collapsed = 0, source_rows = NULL,
+        "UPDATE portal_release.imports SET state = 'Pending', rows = 0, rows_total = NULL, rows_read = 0, rows_rejected = 0, rows_collapsed = 0, source_rows = NULL,
             began_at = NULL, began_rows = 0, moved_at = NULL, completed_at = NULL, again = false WHERE release_id = $1 AND import = ANY($2)",
     ] {
         sqlx::query(sql).bind(release).bind(imports).execute(&mut *tx).await?;
@@ -328,4 +327,56 @@ pub async fn import_progress(connection: &mut PgConnection, release: i64, import
         .bind(import)
         .fetch_one(connection)
         .await
+}
+
+/// Notes which imports are to run once more into a staging that stands: these, and no others that were asked for before.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn mark_again(tx: &mut PgConnection, release: i64, imports: &[&str]) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.imports SET again = import = ANY($2) WHERE release_id = $1 AND again <> (import = ANY($2))")
+        .bind(release)
+        .bind(imports)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// The imports that are to run once more into a staging that stands.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn marked_again(connection: &mut PgConnection, release: i64) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT import FROM portal_release.imports WHERE release_id = $1 AND again")
+        .bind(release)
+        .fetch_all(connection)
+        .await
+}
+
+/// The imports of which the staging holds rows, or may hold some.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn begun(connection: &mut PgConnection, release: i64) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT import FROM portal_release.imports WHERE release_id = $1 AND state IN ('Running', 'Succeeded')")
+        .bind(release)
+        .fetch_all(connection)
+        .await
+}
+
+/// The account of an import that has begun and is not settled, and how many of its ranges are open; `None` for any other one.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn unsettled(connection: &mut PgConnection, release: i64, import: &str) -> Result<Option<(Account, i64)>, sqlx::Error> {
+    let row: Option<(i64, i64, i64, i64)> = sqlx::query_as(
+        "SELECT coalesce(i.source_rows, i.rows_read), i.rows, i.rows_rejected, count(*) FILTER (WHERE c.completed_at IS NULL)
+         FROM portal_release.imports i JOIN portal_release.checkpoints c USING (release_id, import)
+         WHERE i.release_id = $1 AND i.import = $2 AND i.state = 'Running' GROUP BY i.release_id, i.import",
+    )
+    .bind(release)
+    .bind(import)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|(read, imported, rejected, open)| (Account { read, imported, rejected }, open)))
 }

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     super::{Context, PhaseError, Work, of_database},
+    is_over_limit,
     schedule::Outcome,
 };
 use crate::{
@@ -145,7 +146,7 @@ impl<'a> One<'a> {
         metrics.progressed();
         self.show().await?;
         if account.rejected > ENOUGH_REJECTED {
-            self.judge(&account, account.imported + account.rejected).await?;
+            self.judge(&account).await?;
         }
         Ok(Outcome::Loaded)
     }
@@ -172,7 +173,7 @@ impl<'a> One<'a> {
         let release = self.context.release;
         let mut work = self.context.work().await?;
         let account = ledger::imports::account(&mut work, release, self.name()).await?;
-        self.judge(&account, account.read).await?;
+        self.judge(&account).await?;
         if account.collapsed() < 0 {
             return Err(PhaseError::Refused(format!(
                 "import {}: {} rows were imported and {} rejected, more than the {} that `reads` counts; correct `reads` in the Portal",
@@ -190,12 +191,9 @@ impl<'a> One<'a> {
         Ok(Outcome::Over)
     }
 
-    /// Refuses when more of `read` rows were turned away than the Portal allows.
-    async fn judge(&self, account: &Account, read: i64) -> Result<(), PhaseError> {
-        let allowed = self.import.max_rejected.fraction();
-        #[allow(clippy::cast_precision_loss)]
-        let is_accepted = account.rejected as f64 <= allowed * read as f64 + 1e-9;
-        if is_accepted {
+    /// Refuses when more rows were turned away than the Portal allows.
+    async fn judge(&self, account: &Account) -> Result<(), PhaseError> {
+        if !is_over_limit(self.import, account) {
             return Ok(());
         }
         let mut work = self.context.work().await?;
@@ -209,6 +207,7 @@ impl<'a> One<'a> {
             "import {name}: {rejected} of {read} rows were rejected, where {limit} are accepted: {reasons}; correct the source, or raise maxRejected of the import in the Portal (SELECT * FROM portal_release.rejected_rows WHERE release_id = {release} AND import = '{name}')",
             name = self.name(),
             rejected = account.rejected,
+            read = account.read,
             limit = self.import.max_rejected,
             reasons = reasons.iter().map(reason).collect::<Vec<_>>().join("; "),
             release = self.context.release,
