@@ -12,8 +12,9 @@ use thiserror::Error;
 /// The migrations of schema `portal_release`.
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
-/// Connections of one portal's pool. One phase works at a time; the rest is for the ledger and for cancelling.
-const POOL_SIZE: u32 = 6;
+/// Connections of one portal's pool, opened as they are needed. One phase works at a time, with at most 32 at once (`imports.parallel`);
+/// the rest is for the ledger and for cancelling.
+const POOL_SIZE: u32 = 38;
 
 /// Why a portal's database cannot be used.
 #[derive(Debug, Error)]

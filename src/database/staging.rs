@@ -188,6 +188,30 @@ pub(super) async fn drop_relations(conn: &mut PgConnection, schema: &str, names:
     tx.commit().await.map_err(failed(&all, "COMMIT"))
 }
 
+/// Drops the foreign keys of the other staging twins that reference the twin of `table`, so that it can be dropped. [`complete`] adds
+/// them again.
+///
+/// # Errors
+/// When one cannot be dropped.
+pub async fn drop_keys_to(conn: &mut PgConnection, relations: &Relations, table: &str) -> Result<(), StagingError> {
+    let keys: Vec<(String, String)> = sqlx::query_as(
+        "SELECT t.relname::text, k.conname::text FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid
+         WHERE k.contype = 'f' AND k.confrelid = to_regclass($1) AND k.conrelid <> k.confrelid AND k.conparentid = 0
+           AND t.relnamespace = to_regnamespace($2) AND t.relname = ANY ($3)",
+    )
+    .bind(qualified(&relations.schema, &Generation::Staging.name(table)))
+    .bind(quote_ident(&relations.schema))
+    .bind(relations.names(&Generation::Staging))
+    .fetch_all(&mut *conn)
+    .await
+    .map_err(failed(table, "looking for foreign keys"))?;
+    for (twin, key) in keys {
+        let sql = format!("ALTER TABLE {} DROP CONSTRAINT {}", qualified(&relations.schema, &twin), quote_ident(&key));
+        run(conn, table, &format!("dropping foreign key {key}"), sql).await?;
+    }
+    Ok(())
+}
+
 fn in_use(source: sqlx::Error, relations: &str) -> StagingError {
     let detail = source
         .as_database_error()

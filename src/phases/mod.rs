@@ -9,11 +9,13 @@ mod freeze;
 mod imports;
 mod lock;
 mod manifest;
+mod parallel;
 mod post_swap;
 mod preflight;
 mod recheck;
 mod retention;
 mod rollback;
+mod source;
 mod staging;
 mod swap;
 mod validate;
@@ -253,6 +255,16 @@ impl Context {
         self.services.faults.reach(self.attempt.phase, "end").await;
         tx.commit().await?;
         Ok(Done(()))
+    }
+
+    /// Ends the statements that run for the phase: dropping a future does not stop the server.
+    pub async fn end_backends(&self) {
+        let pids: Vec<i32> = self.backends.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        if !pids.is_empty()
+            && let Err(error) = self.database.terminate(&pids).await
+        {
+            tracing::warn!(%error, "running statements could not be ended; they end with their connections");
+        }
     }
 
     /// Says what happens right now.
