@@ -5,12 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Context, Definition, Done, PhaseError, definition::templates, of_database};
+use super::{Context, Definition, Done, PhaseError, definition::templates, files, of_database, order::in_order};
 use crate::{
     api::Import,
-    cluster,
     database::{
-        csv,
         identifiers::{Generation, qualified},
         import::{Target, columns, insert, insert_lookup, plan_ranges, total_rows},
         ledger, run_sql,
@@ -55,27 +53,6 @@ async fn run(context: &Context, kind: ImporterKind, imports: &[(Import, Option<S
     let mut work = context.work().await?;
     let rows = ledger::imports::imported_rows(&mut work, context.release, imports.iter().map(|(import, _)| import.name.as_str())).await?;
     work.complete(&format!("{total} imports, {rows} rows")).await
-}
-
-/// The imports so that each comes after those it depends on, otherwise in the Portal's order.
-fn in_order(imports: &[(Import, Option<String>)]) -> Result<Vec<(&Import, Option<&String>)>, PhaseError> {
-    let here = |name: &str| imports.iter().any(|(import, _)| import.name.as_str() == name);
-    let mut waiting: Vec<_> = imports.iter().map(|(import, source)| (import, source.as_ref())).collect();
-    let mut ordered: Vec<(&Import, Option<&String>)> = Vec::new();
-    while !waiting.is_empty() {
-        let ready = |import: &Import| {
-            import.depends_on.iter().all(|needed| !here(needed.as_str()) || ordered.iter().any(|(done, _)| done.name == *needed))
-        };
-        let Some(position) = waiting.iter().position(|(import, _)| ready(import)) else {
-            let names: Vec<&str> = waiting.iter().map(|(import, _)| import.name.as_str()).collect();
-            return Err(PhaseError::Refused(format!(
-                "imports {} depend on each other in a circle; correct dependsOn in the Portal",
-                names.join(", ")
-            )));
-        };
-        ordered.push(waiting.remove(position));
-    }
-    Ok(ordered)
 }
 
 /// One import at work.
@@ -166,22 +143,9 @@ impl One<'_> {
         if !self.begins().await? {
             return Ok(());
         }
-        let context = self.context;
-        let what = format!("import {}", self.name());
-        let store = context.portal.object_stores.iter().find(|store| store.name == file.object_store_ref).ok_or_else(|| {
-            PhaseError::Refused(format!("{what}: the Portal has no object store {}; add it to objectStores", file.object_store_ref))
-        })?;
-        let secrets = cluster::read_secret(&context.client, &context.namespace, store.secret_ref.name.as_str())
-            .await
-            .map_err(|error| PhaseError::Failed(format!("{what}: {error}")))?;
-        let path = self.templates.render(&what, &file.path, None).map_err(of_database)?.sql;
-        let opened = csv::open(&store.url, &secrets).map_err(|error| PhaseError::Refused(error.to_string()))?;
-        let staged = Generation::Staging.name(self.import.into.as_str());
-        let target = Target { import: self.name(), schema: context.portal.database.schema.as_str(), table: &staged };
-        let mut work = context.work().await?;
-        let loaded = csv::load(&mut work, target, opened.as_ref(), &path).await.map_err(csv_error)?;
-        context.say(format!("{what}: {path}, sha256 {}", loaded.sha256));
-        self.arrived(work, loaded.rows, None, true).await
+        let mut work = self.context.work().await?;
+        let rows = files::load(self.context, self.templates, self.import, file, &mut work).await?;
+        self.arrived(work, rows, None, true).await
     }
 
     /// Commits rows with their checkpoint; at the end of the import the planner learns about them.
@@ -209,17 +173,5 @@ impl One<'_> {
         work.commit().await?;
         self.context.services.tell(Audience::from(self.context), Notice::ImportProgress { import: self.name().to_owned(), rows, total });
         Ok(())
-    }
-}
-
-/// An object store that does not answer may answer later; a file that is not there, or not for us, stays so, as does what it says.
-fn csv_error(error: csv::CsvError) -> PhaseError {
-    use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
-    match error {
-        csv::CsvError::Read { source: NotFound { .. } | PermissionDenied { .. } | Unauthenticated { .. }, .. } => {
-            PhaseError::Refused(error.to_string())
-        }
-        csv::CsvError::Read { .. } => PhaseError::Failed(error.to_string()),
-        error => of_database(error),
     }
 }
