@@ -4,9 +4,11 @@
 
 mod checks;
 mod checksums;
+mod compressed;
 mod files;
 mod imports;
 mod lookups;
+mod sources;
 mod templates;
 mod views;
 

@@ -143,8 +143,9 @@ impl One<'_> {
         if !self.begins().await? {
             return Ok(());
         }
+        let file = files::open(self.context, self.templates, self.import, file).await?;
         let mut work = self.context.work().await?;
-        let rows = files::load(self.context, self.templates, self.import, file, &mut work).await?;
+        let rows = file.load(self.context, &mut work).await?;
         self.arrived(work, rows, None, true).await
     }
 

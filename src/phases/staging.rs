@@ -13,13 +13,9 @@ pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
     let tables = Relations { views: Vec::new(), ..context.relations() };
     let lightweight = context.spec.staging.lightweight.unwrap_or(context.portal.staging.lightweight);
-    let selected = |name: &str| {
-        let selection = &context.spec.imports;
-        (selection.only.is_empty() || selection.only.iter().any(|only| only.as_str() == name))
-            && !selection.skip.iter().any(|skip| skip.as_str() == name)
-    };
+    let selection = &context.spec.imports;
     let imports: Vec<(String, bool)> =
-        definition.imports().map(|(import, _)| (import.name.0.clone(), !selected(import.name.as_str()))).collect();
+        definition.imports().map(|(import, _)| (import.name.0.clone(), !selection.runs(&import.name))).collect();
 
     let mut work = context.work().await?;
     views::claim(&mut work, context).await?;
