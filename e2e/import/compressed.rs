@@ -23,7 +23,11 @@ async fn gzip(content: &[u8]) -> Vec<u8> {
 }
 
 async fn zstd(content: &[u8], window_log: u32) -> Vec<u8> {
-    let mut encoder = ZstdEncoder::with_quality_and_params(Vec::new(), Level::Default, &[CParameter::window_log(window_log)]);
+    let mut encoder = ZstdEncoder::with_quality_and_params(
+        Vec::new(),
+        Level::Default,
+        &[CParameter::window_log(window_log), CParameter::checksum_flag(true)],
+    );
     encoder.write_all(content).await.unwrap();
     encoder.shutdown().await.unwrap();
     encoder.into_inner()
@@ -70,7 +74,8 @@ async fn what_is_not_whole_is_refused_and_leaves_nothing() {
                 ("followed by something", followed),
                 ("nothing of it", b"iso3\nDEU\n".to_vec()),
             ] {
-                let error = load_file(&mut conn, File::in_memory(name, stored), &Format::default(), None).await.unwrap_err();
+                let loaded = load_file(&mut conn, File::in_memory(name, stored), &Format::default(), None).await;
+                let Err(error) = loaded else { panic!("{name}, {what}: {loaded:?}") };
                 assert_says(&error, &["import areas", name]);
                 assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0, "{name} {what}: {error}");
                 if what != "damaged" {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use object_store::path::Path;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use portal_release_operator::cluster::SecretValue;
 use portal_release_operator::database::csv::{CsvError, Format};
 use portal_release_operator::files::{File, FileError, http, s3};
@@ -49,22 +49,17 @@ async fn with_bucket(db: Database) {
     let root = s3::open(&outbound(), "s3://portal-data", &secrets()).unwrap();
     let from_root = root.head(&Path::from(format!("{}/a/b.csv", db.name))).await;
 
-    let with = |key: &str, value: &str| {
-        let mut changed = secrets();
-        changed.insert(key.to_owned(), value.to_owned());
-        changed
-    };
+    let mut stranger = secrets();
+    stranger.insert("AWS_ACCESS_KEY_ID".to_owned(), "nobody".to_owned());
     let failures = [
         (read(&url, &secrets(), "a/c.csv").await, format!("{url}/a/c.csv"), "no such bucket or object"),
         (read("s3://no-such-bucket/x", &secrets(), "a.csv").await, "s3://no-such-bucket/x/a.csv".to_owned(), "no such bucket or object"),
-        (read(&url, &with("AWS_ACCESS_KEY_ID", "nobody"), "a/b.csv").await, name.clone(), "refuses the access key"),
-        (read(&url, &with("AWS_SECRET_ACCESS_KEY", "canary"), "a/b.csv").await, name.clone(), "refuses the access key"),
+        (read(&url, &stranger, "a/b.csv").await, name, "refuses the access key"),
     ];
     store.delete(&Path::from("a/b.csv")).await.unwrap();
     for (outcome, file, says) in failures {
         let error = outcome.map(|file| file.name).unwrap_err();
         assert!(!error.transient, "{error}");
-        assert!(!error.to_string().contains("canary") && !error.to_string().contains('<'), "{error}");
         assert_says(error, &[&file, says, "then retry"]);
     }
     assert_eq!(from_root.unwrap().size, content.len() as u64, "the prefix is part of the key");
@@ -75,6 +70,28 @@ async fn with_bucket(db: Database) {
 #[tokio::test]
 async fn a_real_bucket_is_read() {
     in_database(with_bucket).await;
+}
+
+/// s3rver does not check signatures; a store that does answers like this.
+#[tokio::test]
+async fn what_a_store_says_is_not_repeated() {
+    for (status, transient, says) in [
+        ("403 Forbidden", false, "refuses the access key; correct the object store's Secret"),
+        ("400 Bad Request", true, "the object store answered 400"),
+        ("503 Slow Down", true, "the object store answered 503"),
+        ("301 Moved Permanently", true, "incorrectly configured region"),
+    ] {
+        let body = "<Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>canary</AWSAccessKeyId></Error>";
+        let server = Server::sending(format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+        let mut secrets = secrets();
+        secrets.insert("AWS_ENDPOINT_URL".to_owned(), server.base.clone());
+        let impatient = Outbound::new(true, Duration::from_millis(300)).unwrap();
+        let store = s3::open(&impatient, "s3://data/in", &secrets).unwrap();
+        let error = s3::read(store.as_ref(), "s3://data/in", "stats.csv").await.map(|_| ()).unwrap_err();
+        assert_eq!(error.transient, transient, "{error}");
+        assert!(!error.to_string().contains("canary") && !error.to_string().contains("Signature"), "{error}");
+        assert_says(error, &["s3://data/in/stats.csv", says]);
+    }
 }
 
 #[test]
