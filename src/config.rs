@@ -75,6 +75,10 @@ pub struct RunArgs {
     /// Where that port is reached from outside; the base of `status.manifest.url`. By default http:// and the address.
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
+    /// Let hooks, files and object stores be at addresses of this host, link-local ones and clouds' metadata services. For tests, and
+    /// for servers beside the operator: whoever may write a Portal can then reach what only this host can.
+    #[arg(long)]
+    pub allow_local_addresses: bool,
     /// Log lines for people or for machines.
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,

@@ -16,6 +16,7 @@ use portal_release_operator::{
     leader::{self, Term},
     metrics::Metrics,
     notify::Notifier,
+    outbound::{Outbound, STALL},
     portals::Portals,
     services::Services,
     telemetry,
@@ -102,7 +103,8 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         notifier: Notifier::spawn(metrics.clone())?,
         events: PortalEvents::new(client.clone(), &instance),
-        http: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().context("cannot make the HTTP client")?,
+        outbound: Outbound::new(args.allow_local_addresses, STALL)
+            .context("cannot make the HTTP client: look at the system's CA certificates")?,
         public_url: public_url.trim_end_matches('/').to_owned(),
         instance: instance.clone(),
         term: term.clone(),

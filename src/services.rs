@@ -12,6 +12,7 @@ use crate::{
     leader::Term,
     metrics::Metrics,
     notify::{Notifier, message},
+    outbound::Outbound,
     phases::Context,
 };
 
@@ -25,8 +26,8 @@ pub struct Services {
     pub notifier: Notifier,
     /// Kubernetes events.
     pub events: PortalEvents,
-    /// For the Portal's own hooks: redirects are not followed.
-    pub http: reqwest::Client,
+    /// For hooks and files at addresses that a Portal names.
+    pub outbound: Outbound,
     /// Where the operator's HTTP port is reached from outside, without a slash at the end.
     pub public_url: String,
     /// This process.

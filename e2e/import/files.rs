@@ -1,30 +1,45 @@
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use futures::stream;
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{ObjectStoreExt, PutPayload};
-use portal_release_operator::database::csv::{self, CsvError, Loaded};
-use portal_release_operator::database::import::ImportError;
+use portal_release_operator::database::csv::{self, CsvError, Format, Loaded};
+use portal_release_operator::files::content::{Compression, Content};
+use portal_release_operator::files::{File, FileError};
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 
-use super::{Database, assert_says, count, env, in_database, owned, strings, target};
+use super::{assert_says, count, in_database, owned, strings, target};
 
-const TABLE: &str = "CREATE TABLE staging_stats (iso3 char(3) NOT NULL, areas int, note text, id serial)";
+pub const TABLE: &str = "CREATE TABLE staging_stats (iso3 char(3) NOT NULL, areas int, note text, id serial)";
+const NAME: &str = "s3://data/in/stats.csv";
 
-/// Loads the content in a transaction of its own.
-async fn load(conn: &mut PgConnection, content: impl Into<PutPayload>) -> Result<Loaded, CsvError> {
-    let store = InMemory::new();
-    store.put(&Path::from("in/stats.csv"), content.into()).await.unwrap();
+/// Loads a file in a transaction of its own.
+pub async fn load_file(conn: &mut PgConnection, file: File, format: &Format, sample: Option<u64>) -> Result<Loaded, CsvError> {
+    let compression = Compression::of_name(&file.name);
     let mut tx = conn.begin().await.unwrap();
-    let loaded = csv::load(&mut tx, target("staging_stats"), &store, "in/stats.csv").await;
+    let loaded = csv::load(&mut tx, target("staging_stats"), Content::new(file, compression), format, sample).await;
     if loaded.is_ok() {
         tx.commit().await.unwrap()
     } else {
         tx.rollback().await.unwrap()
     }
     loaded
+}
+
+async fn load_as(conn: &mut PgConnection, content: impl Into<Bytes>, format: &Format) -> Result<Loaded, CsvError> {
+    load_file(conn, File::in_memory(NAME, content), format, None).await
+}
+
+async fn load(conn: &mut PgConnection, content: impl Into<Bytes>) -> Result<Loaded, CsvError> {
+    load_as(conn, content, &Format::default()).await
+}
+
+pub fn sha256(content: &[u8]) -> String {
+    Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub fn whole(rows: u64, content: &[u8]) -> Loaded {
+    Loaded { rows, bytes: Some(content.len() as u64), sha256: Some(sha256(content)) }
 }
 
 async fn rows(conn: &mut PgConnection) -> Vec<String> {
@@ -41,15 +56,13 @@ async fn what_spreadsheets_write_is_read() {
             "\u{feff}\"note\",\"iso3\",areas\nx,DEU,7\n,FRA,",
         ] {
             let mut conn = db.with(&format!("DROP TABLE IF EXISTS staging_stats; {TABLE}")).await;
-            let loaded = load(&mut conn, content.to_owned()).await.unwrap();
-            let sha256: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(loaded, Loaded { rows: 2, bytes: content.len() as u64, sha256 }, "{content:?}");
+            assert_eq!(load(&mut conn, content).await.unwrap(), whole(2, content.as_bytes()), "{content:?}");
             assert_eq!(rows(&mut conn).await, ["DEU|7|x", "FRA|NULL|NULL"], "{content:?}");
         }
         let mut conn = db.with(&format!("DROP TABLE staging_stats; {TABLE}")).await;
-        let loaded = load(&mut conn, "iso3,note\nDEU,\"a \"\"b\"\", c\nd\"\nFRA,\"\"\n".to_owned()).await.unwrap();
+        let loaded = load(&mut conn, "iso3,note\nDEU,\"a \"\"b\"\", c\nd\"\nFRA,\"\"\n").await.unwrap();
         assert_eq!((loaded.rows, rows(&mut conn).await), (2, owned(&["DEU|NULL|a \"b\", c\nd", "FRA|NULL|"])));
-        assert_eq!(load(&mut conn, "iso3\n".to_owned()).await.unwrap().rows, 0);
+        assert_eq!(load(&mut conn, "iso3\n").await.unwrap().rows, 0);
     })
     .await;
 }
@@ -58,21 +71,29 @@ async fn what_spreadsheets_write_is_read() {
 async fn a_bad_line_is_named_and_nothing_remains() {
     in_database(|db| async move {
         let mut conn = db.with(TABLE).await;
-        let cases = [
-            ("iso3,areas\nDEU,7\nFRA,many\n", ["line 3", "column areas", "many"]),
-            ("iso3,areas\nDEU,7,8\n", ["line 2", "extra data", "object in/stats.csv"]),
-            ("iso3,areas\nDEU,7\nFRA\n", ["line 3", "missing data", "import areas"]),
-            ("iso3,areas\nDEU,7\n,7\n", ["line 3", "null value in column \"iso3\"", "import areas"]),
-            ("iso3,areas\nDEU,7\nFRA,\"7\n", ["unterminated CSV quoted field", "line", "nothing of it was imported"]),
+        let long = "x".repeat(1 << 20);
+        let cases: [(Vec<u8>, [&str; 3]); 10] = [
+            ("iso3,areas\nDEU,7\nFRA,many\n".into(), ["line 3", "column areas", "many"]),
+            ("iso3,areas\nDEU,7,8\n".into(), ["line 2", "extra data", NAME]),
+            ("iso3,areas\nDEU,7\nFRA\n".into(), ["line 3", "missing data", "import areas"]),
+            ("iso3,areas\nDEU,7\n,7\n".into(), ["line 3", "null value in column \"iso3\"", "import areas"]),
+            ("iso3,areas\nDEU,7\nFRA,\"7\n".into(), ["unterminated CSV quoted field", "line", "nothing of it was imported"]),
+            (b"iso3,note\nDEU,\xff\n".to_vec(), [NAME, "invalid byte sequence", "line 2"]),
+            (b"iso3,note\nDEU,a\nFRA,a\0b\n".to_vec(), [NAME, "invalid byte sequence for encoding \"UTF8\": 0x00", "line 3"]),
+            (format!("iso3,areas\nDEU,1\nFRA,{long}\n").into(), ["line 3", "column areas", "invalid input syntax for type integer"]),
+            ("iso3,areas\nDEU,7\n\nFRA,8\n".into(), ["line 3", "missing data for column \"areas\"", NAME]),
+            ("iso3,areas\nDEU,99999999999\n".into(), ["line 2", "column areas", "out of range"]),
         ];
         for (content, says) in cases {
-            let error = load(&mut conn, content.to_owned()).await.unwrap_err();
+            let error = load(&mut conn, content).await.unwrap_err();
             assert!(matches!(error, CsvError::Content { .. }), "{error}");
+            assert!(error.to_string().len() < 1500, "{} bytes", error.to_string().len());
             assert_says(error, &says);
-            assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0, "{content:?}");
+            assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0, "{says:?}");
         }
-        let error = load(&mut conn, b"iso3,note\nDEU,\xff\n".to_vec()).await.unwrap_err();
-        assert_says(error, &["in/stats.csv", "invalid byte sequence", "line 2"]);
+        let fits = load(&mut conn, format!("iso3,note\nDEU,{long}\n")).await.unwrap();
+        assert_eq!(fits.rows, 1);
+        assert_eq!(count(&mut conn, "SELECT length(note)::bigint FROM staging_stats").await, 1 << 20, "a long string is no defect");
     })
     .await;
 }
@@ -81,14 +102,82 @@ async fn a_bad_line_is_named_and_nothing_remains() {
 async fn the_header_must_fit_the_table() {
     in_database(|db| async move {
         let mut conn = db.with(TABLE).await;
-        let unknown = load(&mut conn, "iso3,area\nDEU,7\n".to_owned()).await.unwrap_err();
-        assert_says(unknown, &["in/stats.csv", "import areas", "column area is no column of staging_stats"]);
-        let missing = load(&mut conn, "areas\n7\n".to_owned()).await.unwrap_err();
-        assert!(matches!(&missing, CsvError::Columns { source, .. } if matches!(**source, ImportError::Missing { .. })), "{missing}");
-        assert_says(missing, &["column iso3 of staging_stats"]);
-        assert_says(load(&mut conn, "iso3,iso3\nDEU,FRA\n".to_owned()).await.unwrap_err(), &["column iso3 comes twice"]);
-        assert_says(load(&mut conn, String::new()).await.unwrap_err(), &["import areas", "header of in/stats.csv is missing"]);
+        for (content, says) in [
+            ("iso3,area\nDEU,7\n", &[NAME, "import areas", "column area is no column of staging_stats", "map it with csv.columns"][..]),
+            ("areas\n7\n", &["column iso3 of staging_stats", "may not be null", "The file has: areas"]),
+            ("iso3,iso3\nDEU,FRA\n", &["its column iso3 comes twice"]),
+            ("", &["import areas", "header of s3://data/in/stats.csv is missing"]),
+            ("iso3,\"a\nDEU,7\n", &["a quote that is never closed"]),
+            ("iso3,,areas\n", &["no name for column 2"]),
+            ("iso3;areas\nDEU;7\n", &["its column iso3;areas is no column of"]),
+        ] {
+            assert_says(load(&mut conn, content).await.unwrap_err(), says);
+        }
         assert_says(load(&mut conn, "x".repeat(100_000)).await.unwrap_err(), &["longer than 65536 bytes"]);
+        assert_says(load(&mut conn, &b"iso3,\xff\n"[..]).await.unwrap_err(), &["cannot be read as UTF8", "csv.encoding"]);
+        assert_says(load(&mut conn, &b"\xff\xfei\0s\0"[..]).await.unwrap_err(), &["UTF-16", "save the file as UTF-8"]);
+        assert_says(load(&mut conn, &b"\x1f\x8b\x08\0"[..]).await.unwrap_err(), &["no text", "compression: Gzip"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn columns_are_mapped_by_name() {
+    in_database(|db| async move {
+        let mut conn = db.with(TABLE).await;
+        let columns = |pairs: &[(&str, &str)]| Format {
+            columns: pairs.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect(),
+            ..Format::default()
+        };
+        let mapped = columns(&[("ISO code", "iso3"), ("Flächen", "areas")]);
+        assert_eq!(load_as(&mut conn, "note,Flächen,ISO code\nx,7,DEU\n", &mapped).await.unwrap().rows, 1);
+        assert_eq!(rows(&mut conn).await, ["DEU|7|x"]);
+        for (format, content, says) in [
+            (&mapped, "ISO code,areas\nDEU,7\n", &["it has no column Flächen, which csv.columns puts into areas", "ISO code, areas"][..]),
+            (&mapped, "ISO code,Flächen,iso3\n", &["its column iso3 comes twice among the columns for staging_stats"]),
+            (&mapped, "ISO code,ISO code,Flächen\n", &["its column ISO code comes twice; give each column"]),
+            (&columns(&[("code", "iso")]), "code\nDEU\n", &["its column code goes into iso, which is no column of staging_stats"]),
+            (&columns(&[("code", "note")]), "code\nDEU\n", &["no column of it goes into column iso3", "csv.columns", "has: code"]),
+        ] {
+            let error = load_as(&mut conn, content, format).await.unwrap_err();
+            assert!(matches!(error, CsvError::Columns { .. }), "{error}");
+            assert_says(error, says);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn other_ways_to_write_csv_are_told() {
+    in_database(|db| async move {
+        let mut conn = db.with(TABLE).await;
+        let latin = Format {
+            delimiter: b';',
+            null: "NA".to_owned(),
+            encoding: "LATIN1".to_owned(),
+            columns: BTreeMap::from([("Größe".to_owned(), "areas".to_owned())]),
+        };
+        let content = b"iso3;Gr\xf6\xdfe;note\nDEU;NA;\xfcber, \"NA\"\nFRA;8;\"NA\"\n";
+        assert_eq!(load_as(&mut conn, &content[..], &latin).await.unwrap().rows, 2);
+        assert_eq!(rows(&mut conn).await, ["DEU|NULL|über, NA", "FRA|8|NA"]);
+        let tabs = Format { delimiter: b'\t', ..Format::default() };
+        assert_eq!(load_as(&mut conn, "iso3\tnote\nITA\ta,b\n", &tabs).await.unwrap().rows, 1);
+        let unknown = Format { encoding: "KLINGON".to_owned(), ..Format::default() };
+        assert_says(load_as(&mut conn, "iso3\nDEU\n", &unknown).await.unwrap_err(), &["KLINGON", "invalid", "correct csv.encoding"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_sample_is_the_first_rows() {
+    in_database(|db| async move {
+        let mut conn = db.with(TABLE).await;
+        let content = "iso3,areas,note\nDEU,1,\"a\nb\"\nFRA,2,x\nITA,many,never read\n";
+        let loaded = load_file(&mut conn, File::in_memory(NAME, content), &Format::default(), Some(2)).await.unwrap();
+        assert_eq!(loaded, Loaded { rows: 2, bytes: None, sha256: None });
+        assert_eq!(rows(&mut conn).await, ["DEU|1|a\nb", "FRA|2|x"]);
+        let all = load_file(&mut conn, File::in_memory(NAME, "iso3\nESP\n"), &Format::default(), Some(100)).await.unwrap();
+        assert_eq!(all, whole(1, b"iso3\nESP\n"));
     })
     .await;
 }
@@ -98,9 +187,9 @@ async fn chunks_may_end_anywhere() {
     in_database(|db| async move {
         let mut conn = db.with(TABLE).await;
         let content = "\u{feff}\"iso3\",note\r\nDEU,\"ä, \"\"b\"\"\r\nc\"\r\nFRA,x\r\n";
-        let bytes: Vec<Result<[u8; 1], object_store::Error>> = content.bytes().map(|byte| Ok([byte])).collect();
-        let loaded = csv::load_stream(&mut conn, target("staging_stats"), "in/stats.csv", stream::iter(bytes)).await.unwrap();
-        assert_eq!((loaded.rows, loaded.bytes), (2, content.len() as u64));
+        let bytes: Vec<Result<Bytes, FileError>> = content.bytes().map(|byte| Ok(Bytes::copy_from_slice(&[byte]))).collect();
+        let loaded = load_file(&mut conn, File::new(NAME, stream::iter(bytes)), &Format::default(), None).await.unwrap();
+        assert_eq!(loaded, whole(2, content.as_bytes()));
         assert_eq!(rows(&mut conn).await, ["DEU|NULL|ä, \"b\"\r\nc", "FRA|NULL|x"]);
     })
     .await;
@@ -108,10 +197,11 @@ async fn chunks_may_end_anywhere() {
 
 /// A download that delivers `chunks` and then breaks.
 async fn broken_download(conn: &mut PgConnection, chunks: &[&'static str]) -> CsvError {
-    let broken = object_store::Error::Generic { store: "S3", source: "connection reset".into() };
-    let parts: Vec<Result<&[u8], _>> = chunks.iter().map(|chunk| Ok(chunk.as_bytes())).chain(std::iter::once(Err(broken))).collect();
+    let broken = FileError::passing(NAME, "connection reset");
+    let parts: Vec<Result<Bytes, _>> = chunks.iter().map(|chunk| Ok(Bytes::from(*chunk))).chain(std::iter::once(Err(broken))).collect();
     let mut tx = conn.begin().await.unwrap();
-    let error = csv::load_stream(&mut tx, target("staging_stats"), "in/stats.csv", stream::iter(parts)).await.unwrap_err();
+    let file = Content::new(File::new(NAME, stream::iter(parts)), Compression::None);
+    let error = csv::load(&mut tx, target("staging_stats"), file, &Format::default(), None).await.unwrap_err();
     let started = chunks.iter().any(|chunk| chunk.contains('\n'));
     assert_eq!(sqlx::query("SELECT 1").execute(&mut *tx).await.is_err(), started, "half a file cannot be committed");
     tx.rollback().await.unwrap();
@@ -124,58 +214,11 @@ async fn a_broken_download_leaves_the_connection_usable() {
         let mut conn = db.with(TABLE).await;
         for chunks in [&["iso3,", "areas\nDEU,7\n"][..], &["iso3,areas\nDEU,many\n"], &["iso3,note\nDEU,\"half"], &["iso3"]] {
             let error = broken_download(&mut conn, chunks).await;
-            assert!(matches!(error, CsvError::Read { .. }), "{error}");
-            assert_says(error, &["import areas", "in/stats.csv", "connection reset"]);
+            assert!(matches!(&error, CsvError::Read { source, .. } if source.transient), "{error}");
+            assert_says(error, &["import areas", NAME, "connection reset"]);
             assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0);
             assert_eq!(count(&mut conn, "SELECT 42::bigint").await, 42, "after {chunks:?}");
         }
     })
     .await;
-}
-
-fn secrets() -> BTreeMap<String, String> {
-    let pair = |key: &str, variable: &str| (key.to_owned(), env(variable));
-    BTreeMap::from([
-        pair("AWS_ENDPOINT_URL", "LOCAL_S3_URL"),
-        pair("AWS_ACCESS_KEY_ID", "LOCAL_S3_ACCESS_KEY"),
-        pair("AWS_SECRET_ACCESS_KEY", "LOCAL_S3_SECRET_KEY"),
-    ])
-}
-
-async fn with_bucket(db: Database) {
-    let mut conn = db.with(TABLE).await;
-    let url = format!("s3://portal-data/{}", db.name);
-    let store = csv::open(&url, &secrets()).unwrap();
-    let mut content = String::from("iso3,areas,note\n");
-    for n in 0..50_000 {
-        content.push_str(&format!("A{:02},{n},\"line, {n}\"\n", n % 100));
-    }
-    store.put(&Path::from("a/b.csv"), content.clone().into()).await.unwrap();
-    let loaded = csv::load(&mut conn, target("staging_stats"), store.as_ref(), "a/b.csv").await;
-    let absent = csv::load(&mut conn, target("staging_stats"), store.as_ref(), "a/c.csv").await;
-    let root = csv::open("s3://portal-data", &secrets()).unwrap();
-    let from_root = root.head(&Path::from(format!("{}/a/b.csv", db.name))).await;
-    store.delete(&Path::from("a/b.csv")).await.unwrap();
-    assert_eq!(from_root.unwrap().size, content.len() as u64, "the prefix is part of the key");
-    let loaded = loaded.unwrap();
-    assert_eq!((loaded.rows, loaded.bytes), (50_000, content.len() as u64));
-    assert_eq!(count(&mut conn, "SELECT sum(areas) FROM staging_stats").await, 50_000 * 49_999 / 2);
-    assert_says(absent.unwrap_err(), &["import areas", "a/c.csv", "cannot be read", "check the path"]);
-}
-
-#[tokio::test]
-async fn a_real_bucket_is_read() {
-    in_database(with_bucket).await;
-}
-
-#[test]
-fn a_store_that_cannot_work_is_refused_at_once() {
-    let wrong = |url: &str, remove: &str| {
-        let mut secrets = secrets();
-        secrets.remove(remove);
-        csv::open(url, &secrets).map(|_| ()).unwrap_err()
-    };
-    assert_says(wrong("https://bucket/x", ""), &["https://bucket/x", "s3://bucket/prefix"]);
-    assert_says(wrong("s3://bucket/x", "AWS_ACCESS_KEY_ID"), &["s3://bucket/x", "no AWS_ACCESS_KEY_ID", "add it"]);
-    assert_says(wrong("s3://bucket/x", "AWS_SECRET_ACCESS_KEY"), &["no AWS_SECRET_ACCESS_KEY"]);
 }

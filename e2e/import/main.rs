@@ -4,10 +4,12 @@
 
 mod checks;
 mod checksums;
+mod compressed;
 mod files;
 mod imports;
 mod lookups;
 mod rejects;
+mod sources;
 mod templates;
 mod views;
 

@@ -114,6 +114,7 @@ async fn impossible_portals_are_refused_with_a_sentence() {
         json!({"imports": {"core": [import], "related": []}})
     };
     let csv = |path: &str| import(json!({"query": null, "csv": {"objectStoreRef": "data", "path": path}}));
+    let file = |file: Value| import(json!({"query": null, "csv": file}));
     let tables =
         |independent: Value, main: Value| json!({"tables": {"independent": independent, "main": main, "junction": [], "lookup": []}});
     for (change, sentence) in [
@@ -140,6 +141,26 @@ async fn impossible_portals_are_refused_with_a_sentence() {
         (csv("../secrets.csv"), "csv.path must be relative to the object store and must not contain '..'"),
         (csv("a/../../b.csv"), "must not contain '..'"),
         (csv("/etc/passwd"), "csv.path must be relative"),
+        (file(json!({})), "csv needs exactly one of objectStoreRef (with path), url and configMapKeyRef"),
+        (file(json!({"url": "http://x/a.csv", "configMapKeyRef": {"name": "c", "key": "k"}})), "csv needs exactly one of"),
+        (file(json!({"objectStoreRef": "data"})), "csv.objectStoreRef and csv.path go together"),
+        (file(json!({"url": "http://x/a.csv", "path": "a.csv"})), "csv.objectStoreRef and csv.path go together"),
+        (file(json!({"url": "file:///etc/passwd"})), "csv.url must begin with http:// or https://"),
+        (file(json!({"url": "http://user:word@x/a.csv"})), "a secret goes into csv.requestHeader"),
+        (
+            file(
+                json!({"configMapKeyRef": {"name": "c", "key": "k"}, "requestHeader": {"name": "A", "valueSecretRef": {"name": "s", "key": "k"}}}),
+            ),
+            "csv.requestHeader goes with csv.url",
+        ),
+        (file(json!({"url": "http://x/a", "delimiter": "\""})), "delimiter in body should match"),
+        (file(json!({"url": "http://x/a", "delimiter": ";", "nullString": "N;A"})), "csv.nullString must not contain the delimiter"),
+        (file(json!({"url": "http://x/a", "nullString": "\n"})), "nullString in body should match"),
+        (file(json!({"url": "http://x/a", "encoding": "UTF8'; DROP"})), "encoding in body should match"),
+        (file(json!({"url": "http://x/a", "compression": "Zip"})), "Unsupported value: \"Zip\""),
+        (file(json!({"url": "http://x/a", "columns": {"A": "a", "B": "a"}})), "must not put two columns of the file into one column"),
+        (file(json!({"url": "http://x/a", "columns": {"A": "a; DROP"}})), "should match"),
+        (import(json!({"dependsOn": ["one"]})), "an import cannot depend on itself"),
         (
             json!({"objectStores": [{"name": "data", "url": "file:///etc", "secretRef": {"name": "s"}}]}),
             "must look like s3://bucket/prefix",
@@ -165,6 +186,15 @@ async fn impossible_portals_are_refused_with_a_sentence() {
     // The same changes without their mistakes are taken.
     let good = json!({"spec": merged(csv("a/b.csv"), json!({"freeze": {"timeout": "30s"}, "database": {"schema": "portal", "lockTimeout": "1m30s"}}))});
     stage.kubectl(&["patch", "portal", "protected-planet", "--type", "merge", "-p", &good.to_string()], "").await.expect("taken");
+    for good in [
+        json!({"url": "https://example.org/x_{{ release.label }}.csv.gz?a=b", "delimiter": "\t", "nullString": "NA", "encoding": "WIN1252",
+            "compression": "Gzip", "columns": {"Area (km²)": "area", "ISO 3": "iso_3"},
+            "requestHeader": {"name": "Authorization", "valueSecretRef": {"name": "s", "key": "k"}}}),
+        json!({"configMapKeyRef": {"name": "c", "key": "k.csv"}}),
+    ] {
+        let patch = json!({"spec": file(good)}).to_string();
+        stage.kubectl(&["patch", "portal", "protected-planet", "--type", "merge", "-p", &patch], "").await.expect("taken");
+    }
 }
 
 async fn refused(stage: &Stage, yaml: &str, sentence: &str) {

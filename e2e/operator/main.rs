@@ -14,6 +14,7 @@ mod defects;
 mod deletion;
 mod doctor;
 mod dry_run;
+mod files;
 mod freeze;
 mod freeze_timeout;
 mod http;

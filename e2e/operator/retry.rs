@@ -154,13 +154,13 @@ async fn what_is_imported_is_checked_before_it_may_go_live() {
 
     // A file that is not there, and one with a column that is none.
     let words = ["import country_statistics", "country_statistics_Nov2026.csv"];
-    stage.must_fail("Nov2026", PhaseName::ImportRelated, &words).await;
-    assert_eq!(attempts(&stage.status("nov2026").await, PhaseName::ImportRelated), 1, "a file that is not there is final at once");
+    stage.must_fail("Nov2026", PhaseName::Preflight, &words).await;
+    assert_eq!(attempts(&stage.status("nov2026").await, PhaseName::Preflight), 1, "a file that is not there is final at once");
     stage.upload_statistics("Nov2026", "iso_3,release_month,pa_total\nAFG,1,3\n").await;
     stage.edit("nov2026", r#"{"retry": 1}"#).await;
     let words =
         ["import country_statistics", "country_statistics_Nov2026.csv", "column pa_total is no column of staging_country_statistics"];
-    stage.wait_failed("nov2026", PhaseName::ImportRelated, &words).await;
+    stage.wait_failed("nov2026", PhaseName::Preflight, &words).await;
     stage.upload_statistics("Nov2026", "iso_3,release_month,pa_count\nAFG,1,three\n").await;
     stage.edit("nov2026", r#"{"retry": 2}"#).await;
     let words = ["country_statistics_Nov2026.csv", "may not be null"];

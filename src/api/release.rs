@@ -133,6 +133,13 @@ pub struct ImportSelection {
     pub sample: Option<i64>,
 }
 
+impl ImportSelection {
+    /// The import is among those that the release runs.
+    pub fn runs(&self, import: &ItemName) -> bool {
+        (self.only.is_empty() || self.only.contains(import)) && !self.skip.contains(import)
+    }
+}
+
 /// Overrides of the Portal's `views`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -223,6 +223,18 @@ pub async fn read_config_map_key(client: &Client, namespace: &str, name: &str, k
         .ok_or_else(|| key_missing("ConfigMap", namespace, name, key))
 }
 
+/// Reads one key of a ConfigMap's `data` or `binaryData` as the bytes of a file.
+///
+/// # Errors
+/// When the ConfigMap or the key is missing, or the request fails.
+pub async fn read_config_map_file(client: &Client, namespace: &str, name: &str, key: &str) -> Result<Vec<u8>, ClusterError> {
+    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let found = call(|| api.get(name)).await.map_err(|cause| unreadable("ConfigMap", namespace, name, key, cause))?;
+    let text = found.data.and_then(|mut data| data.remove(key)).map(String::into_bytes);
+    let binary = found.binary_data.and_then(|mut data| data.remove(key)).map(|bytes| bytes.0);
+    text.or(binary).ok_or_else(|| key_missing("ConfigMap", namespace, name, key))
+}
+
 /// Writes the whole status of an object by server-side apply. The object's uid goes along: an object that was deleted and
 /// made again under the same name is left alone.
 ///

@@ -72,8 +72,9 @@ pub(super) fn reason(error: &sqlx::Error) -> String {
     };
     let parts =
         [Some(database.message()), database.detail(), database.r#where().and_then(|context| context.lines().next()), database.hint()];
-    let text = parts.into_iter().flatten().map(|part| part.trim_end_matches('.')).collect::<Vec<_>>().join("; ");
-    shorten(&text, 600)
+    // Each for itself: a value of a megabyte in the message must not push the line's number out.
+    let parts = parts.into_iter().flatten().map(|part| shorten(part.trim_end_matches('.'), 300));
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 fn shorten(text: &str, chars: usize) -> String {

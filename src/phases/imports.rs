@@ -18,6 +18,7 @@ use super::{
     Context, Definition, Done, PhaseError,
     definition::templates,
     of_database,
+    order::in_order,
     parallel::{self, cut_off},
 };
 use crate::{
@@ -100,27 +101,6 @@ async fn load(context: &Context, ones: &[One<'_>], mut schedule: Schedule) -> Re
     }
 }
 
-/// The imports so that each comes after those it depends on, otherwise in the Portal's order.
-fn in_order(imports: &[(Import, Option<String>)]) -> Result<Vec<(&Import, Option<&String>)>, PhaseError> {
-    let here = |name: &str| imports.iter().any(|(import, _)| import.name.as_str() == name);
-    let mut waiting: Vec<_> = imports.iter().map(|(import, source)| (import, source.as_ref())).collect();
-    let mut ordered: Vec<(&Import, Option<&String>)> = Vec::new();
-    while !waiting.is_empty() {
-        let ready = |import: &Import| {
-            import.depends_on.iter().all(|needed| !here(needed.as_str()) || ordered.iter().any(|(done, _)| done.name == *needed))
-        };
-        let Some(position) = waiting.iter().position(|(import, _)| ready(import)) else {
-            let names: Vec<&str> = waiting.iter().map(|(import, _)| import.name.as_str()).collect();
-            return Err(PhaseError::Refused(format!(
-                "imports {} depend on each other in a circle; correct dependsOn in the Portal",
-                names.join(", ")
-            )));
-        };
-        ordered.push(waiting.remove(position));
-    }
-    Ok(ordered)
-}
-
 /// For each import the earlier ones that it waits for: those that it names in dependsOn, those that fill what it reads or fills, and
 /// those that read what it fills. So a dependsOn that somebody forgot does no harm.
 async fn needs(
@@ -147,12 +127,6 @@ async fn needs(
     }
     work.commit().await?;
     Ok(needs)
-}
-
-/// The release's own selection does not leave the import out.
-pub(super) fn is_selected(context: &Context, import: &Import) -> bool {
-    let selection = &context.spec.imports;
-    (selection.only.is_empty() || selection.only.contains(&import.name)) && !selection.skip.contains(&import.name)
 }
 
 /// More rows were turned away than the Portal allows.

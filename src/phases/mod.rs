@@ -5,10 +5,12 @@
 
 mod definition;
 mod downloads;
+mod files;
 mod freeze;
 mod imports;
 mod lock;
 mod manifest;
+mod order;
 mod parallel;
 mod post_swap;
 mod preflight;

@@ -11,6 +11,7 @@ use crate::{
         ledger,
         swap::validate_constraints,
     },
+    outbound::Refusal,
     release::RunKind,
 };
 
@@ -73,7 +74,11 @@ async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {
         HttpMethod::DELETE => reqwest::Method::DELETE,
     };
     // The answer's body is never read: it may hold anything.
-    let answer = context.services.http.request(method, &hook.http.url).timeout(HOOK_TIMEOUT).send().await;
+    let refused = |refusal: &Refusal| {
+        PhaseError::Refused(format!("hook {} was not called: {refusal}; the data is live; then raise retry", hook.name))
+    };
+    let request = context.services.outbound.request(method, &hook.http.url).map_err(|refusal| refused(&refusal))?;
+    let answer = request.timeout(HOOK_TIMEOUT).send().await;
     match answer {
         Ok(answer) if answer.status().is_success() => Ok(()),
         Ok(answer) => Err(PhaseError::Failed(format!(
@@ -81,10 +86,13 @@ async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {
             hook.name,
             answer.status()
         ))),
-        Err(error) => Err(PhaseError::Failed(format!(
-            "hook {} did not answer: {}; the data is live; correct it, then raise retry",
-            hook.name,
-            error.without_url()
-        ))),
+        Err(error) => Err(match Refusal::among(&error) {
+            Some(refusal) => refused(refusal),
+            None => PhaseError::Failed(format!(
+                "hook {} did not answer: {}; the data is live; correct it, then raise retry",
+                hook.name,
+                error.without_url()
+            )),
+        }),
     }
 }

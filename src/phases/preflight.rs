@@ -1,8 +1,15 @@
 //! Preflight: everything that can be checked before the first row is imported.
 
-use super::{Context, Definition, Done, PhaseError, counted, definition::templates, downloads, of_database, swap, views::contents};
+use super::{
+    Context, Definition, Done, PhaseError, counted,
+    definition::templates,
+    downloads,
+    files::{Source, open},
+    of_database, order, swap,
+    views::contents,
+};
 use crate::{
-    api::GatePhase,
+    api::{GatePhase, PhaseName, PhaseState},
     database::{
         checks::{Finding, GateFailure, gate, missing_relations},
         dependents,
@@ -28,6 +35,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let schema = context.portal.database.schema.as_str();
     let relations = context.relations();
 
+    order::check(&context.portal.imports)?;
     context.say("looking for the relations");
     let mut work = context.work().await?;
     let names = needed(&context.portal);
@@ -74,6 +82,7 @@ fn read_as(context: &Context, name: &str) -> String {
 /// Checks that every import's columns have their place in its target, on empty staged tables that are rolled back.
 async fn import_columns(context: &Context, definition: &Definition, templates: &TemplateContext) -> Result<(), PhaseError> {
     let tables = Relations { views: Vec::new(), ..context.relations() };
+    let files = files(context, definition, templates).await?;
     let mut work = context.work().await?;
     drop_all(&mut work, &tables).await.map_err(of_database)?;
     build(&mut work, &tables, true).await.map_err(of_database)?;
@@ -88,8 +97,28 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
         let target = Target { import: import.name.as_str(), schema: &tables.schema, table: &staged };
         columns(&mut work, target, &sql).await.map_err(of_database)?;
     }
+    for file in files {
+        file.check(context, &mut work).await?;
+    }
     // Dropped without a commit: nothing of it stays.
     Ok(())
+}
+
+/// The files of the imports that this release runs: hours of other imports should not come before one that cannot be read.
+async fn files<'a>(context: &Context, definition: &'a Definition, templates: &TemplateContext) -> Result<Vec<Source<'a>>, PhaseError> {
+    let selection = &context.spec.imports;
+    let mut opened = Vec::new();
+    for (phase, imports) in [(PhaseName::ImportCore, &definition.core), (PhaseName::ImportRelated, &definition.related)] {
+        if context.run.state_of(phase) == Some(PhaseState::Skipped) {
+            continue;
+        }
+        for (import, _) in imports.iter().filter(|(import, _)| selection.runs(&import.name)) {
+            if let Some(csv) = &import.csv {
+                opened.push(open(context, templates, import, csv).await?);
+            }
+        }
+    }
+    Ok(opened)
 }
 
 /// Asks the gates of a phase. A hard one that does not pass is an error; soft ones are told in the returned text.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::{
     Context, Definition, PhaseError, Work,
     definition::templates,
-    imports::{is_selected, read_by},
+    imports::read_by,
 };
 use crate::database::{
     identifiers::Generation,
@@ -44,7 +44,7 @@ pub(super) async fn look(context: &Context) -> Result<SourceOfData, PhaseError> 
     let mut work = context.work().await?;
     let mut because = views(context, &mut work).await?;
     let templates = templates(context);
-    for (import, source) in definition.imports().filter(|(import, _)| is_selected(context, import)) {
+    for (import, source) in definition.imports().filter(|(import, _)| context.spec.imports.runs(&import.name)) {
         let Some(source) = source else {
             because.push(format!("import {} reads a file", import.name));
             continue;

@@ -1,6 +1,6 @@
 //! BuildStaging: the staged copies of the tables.
 
-use super::{Context, Definition, Done, PhaseError, imports::is_selected, of_database, views};
+use super::{Context, Definition, Done, PhaseError, of_database, views};
 use crate::database::{
     catalog,
     identifiers::Relations,
@@ -14,7 +14,7 @@ pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
     let tables = Relations { views: Vec::new(), ..context.relations() };
     let lightweight = context.spec.staging.lightweight.unwrap_or(context.portal.staging.lightweight);
     let imports: Vec<(String, bool)> =
-        definition.imports().map(|(import, _)| (import.name.0.clone(), !is_selected(context, import))).collect();
+        definition.imports().map(|(import, _)| (import.name.0.clone(), !context.spec.imports.runs(&import.name))).collect();
 
     let mut work = context.work().await?;
     views::claim(&mut work, context).await?;

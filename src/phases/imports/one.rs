@@ -6,16 +6,14 @@ use std::{
 };
 
 use super::{
-    super::{Context, PhaseError, Work, of_database},
+    super::{Context, PhaseError, Work, files, of_database},
     is_over_limit,
     schedule::Outcome,
 };
 use crate::{
     api::{Csv, Import},
-    cluster,
     database::{
         checks::one_number,
-        csv,
         identifiers::{Generation, qualified},
         import::{Counts, KeyRange, Load, Source, Target, columns, load, plan_ranges},
         ledger::{self, imports::Account},
@@ -152,19 +150,8 @@ impl<'a> One<'a> {
     }
 
     async fn csv(&self, work: &mut Work, file: &Csv) -> Result<Counts, PhaseError> {
-        let context = self.context;
-        let what = format!("import {}", self.name());
-        let store = context.portal.object_stores.iter().find(|store| store.name == file.object_store_ref).ok_or_else(|| {
-            PhaseError::Refused(format!("{what}: the Portal has no object store {}; add it to objectStores", file.object_store_ref))
-        })?;
-        let secrets = cluster::read_secret(&context.client, &context.namespace, store.secret_ref.name.as_str())
-            .await
-            .map_err(|error| PhaseError::Failed(format!("{what}: {error}")))?;
-        let path = self.templates.render(&what, &file.path, None).map_err(of_database)?.sql;
-        let opened = csv::open(&store.url, &secrets).map_err(|error| PhaseError::Refused(error.to_string()))?;
-        let loaded = csv::load(work, self.target(), opened.as_ref(), &path).await.map_err(csv_error)?;
-        context.say(format!("{what}: {path}, sha256 {}", loaded.sha256));
-        let rows = i64::try_from(loaded.rows).unwrap_or(i64::MAX);
+        let file = files::open(self.context, self.templates, self.import, file).await?;
+        let rows = i64::try_from(file.load(self.context, work).await?).unwrap_or(i64::MAX);
         Ok(Counts { read: rows, imported: rows, rejected: 0 })
     }
 
@@ -235,17 +222,5 @@ impl<'a> One<'a> {
         work.commit().await?;
         self.context.services.tell(Audience::from(self.context), Notice::ImportProgress { import: self.name().to_owned(), rows, total });
         Ok(())
-    }
-}
-
-/// An object store that does not answer may answer later; a file that is not there, or not for us, stays so, as does what it says.
-fn csv_error(error: csv::CsvError) -> PhaseError {
-    use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
-    match error {
-        csv::CsvError::Read { source: NotFound { .. } | PermissionDenied { .. } | Unauthenticated { .. }, .. } => {
-            PhaseError::Refused(error.to_string())
-        }
-        csv::CsvError::Read { .. } => PhaseError::Failed(error.to_string()),
-        error => of_database(error),
     }
 }

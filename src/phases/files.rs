@@ -1,0 +1,135 @@
+//! Files as import sources: opened here with what the cluster keeps, streamed into the staged table by the database's side.
+
+use super::{Context, PhaseError, of_database};
+use crate::{
+    api::{Csv, FileCompression, Import},
+    cluster::{self, ClusterError},
+    database::{
+        csv::{self, CsvError, Format},
+        identifiers::Generation,
+        import::Target,
+        template::TemplateContext,
+    },
+    files::{
+        File, FileError,
+        content::{Compression, Content},
+        http, s3,
+    },
+};
+
+/// An import's file, open for reading.
+pub(super) struct Source<'a> {
+    import: &'a Import,
+    csv: &'a Csv,
+    content: Content,
+}
+
+/// Opens the import's file. Do it before a transaction begins: a server may take its time.
+///
+/// # Errors
+/// When the Secret, the store or the file is not there, not for us, or does not answer.
+pub(super) async fn open<'a>(
+    context: &Context,
+    templates: &TemplateContext,
+    import: &'a Import,
+    csv: &'a Csv,
+) -> Result<Source<'a>, PhaseError> {
+    let what = format!("import {}", import.name);
+    let unreadable = |error| read_error(&what, error);
+    let missing = |error| cluster_error(&what, error);
+    let rendered = |template: &str| templates.render(&what, template, None).map(|rendered| rendered.sql).map_err(of_database);
+    let (client, namespace, outbound) = (&context.client, context.namespace.as_str(), &context.services.outbound);
+    let file = if let (Some(store), Some(path)) = (&csv.object_store_ref, &csv.path) {
+        let store = context.portal.object_stores.iter().find(|known| known.name == *store).ok_or_else(|| {
+            PhaseError::Refused(format!(
+                "{what}: the Portal has no object store {store}; add it to objectStores, or correct csv.objectStoreRef"
+            ))
+        })?;
+        let secrets = cluster::read_secret(client, namespace, store.secret_ref.name.as_str()).await.map_err(missing)?;
+        let opened = s3::open(outbound, &store.url, &secrets).map_err(unreadable)?;
+        s3::read(opened.as_ref(), &store.url, &rendered(path)?).await.map_err(unreadable)?
+    } else if let Some(url) = &csv.url {
+        let header = match &csv.request_header {
+            None => None,
+            Some(header) => {
+                let secret = &header.value_secret_ref;
+                let value =
+                    cluster::read_secret_key(client, namespace, secret.name.as_str(), secret.key.as_str()).await.map_err(missing)?;
+                Some((header.name.as_str(), value))
+            }
+        };
+        http::open(outbound, &rendered(url)?, header).await.map_err(unreadable)?
+    } else if let Some(key) = &csv.config_map_key_ref {
+        let content = cluster::read_config_map_file(client, namespace, key.name.as_str(), key.key.as_str()).await.map_err(missing)?;
+        File::in_memory(format!("ConfigMap {namespace}/{}, key {}", key.name, key.key), content)
+    } else {
+        let none = "its csv section names no file; give it objectStoreRef and path, url, or configMapKeyRef";
+        return Err(PhaseError::Refused(format!("{what}: {none}")));
+    };
+    let compression = match csv.compression {
+        FileCompression::Auto => Compression::of_name(&file.name),
+        FileCompression::None => Compression::None,
+        FileCompression::Gzip => Compression::Gzip,
+        FileCompression::Zstd => Compression::Zstd,
+    };
+    Ok(Source { import, csv, content: Content::new(file, compression) })
+}
+
+impl Source<'_> {
+    /// Looks whether the file's columns fit the staged table. Reads no further than the header.
+    ///
+    /// # Errors
+    /// When they do not, or the file cannot be read.
+    pub(super) async fn check(self, context: &Context, work: &mut super::Work) -> Result<(), PhaseError> {
+        let staged = Generation::Staging.name(self.import.into.as_str());
+        csv::check(work, target(context, self.import, &staged), self.content, &format(self.csv)).await.map_err(csv_error)
+    }
+
+    /// Loads the file in the transaction of `work` and returns how many rows it had.
+    ///
+    /// # Errors
+    /// When the file cannot be read or its rows do not fit; the transaction is spoilt then.
+    pub(super) async fn load(self, context: &Context, work: &mut super::Work) -> Result<u64, PhaseError> {
+        let staged = Generation::Staging.name(self.import.into.as_str());
+        let sample = context.spec.imports.sample.and_then(|rows| u64::try_from(rows).ok());
+        let name = self.content.name().to_owned();
+        let target = target(context, self.import, &staged);
+        let loaded = csv::load(work, target, self.content, &format(self.csv), sample).await.map_err(csv_error)?;
+        match loaded.sha256 {
+            Some(sha256) => context.say(format!("import {}: {name}, sha256 {sha256}", self.import.name)),
+            None => context.say(format!("import {}: the first {} rows of {name}", self.import.name, loaded.rows)),
+        }
+        Ok(loaded.rows)
+    }
+}
+
+fn target<'a>(context: &'a Context, import: &'a Import, staged: &'a str) -> Target<'a> {
+    Target { import: import.name.as_str(), schema: context.portal.database.schema.as_str(), table: staged }
+}
+
+fn format(csv: &Csv) -> Format {
+    Format {
+        delimiter: csv.delimiter.bytes().next().unwrap_or(b','),
+        null: csv.null_string.clone(),
+        encoding: csv.encoding.clone(),
+        columns: csv.columns.iter().map(|(from, to)| (from.clone(), to.0.clone())).collect(),
+    }
+}
+
+/// A server that does not answer may answer later; a file that is not there, or not for us, stays so.
+fn read_error(what: &str, error: FileError) -> PhaseError {
+    let text = format!("{what}: {error}");
+    if error.transient { PhaseError::Failed(text) } else { PhaseError::Refused(text) }
+}
+
+fn csv_error(error: CsvError) -> PhaseError {
+    match error {
+        CsvError::Read { import, source } => read_error(&format!("import {import}"), source),
+        error => of_database(error),
+    }
+}
+
+fn cluster_error(what: &str, error: ClusterError) -> PhaseError {
+    let text = format!("{what}: {error}");
+    if error.is_missing() { PhaseError::Refused(text) } else { PhaseError::Failed(text) }
+}
