@@ -13,7 +13,7 @@
 //! | [`runner`] | phases as tasks: cancel, pause, record how they ended | `phases` |
 //! | [`controller`] | observe, decide, act | everything |
 //! | [`doctor`] | what stands against a release, looked at from the command line, read-only | `api`, `cluster`, `database`, `release` |
-//! | [`portals`], [`leader`], [`http`], [`metrics`], [`notify`], [`telemetry`], [`config`], [`faults`] | one thing each | |
+//! | [`portals`], [`leader`], [`http`], [`outbound`], [`files`], [`metrics`], [`notify`], [`telemetry`], [`config`], [`faults`] | one thing each | |
 //!
 //! Promises and where they are kept: one writer, fenced ([`database::lock`]); what was done and the row that says so commit together
 //! ([`phases::Work`]); workers come back whatever happens ([`release::phase`], [`release::step`]); nothing is dropped with CASCADE

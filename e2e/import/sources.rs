@@ -185,7 +185,7 @@ async fn servers_that_fail_are_told_apart() {
                 "the transfer broke off",
             ),
             (format!("HTTP/1.1 200 OK\r\n\r\n{body}"), false, "does not say how long it is"),
-            (format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx"), false, "encoded (gzip)"),
+            ("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx".to_owned(), false, "encoded (gzip)"),
             (status("404 Not Found"), false, "answered 404 Not Found; correct csv.url"),
             (status("403 Forbidden"), false, "403 Forbidden; correct csv.requestHeader"),
             (status("302 Found"), false, "redirects are not followed"),

@@ -112,22 +112,31 @@ async fn files_come_from_urls_and_config_maps() {
         stage.wait_failed("jul2026", PhaseName::Preflight, &words).await;
     }
 
-    stage.statistics_from(file(".csv.gz", Some("word"))).await;
+    // A line that is wrong shows at the import, and nothing of the file stays.
+    stage
+        .add_key("configmap/portal-sql", json!({"data": {"statistics.csv": plain, "bad.csv": format!("{plain}one,field,too,few\n")}}))
+        .await;
+    stage.statistics_from(json!({"configMapKeyRef": {"name": "portal-sql", "key": "bad.csv"}})).await;
     stage.edit("jul2026", r#"{"retry": 7}"#).await;
+    let line = format!("line {}", plain.lines().count() + 1);
+    stage.wait_failed("jul2026", PhaseName::ImportRelated, &["key bad.csv was refused", &line, "nothing of it was imported"]).await;
+    assert_eq!(stage.text("SELECT count(*) FROM staging_country_statistics").await, "0");
+
+    stage.statistics_from(file(".csv.gz", Some("word"))).await;
+    stage.edit("jul2026", r#"{"retry": 8}"#).await;
     stage.wait_state("jul2026", ReleaseState::DryRunComplete).await;
     let staged = stage.text("SELECT count(*) || ' ' || (SELECT rows FROM portal_release.imports WHERE import = 'country_statistics') FROM staging_country_statistics").await;
     let count = rows.lines().count();
     assert_eq!(staged, format!("{count} {count}"), "rows of the file, in the table and in the ledger");
 
     // The Portal has changed: the release builds its staging again, from the ConfigMap.
-    stage.add_key("configmap/portal-sql", json!({"data": {"statistics.csv": plain}})).await;
     stage.statistics_from(json!({"configMapKeyRef": {"name": "portal-sql", "key": "statistics.csv"}})).await;
     stage.edit("jul2026", r#"{"dryRun": false}"#).await;
     stage.wait_state("jul2026", ReleaseState::Live).await;
     assert_eq!(stage.text("SELECT count(*) FROM country_statistics").await, count.to_string());
     let events = until("the events are written", || async {
         let events = stage.kubectl(&["get", "events", "-o", "yaml"], "").await.expect("events");
-        events.contains("401 Unauthorized").then_some(events)
+        events.contains("PhaseFailed").then_some(events)
     })
     .await;
     for (place, text) in [("events", events), ("log", operator.log()), ("log", careful_log)] {

@@ -164,7 +164,7 @@ async fn what_is_imported_is_checked_before_it_may_go_live() {
     stage.upload_statistics("Nov2026", "iso_3,release_month,pa_count\nAFG,1,three\n").await;
     stage.edit("nov2026", r#"{"retry": 2}"#).await;
     let words = ["country_statistics_Nov2026.csv", "may not be null"];
-    stage.wait_failed("nov2026", PhaseName::ImportRelated, &words).await;
+    stage.wait_failed("nov2026", PhaseName::Preflight, &words).await;
 
     // The source has lost a tenth of its sites.
     let before = stage.world().await;

@@ -50,11 +50,13 @@ mod tests {
         ] {
             for size in 1..=content.len() {
                 let mut rows = Rows::new(content.as_bytes(), 2);
-                let (mut got, mut ended) = (Vec::new(), false);
-                for chunk in content.as_bytes().chunks(size).take_while(|_| !std::mem::take(&mut ended)) {
+                let mut got = Vec::new();
+                for chunk in content.as_bytes().chunks(size) {
                     let end = rows.end_in(chunk);
                     got.extend_from_slice(&chunk[..end.unwrap_or(chunk.len())]);
-                    ended = end.is_some();
+                    if end.is_some() {
+                        break;
+                    }
                 }
                 assert_eq!(String::from_utf8(got).unwrap(), sampled, "{content:?} in chunks of {size}");
             }
