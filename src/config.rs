@@ -18,6 +18,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the operator.
     Run(RunArgs),
+    /// Look at a portal, read-only: connection, privileges, lock, names, leftovers, what a release would do.
+    Doctor(DoctorArgs),
     /// Print the CRDs, the same text as crds/.
     Crd(CrdArgs),
 }
@@ -28,6 +30,28 @@ pub struct CrdArgs {
     /// Write one file a kind into this directory instead of printing them.
     #[arg(long)]
     pub out: Option<std::path::PathBuf>,
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Name of the Portal.
+    pub portal: String,
+    /// Its namespace; by default the one of the kubeconfig's context.
+    #[arg(long, short = 'n', value_name = "NS")]
+    pub namespace: Option<String>,
+    /// How to print what was found.
+    #[arg(long, short = 'o', value_enum, default_value = "text")]
+    pub output: Output,
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// Aligned lines for people.
+    Text,
+    /// One JSON document.
+    Json,
 }
 
 /// Options of `run`.

@@ -12,6 +12,7 @@
 //! | [`phases`] | what each phase does and what takes it back | the above, [`services`] |
 //! | [`runner`] | phases as tasks: cancel, pause, record how they ended | `phases` |
 //! | [`controller`] | observe, decide, act | everything |
+//! | [`doctor`] | what stands against a release, looked at from the command line, read-only | `api`, `cluster`, `database`, `release` |
 //! | [`portals`], [`leader`], [`http`], [`metrics`], [`notify`], [`telemetry`], [`config`], [`faults`] | one thing each | |
 //!
 //! Promises and where they are kept: one writer, fenced ([`database::lock`]); what was done and the row that says so commit together
@@ -23,6 +24,7 @@ pub mod cluster;
 pub mod config;
 pub mod controller;
 pub mod database;
+pub mod doctor;
 pub mod faults;
 pub mod http;
 pub mod leader;

@@ -9,8 +9,8 @@ use kube::Client;
 use portal_release_operator::{
     api,
     cluster::PortalEvents,
-    config::{Cli, Command, CrdArgs, RunArgs},
-    controller,
+    config::{Cli, Command, CrdArgs, DoctorArgs, Output, RunArgs},
+    controller, doctor,
     faults::Faults,
     http::HttpServer,
     leader::{self, Term},
@@ -32,11 +32,14 @@ const FLUSH: Duration = Duration::from_secs(3);
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Crd(args) => crd(&args),
-        Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the runtime")
-            .and_then(|runtime| runtime.block_on(run(args))),
+        Command::Doctor(args) => match runtime().and_then(|runtime| runtime.block_on(doctor(&args))) {
+            Ok(code) => return code,
+            Err(error) => {
+                eprintln!("portal-release-operator: {error:#}");
+                return ExitCode::from(2);
+            }
+        },
+        Command::Run(args) => runtime().and_then(|runtime| runtime.block_on(run(args))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,6 +48,24 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// 0: a release can go; 1: something stands against it; 2: it could not be looked.
+#[expect(clippy::print_stdout, reason = "printing the report is what the command is for")]
+async fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::try_default().await.context("cannot find the cluster: set KUBECONFIG, or run in a pod")?;
+    let namespace = args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+    let report = doctor::examine(&client, &namespace, &args.portal).await?;
+    match args.output {
+        Output::Text => print!("{}", report.text()),
+        Output::Json => println!("{}", report.json()?),
+    }
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 #[expect(clippy::print_stdout, reason = "printing the CRDs is what the command is for")]

@@ -7,10 +7,12 @@
 
 mod abort;
 mod admission;
+mod backups;
 mod commits;
 mod data_loss;
 mod defects;
 mod deletion;
+mod doctor;
 mod dry_run;
 mod freeze;
 mod freeze_timeout;

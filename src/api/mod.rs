@@ -6,6 +6,7 @@
 mod crd;
 mod phase;
 mod portal;
+mod portal_status;
 mod release;
 mod scalars;
 mod status;
@@ -13,6 +14,7 @@ mod status;
 pub use crd::{crds, crds_yaml};
 pub use phase::PhaseName;
 pub use portal::*;
+pub use portal_status::*;
 pub use release::*;
 pub use scalars::*;
 pub use status::*;

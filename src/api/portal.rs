@@ -4,12 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DataKey, Duration, FrozenWorkload, Identifier, ItemName, Label, ObjectName, Percentage, PhaseName, Sql};
+use super::{DataKey, Duration, Identifier, ItemName, ObjectName, Percentage, PhaseName, PortalStatus, Sql};
 
 /// One portal: its database, tables, views, imports, workers, gates and defaults. Written by the platform team; it may
 /// contain SQL and name Secrets and workloads of its own namespace.
@@ -32,7 +31,10 @@ use super::{DataKey, Duration, FrozenWorkload, Identifier, ItemName, Label, Obje
     ),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "FROZEN", type_ = "boolean", json_path = ".spec.frozen", description = "Emergency freeze requested"),
+    printcolumn(name = "BACKUPS", type_ = "integer", json_path = ".status.backupCount", description = "Backups that are there"),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "LAST-BACKUP", type_ = "date", json_path = ".status.backups[0].createdAt", priority = 1),
+    printcolumn(name = "BACKUP-SIZE", type_ = "string", json_path = ".status.backupSize", priority = 1),
     printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
@@ -679,24 +681,4 @@ impl Default for Defaults {
 
 fn default_keep_backups() -> i32 {
     1
-}
-
-/// What the operator found out about a portal.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PortalStatus {
-    /// The generation that this status speaks of; -1 until the operator has seen the object.
-    #[serde(default)]
-    pub observed_generation: i64,
-    /// Label of the release that readers see.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub current_label: Option<Label>,
-    /// What the emergency freeze stopped, as it was before.
-    #[serde(default)]
-    #[schemars(length(max = 64))]
-    pub frozen_workloads: Vec<FrozenWorkload>,
-    /// `Ready`, `Reconciling`, `Stalled` (kstatus) and `WorkersFrozen`.
-    #[serde(default)]
-    #[schemars(length(max = 16))]
-    pub conditions: Vec<Condition>,
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{ItemName, Label, ObjectName, PhaseName, PortalReleaseStatus};
 
 /// One release of a portal. Written by the release manager, or by Git.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[kube(
     group = "portalrelease.dev",
     version = "v1alpha1",

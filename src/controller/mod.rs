@@ -3,6 +3,7 @@
 mod act;
 mod observe;
 mod portal;
+mod portal_backups;
 mod release;
 
 use std::{sync::Arc, time::Duration};

@@ -9,7 +9,7 @@ use super::{Shared, release::ReconcileError};
 use crate::{
     api::{FrozenWorkload, Label, Portal, PortalRelease, PortalStatus},
     cluster::{self, ClusterError, EventType, workers},
-    database::ledger,
+    database::{inventory::human, ledger},
     services::corrected,
 };
 
@@ -30,13 +30,12 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
     }
     let before = portal.status.clone().unwrap_or_default();
     let (frozen, again, freeze) = emergency_freeze(&shared, &portal, &before).await?;
-    let (ready, current, retry) = match look(&shared, &portal).await {
-        Ok(current) => (Ok(()), current, None),
-        Err(message) => (Err(message), before.current_label.clone(), Some(PAUSE)),
-    };
+    // What cannot be read stays as it was.
+    let mut status = PortalStatus { frozen_workloads: frozen, conditions: Vec::new(), ..before.clone() };
+    let ready = look(&shared, &portal, &mut status).await;
+    let retry = ready.is_err().then_some(PAUSE);
     let generation = portal.metadata.generation.unwrap_or_default();
-    let mut status =
-        PortalStatus { observed_generation: generation, current_label: current, frozen_workloads: frozen, conditions: Vec::new() };
+    status.observed_generation = generation;
     let mut push = |type_: &str, status_word: &str, reason: &str, message: &str| {
         let since = before.conditions.iter().find(|condition| condition.type_ == type_ && condition.status == status_word);
         status.conditions.push(Condition {
@@ -84,15 +83,20 @@ pub(super) fn failed(portal: Arc<Portal>, error: &ReconcileError, _: Arc<Shared>
     Action::requeue(PAUSE)
 }
 
-/// Connects, and asks which release readers see.
-async fn look(shared: &Shared, portal: &Arc<Portal>) -> Result<Option<Label>, String> {
+/// Connects, and asks which release readers see and which backups there are.
+async fn look(shared: &Shared, portal: &Arc<Portal>, status: &mut PortalStatus) -> Result<(), String> {
     let database = shared.portals.database(portal).await.map_err(|error| error.to_string())?;
     let read = async {
         let mut connection = database.pool().acquire().await?;
         ledger::exchange::current_label(&mut connection, database.key()).await
     };
     let label = read.await.map_err(|error| format!("the ledger cannot be read: {error}"))?;
-    Ok(label.map(Label))
+    status.current_label = label.map(Label);
+    let (count, backups) = super::portal_backups::list(&database, &portal.spec, &status.backups).await?;
+    status.backup_count = i32::try_from(count).unwrap_or(i32::MAX);
+    status.backup_size = (count > 0).then(|| human(backups.iter().map(|backup| backup.bytes).sum()));
+    status.backups = backups;
+    Ok(())
 }
 
 /// What the condition says: status, reason, message.

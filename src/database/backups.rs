@@ -27,6 +27,16 @@ pub enum BackupError {
     Drop(#[from] StagingError),
 }
 
+impl BackupError {
+    /// May the same succeed when other sessions have let go?
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let Self::Drop(StagingError::Statement { source, .. }) = self else { return false };
+        let code = source.as_database_error().and_then(|error| error.code());
+        matches!(code.as_deref(), Some("55P03" | "40P01" | "57014"))
+    }
+}
+
 /// The relations of one swap that were kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backup {
@@ -68,6 +78,26 @@ pub async fn list(conn: &mut PgConnection, relations: &Relations) -> Result<Vec<
 /// Names what still depends on it.
 pub async fn drop(conn: &mut PgConnection, relations: &Relations, stamp: BackupStamp) -> Result<(), BackupError> {
     Ok(drop_relations(conn, &relations.schema, &relations.names(&Generation::Backup(stamp))).await?)
+}
+
+/// Who holds a lock that dropping a backup needs: on one of its relations, or on a table that its foreign keys reference.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn in_the_way(conn: &mut PgConnection, relations: &Relations, stamp: BackupStamp) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "WITH rel AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2)),
+              needed AS (SELECT oid FROM rel UNION SELECT k.confrelid FROM pg_constraint k JOIN rel ON rel.oid = k.conrelid WHERE k.contype = 'f')
+         SELECT format('pid %s (role %s, application %s) on %s', a.pid, coalesce(a.usename, 'unknown'),
+                       coalesce(nullif(a.application_name, ''), 'unknown'), string_agg(DISTINCT l.relation::regclass::text, ', '))
+         FROM pg_locks l JOIN needed ON needed.oid = l.relation JOIN pg_stat_activity a ON a.pid = l.pid
+         WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND a.pid <> pg_backend_pid()
+         GROUP BY a.pid, a.usename, a.application_name ORDER BY a.pid LIMIT 5",
+    )
+    .bind(&relations.schema)
+    .bind(relations.names(&Generation::Backup(stamp)))
+    .fetch_all(conn)
+    .await
 }
 
 /// The first minute, from `now` on, that no backup is named after and that is none of `used`: a name is never given twice, not even

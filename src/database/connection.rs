@@ -59,18 +59,7 @@ pub enum ConnectError {
 /// # Errors
 /// See [`ConnectError`].
 pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPool, PgConnectOptions), ConnectError> {
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| ConnectError::Url)?
-        .application_name(application)
-        // Time and number formats never depend on the server's or the role's settings.
-        .options([
-            ("search_path", search_path(schema).as_str()),
-            ("TimeZone", "UTC"),
-            ("DateStyle", "ISO"),
-            ("statement_timeout", "0"),
-            ("client_min_messages", "warning"),
-        ])
-        .disable_statement_logging();
+    let options = options(url, schema, application)?;
     let user = options.get_username().to_owned();
     let host = options.get_host().to_owned();
     let port = options.get_port();
@@ -94,6 +83,26 @@ pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPo
     migrator.dangerous_set_table_name("portal_release._sqlx_migrations");
     migrator.run(&pool).await.map_err(|cause| ConnectError::Migrate { user, cause })?;
     Ok((pool, options))
+}
+
+/// How every connection to a portal's database is made.
+///
+/// # Errors
+/// [`ConnectError::Url`].
+pub fn options(url: &str, schema: &str, application: &str) -> Result<PgConnectOptions, ConnectError> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| ConnectError::Url)?
+        .application_name(application)
+        // Time and number formats never depend on the server's or the role's settings.
+        .options([
+            ("search_path", search_path(schema).as_str()),
+            ("TimeZone", "UTC"),
+            ("DateStyle", "ISO"),
+            ("statement_timeout", "0"),
+            ("client_min_messages", "warning"),
+        ])
+        .disable_statement_logging();
+    Ok(options)
 }
 
 fn search_path(schema: &str) -> String {

@@ -14,6 +14,8 @@ use jiff::{Span, Timestamp};
 use sha2::{Digest, Sha256};
 use sqlx::AssertSqlSafe;
 
+use crate::api::PortalSpec;
+
 /// The longest name Postgres keeps, in bytes (NAMEDATALEN - 1).
 pub const MAX_NAME_BYTES: usize = 63;
 
@@ -61,6 +63,17 @@ pub struct Relations {
 }
 
 impl Relations {
+    /// Every relation that a release of the portal may replace, whether one does or not.
+    #[must_use]
+    pub fn of(portal: &PortalSpec) -> Self {
+        Self {
+            schema: portal.database.schema.0.clone(),
+            tables: portal.tables.swapped(),
+            views: portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(),
+            lookups: portal.tables.lookups(),
+        }
+    }
+
     /// The base names of everything that is swapped: tables first, then views.
     pub fn swapped(&self) -> impl Iterator<Item = &str> {
         self.tables.iter().chain(&self.views).map(String::as_str)
@@ -144,6 +157,12 @@ impl BackupStamp {
             .to_string()
             .parse()
             .and_then(|stamp: Self| if stamp.0.year() == time.year() { Ok(stamp) } else { Err(InvalidStamp(at.to_string())) })
+    }
+
+    /// The minute, in UTC.
+    #[must_use]
+    pub fn minute(self) -> DateTime {
+        self.0
     }
 
     /// The minute after this one.

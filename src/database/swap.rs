@@ -272,7 +272,7 @@ pub async fn exchange<F: Frame>(
                 give_way(pool, order, frame, &mut queue, &blockers, cancel).await?;
                 queue.attempts += 1;
             }
-            turn = attempt(&mut tx, pool, pid, &plan, order, queue.patience).await?;
+            turn = attempt(&mut tx, pool, pid, &plan, order, &queue).await?;
         }
     }
 }
@@ -394,9 +394,9 @@ async fn attempt(
     pid: i32,
     plan: &Plan,
     order: &Order<'_>,
-    patience: Duration,
+    queue: &Queue,
 ) -> Result<Turn<Outcome>, SwapError> {
-    let turn = watched(pool, pid, patience, locked_exchange(tx, plan, order, patience)).await?;
+    let turn = watched(pool, pid, queue.patience, locked_exchange(tx, plan, order, queue)).await?;
     if !matches!(turn, Turn::Done(Outcome::Exchanged { .. })) {
         let sql = "ROLLBACK TO SAVEPOINT swap_attempt";
         sqlx::raw_sql(sql).execute(tx).await.map_err(failed("giving way to other sessions"))?;
@@ -404,19 +404,18 @@ async fn attempt(
     Ok(turn)
 }
 
-async fn locked_exchange(tx: &mut PgConnection, plan: &Plan, order: &Order<'_>, patience: Duration) -> Result<Outcome, SwapError> {
+async fn locked_exchange(tx: &mut PgConnection, plan: &Plan, order: &Order<'_>, queue: &Queue) -> Result<Outcome, SwapError> {
     let locking = || failed("locking the relations of the swap");
-    let millis = patience.as_millis().max(1);
-    let sql = format!("SAVEPOINT swap_attempt; SET LOCAL lock_timeout = '{millis}ms'");
+    let sql = format!("SAVEPOINT swap_attempt; SET LOCAL lock_timeout = '{}ms'", queue.patience.as_millis().max(1));
     sqlx::raw_sql(assembled(sql)).execute(&mut *tx).await.map_err(locking())?;
     if *order.incoming == Generation::Staging {
         publish_lookups(tx, order.relations).await?;
     }
-    // The statement timeout bounds the sum of all waits of the one statement; the lock timeout bounds later ones.
+    // The statement timeout bounds the sum of all waits of one statement; the lock timeout bounds later ones.
     let sql = format!(
-        "SET LOCAL statement_timeout = '{millis}ms'; {}; SET LOCAL statement_timeout = '{}ms'; {}; {};
+        "{}; SET LOCAL statement_timeout = '{}ms'; {}; {};
          SELECT extract(epoch FROM clock_timestamp() - current_setting('portal_release.locked_at')::timestamptz)::float8",
-        plan.lock,
+        plan.locking(queue.slow.as_deref(), queue.patience),
         order.limits.statement.as_millis(),
         plan.check,
         plan.late

@@ -59,6 +59,8 @@ pub struct Context {
     pub namespace: String,
     /// Name of the release.
     pub name: String,
+    /// Its object, for events about it.
+    pub object: ObjectReference,
     /// Name of the Portal.
     pub portal_name: String,
     /// The Portal's spec.
@@ -87,8 +89,6 @@ pub struct Context {
     pub cancel: CancellationToken,
     /// Stop at the next safe point.
     pub pause: CancellationToken,
-    /// The release, for events.
-    pub object: ObjectReference,
     /// What people see meanwhile.
     pub progress: Arc<Progress>,
     /// Notifications, metrics, addresses.
@@ -191,14 +191,11 @@ impl Context {
 
     /// The relations that the release replaces.
     pub fn relations(&self) -> Relations {
-        let views =
-            if self.stages_views() { self.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect() } else { Vec::new() };
-        Relations {
-            schema: self.portal.database.schema.0.clone(),
-            tables: self.portal.tables.swapped(),
-            views,
-            lookups: self.portal.tables.lookups(),
+        let mut relations = Relations::of(&self.portal);
+        if !self.stages_views() {
+            relations.views.clear();
         }
+        relations
     }
 
     /// The release builds staged twins of the materialized views: it is asked to, and no selection of phases leaves it out.

@@ -4,11 +4,12 @@ use super::{Context, Definition, Done, PhaseError, definition::templates, downlo
 use crate::{
     api::GatePhase,
     database::{
-        checks::{Finding, GateFailure, GeometryRule, duplicates, gate, geometry, missing_relations, non_empty},
+        checks::{Finding, GateFailure, gate, missing_relations},
         dependents,
         identifiers::{Generation, Relations},
         import::{Target, columns},
         ledger,
+        portal_checks::{DataCheck, needed},
         staging::{build, build_lookup, drop_all},
         template::TemplateContext,
     },
@@ -29,11 +30,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
 
     context.say("looking for the relations");
     let mut work = context.work().await?;
-    let mut names: Vec<String> = relations.tables.iter().chain(&relations.lookups).cloned().collect();
-    names.extend(context.portal.materialized_views.iter().map(|view| view.name.0.clone()));
-    names.extend(checked_relations(context));
-    names.sort();
-    names.dedup();
+    let names = needed(&context.portal);
     refuse(missing_relations(&mut work, schema, &names).await.map_err(of_database)?)?;
     let mut obstacles = dependents::obstacles(&mut work, &relations, &Generation::Staging).await?;
     obstacles.extend(downloads::obstacle(&mut work, context).await?);
@@ -41,24 +38,11 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     work.commit().await?;
 
     let mut findings = Vec::new();
-    let preflight = &context.portal.preflight;
-    for name in &preflight.require_any_rows {
+    let checks = DataCheck::all(&context.portal.preflight);
+    for check in &checks {
+        context.say(check.doing());
         let mut work = context.work().await?;
-        findings.extend(non_empty(&mut work, schema, &read_as(context, name.as_str())).await.map_err(of_database)?);
-        work.commit().await?;
-    }
-    for check in &preflight.geometry {
-        context.say(format!("checking the geometry of {}", check.relation));
-        let rule = GeometryRule { column: check.column.as_str(), srid: Some(check.srid), nullable: false };
-        let mut work = context.work().await?;
-        findings.extend(geometry(&mut work, schema, &read_as(context, check.relation.as_str()), rule).await.map_err(of_database)?);
-        work.commit().await?;
-    }
-    for check in &preflight.unique {
-        context.say(format!("looking for duplicates in {}", check.relation));
-        let names: Vec<String> = check.columns.iter().map(|column| column.0.clone()).collect();
-        let mut work = context.work().await?;
-        findings.extend(duplicates(&mut work, schema, &read_as(context, check.relation.as_str()), &names).await.map_err(of_database)?);
+        findings.extend(check.findings(&mut work, schema, &read_as(context, check.relation())).await.map_err(of_database)?);
         work.commit().await?;
     }
     refuse(findings)?;
@@ -67,11 +51,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     import_columns(context, &definition, &templates).await?;
     let soft = gates(context, GatePhase::Preflight, &templates).await?;
 
-    let mut message = format!(
-        "{} relations, {} checks",
-        names.len(),
-        preflight.require_any_rows.len() + preflight.geometry.len() + preflight.unique.len()
-    );
+    let mut message = format!("{} relations, {} checks", names.len(), checks.len());
     if !context.stages_views() {
         // The imports read the live views: keep what they hold, to notice later that they have moved on.
         let views = contents(context, &definition).await?;
@@ -83,15 +63,6 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     message.push_str(&soft);
     context.work().await?.complete(&message).await
-}
-
-/// The relations that the checks name.
-fn checked_relations(context: &Context) -> Vec<String> {
-    let preflight = &context.portal.preflight;
-    let rows = preflight.require_any_rows.iter();
-    let geometry = preflight.geometry.iter().map(|check| &check.relation);
-    let unique = preflight.unique.iter().map(|check| &check.relation);
-    rows.chain(geometry).chain(unique).map(|name| name.0.clone()).collect()
 }
 
 /// A materialized view of the Portal is checked as the imports read it: the staged twin where there is one.

@@ -1,31 +1,97 @@
 //! CleanupAndRetention and ResetCheckpoints.
 
+use std::time::{Duration, Instant};
+
 use super::{Context, Done, PhaseError, of_database};
-use crate::database::{backups, identifiers::Generation, ledger, staging::drop_all};
+use crate::{
+    cluster::EventType,
+    database::{
+        backups::{self, BackupError},
+        identifiers::{BackupStamp, Generation, Relations},
+        ledger, run_sql,
+        staging::{StagingError, drop_all},
+    },
+};
+
+/// Dropping a table locks the tables that its foreign keys reference, and readers of these wait behind it: so it waits no longer than
+/// this for a lock, and tries again.
+const LIMITS: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '2s'";
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Keeps the newest backups and drops the others, never anything that something else stands on. What is left of the staging
 /// (look-up copies, staged twins of views that the release did not swap) goes too.
+///
+/// A backup that cannot be dropped is kept and named; the release is live and does not fail for it. The next release tries again.
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let keep = context.spec.retention.keep_backups.unwrap_or(context.portal.defaults.keep_backups);
     let relations = super::views::everything(context);
     let mut work = context.work().await?;
     let there = backups::list(&mut work, &relations).await.map_err(of_database)?;
     let parked = ledger::exchange::parked_stamps(&mut work, &context.key()).await?;
-    let old: Vec<_> =
-        there.iter().filter(|backup| !parked.contains(&backup.stamp.to_string())).skip(usize::try_from(keep).unwrap_or(0)).collect();
-    for backup in &old {
-        context.say(format!("dropping backup {}", backup.stamp));
-        backups::drop(&mut work, &relations, backup.stamp).await.map_err(of_database)?;
-        ledger::exchange::backup_gone(&mut work, &context.key(), &backup.stamp.to_string(), &format!("retention: {keep} kept")).await?;
+    work.commit().await?;
+    let old: Vec<BackupStamp> = there
+        .iter()
+        .map(|backup| backup.stamp)
+        .filter(|stamp| !parked.contains(&stamp.to_string()))
+        .skip(usize::try_from(keep).unwrap_or(0))
+        .collect();
+    let (mut dropped, mut held) = (Vec::new(), Vec::new());
+    for stamp in old {
+        let name = Generation::Backup(stamp).prefix();
+        context.say(format!("dropping backup {stamp}"));
+        match drop_backup(context, &relations, stamp, keep).await? {
+            None => dropped.push(name),
+            Some(why) => held.push(format!("{name} is kept although {keep} are wanted: {why}")),
+        }
     }
+    let kept = there.len() - dropped.len();
+    let mut message = format!(
+        "{kept} backups kept, {}",
+        if dropped.is_empty() { "none dropped".to_owned() } else { format!("dropped {}", dropped.join(", ")) }
+    );
+    for sentence in held {
+        context.services.event(context.object.clone(), EventType::Warning, "BackupHeld", sentence.clone());
+        message.push_str(&format!("; {sentence}"));
+    }
+    let mut work = context.work().await?;
     if ledger::staging::owns_staging(&mut work, &context.key(), context.release).await? {
         drop_all(&mut work, &relations).await.map_err(of_database)?;
         ledger::staging::own_staging(&mut work, &context.key(), None).await?;
     }
-    let kept = there.len().saturating_sub(old.len());
-    let names: Vec<String> = old.iter().map(|backup| Generation::Backup(backup.stamp).prefix()).collect();
-    let dropped = if names.is_empty() { "none dropped".to_owned() } else { format!("dropped {}", names.join(", ")) };
-    work.complete(&format!("{kept} backups kept, {dropped}")).await
+    work.complete(&message).await
+}
+
+/// Drops one backup, in a transaction of its own. Gives what keeps it.
+async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStamp, keep: i32) -> Result<Option<String>, PhaseError> {
+    let started = Instant::now();
+    loop {
+        let mut work = context.work().await?;
+        run_sql(&mut work, LIMITS.to_owned()).await?;
+        match backups::drop(&mut work, relations, stamp).await {
+            Ok(()) => {
+                ledger::exchange::backup_gone(&mut work, &context.key(), &stamp.to_string(), &format!("retention: {keep} kept")).await?;
+                work.commit().await?;
+                return Ok(None);
+            }
+            Err(BackupError::Drop(StagingError::InUse { dependents, .. })) => {
+                return Ok(Some(format!("{dependents}; drop or change what depends on it, and the next release drops it")));
+            }
+            Err(error) if error.is_busy() => {
+                drop(work);
+                if started.elapsed() > context.portal.database.lock_timeout.get() {
+                    let who = backups::in_the_way(&mut *context.database.pool().acquire().await?, relations, stamp).await?;
+                    let who = if who.is_empty() { "sessions that were gone before they could be named".to_owned() } else { who.join(", ") };
+                    return Ok(Some(format!("it is in use by {who}; the next release drops it")));
+                }
+            }
+            Err(error) => return Err(of_database(error)),
+        }
+        tokio::select! {
+            () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
 }
 
 /// Forgets the release's import checkpoints.

@@ -86,8 +86,7 @@ pub(super) async fn drop_staging(work: &mut super::Work, context: &Context, rela
 
 /// Every relation that a release of the portal may stage, whether this one does or not.
 pub(super) fn everything(context: &Context) -> Relations {
-    let views = context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect();
-    Relations { views, ..context.relations() }
+    Relations::of(&context.portal)
 }
 
 /// What the views that the imports read hold now; for staged twins, what their queries give now.

@@ -38,7 +38,7 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
     let restored: Option<i64> = match exchange.incoming {
         Generation::Backup(stamp) => {
             let holds: Option<Option<i64>> = sqlx::query_scalar(
-                "SELECT DISTINCT holds_release FROM portal_release.backups WHERE portal = $1 AND backup = $2 AND gone_at IS NULL",
+                "SELECT DISTINCT holds_release FROM portal_release.backups WHERE portal = $1 AND backup = $2 AND kind = 'table' AND gone_at IS NULL",
             )
             .bind(portal)
             .bind(stamp.to_string())
@@ -51,26 +51,25 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
     };
     let current = if exchange.kind == RunKind::Rollback { restored } else { Some(release) };
     if let Generation::Backup(stamp) = exchange.outgoing {
+        let gone: Vec<(&Moved, &String)> = exchange.moved.iter().filter_map(|moved| Some((moved, moved.outgoing_name.as_ref()?))).collect();
         // A timestamp that was restored or dropped in this very minute may be used again.
-        for moved in exchange.moved {
-            sqlx::query(
-                "INSERT INTO portal_release.backups (portal, backup, kind, name, backup_name, relation_oid, holds_release, made_by)
-                 SELECT $1, $2, $3, $4, $5, $6, $7, $8 WHERE $5 IS NOT NULL
-                 ON CONFLICT (portal, backup, kind, name) DO UPDATE
-                     SET backup_name = excluded.backup_name, relation_oid = excluded.relation_oid, holds_release = excluded.holds_release,
-                         made_by = excluded.made_by, created_at = now(), gone_at = NULL, gone_because = NULL",
-            )
-            .bind(portal)
-            .bind(stamp.to_string())
-            .bind(&moved.kind)
-            .bind(&moved.base)
-            .bind(&moved.outgoing_name)
-            .bind(moved.outgoing)
-            .bind(former)
-            .bind(release)
-            .execute(&mut *tx)
-            .await?;
-        }
+        sqlx::query(
+            "INSERT INTO portal_release.backups (portal, backup, kind, name, backup_name, relation_oid, holds_release, made_by)
+             SELECT $1, $2, kind, name, backup_name, relation_oid, $7, $8 FROM unnest($3::text[], $4::text[], $5::text[], $6::oid[]) AS moved(kind, name, backup_name, relation_oid)
+             ON CONFLICT (portal, backup, kind, name) DO UPDATE
+                 SET backup_name = excluded.backup_name, relation_oid = excluded.relation_oid, holds_release = excluded.holds_release,
+                     made_by = excluded.made_by, created_at = now(), gone_at = NULL, gone_because = NULL",
+        )
+        .bind(portal)
+        .bind(stamp.to_string())
+        .bind(gone.iter().map(|(moved, _)| moved.kind.as_str()).collect::<Vec<_>>())
+        .bind(gone.iter().map(|(moved, _)| moved.base.as_str()).collect::<Vec<_>>())
+        .bind(gone.iter().map(|(_, name)| name.as_str()).collect::<Vec<_>>())
+        .bind(gone.iter().map(|(moved, _)| moved.outgoing).collect::<Vec<_>>())
+        .bind(former)
+        .bind(release)
+        .execute(&mut *tx)
+        .await?;
     }
     let made = match exchange.outgoing {
         Generation::Backup(stamp) => Some(stamp.to_string()),

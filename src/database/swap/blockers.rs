@@ -26,6 +26,8 @@ pub struct Blocker {
     pub query: Option<String>,
     /// A relation that it holds and others wait for.
     pub relation: Option<String>,
+    /// The relation that is waited for, quoted and qualified.
+    pub(super) waited_for: Option<String>,
 }
 
 impl fmt::Display for Blocker {
@@ -62,9 +64,13 @@ const TOLD: &str = "a.pid, a.usename::text AS role, coalesce(nullif(a.applicatio
 /// When the database does not answer.
 pub(super) async fn of(pool: &PgPool, pid: i32) -> Result<Vec<Blocker>, SwapError> {
     sqlx::query_as(assembled(format!(
-        "SELECT {TOLD}, (SELECT min(h.relation::regclass::text) FROM pg_locks w JOIN pg_locks h ON h.relation = w.relation AND h.database = w.database
-                 WHERE w.pid = $1 AND NOT w.granted AND h.pid = a.pid AND h.granted) AS relation
-         FROM pg_stat_activity a WHERE a.pid = ANY (pg_blocking_pids($1)) ORDER BY a.pid LIMIT 20"
+        "SELECT {TOLD}, w.relation, w.waited_for
+         FROM pg_stat_activity a LEFT JOIN LATERAL (
+             SELECT c.relname::text AS relation,
+                    format('\"%s\".\"%s\"', replace(n.nspname, '\"', '\"\"'), replace(c.relname, '\"', '\"\"')) AS waited_for
+             FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE l.pid = $1 AND NOT l.granted LIMIT 1) AS w ON true
+         WHERE a.pid = ANY (pg_blocking_pids($1)) ORDER BY a.pid LIMIT 20"
     )))
     .bind(pid)
     .fetch_all(pool)
@@ -79,7 +85,7 @@ pub(super) async fn of(pool: &PgPool, pid: i32) -> Result<Vec<Blocker>, SwapErro
 /// When the database does not answer.
 pub(super) async fn holders(pool: &PgPool, schema: &str, names: &[String]) -> Result<Vec<Blocker>, SwapError> {
     sqlx::query_as(assembled(format!(
-        "SELECT {TOLD}, min(c.relname)::text AS relation
+        "SELECT {TOLD}, min(c.relname)::text AS relation, NULL::text AS waited_for
          FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a ON a.pid = l.pid
          WHERE l.locktype = 'relation' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
            AND a.pid <> pg_backend_pid() AND n.nspname = $1 AND c.relname = ANY ($2)

@@ -30,7 +30,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             budget: Duration::from_secs(30),
-            attempt: Duration::from_millis(150),
+            attempt: Duration::from_millis(130),
             statement: Duration::from_secs(300),
             idle: Duration::from_secs(5),
         }
@@ -47,12 +47,17 @@ pub(super) struct Queue {
     started: Instant,
     pub(super) attempts: u32,
     pub(super) patience: Duration,
+    /// The relation that a slow session holds, quoted and qualified.
+    pub(super) slow: Option<String>,
     blockers: Vec<Blocker>,
 }
 
+/// A session whose transaction has been open for as many seconds is not gone in a moment.
+const SLOW: i64 = 1;
+
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, started: Instant::now(), attempts: 0, patience: Self::shortest(&limits), blockers: Vec::new() }
+        Self { limits, started: Instant::now(), attempts: 0, patience: Self::shortest(&limits), slow: None, blockers: Vec::new() }
     }
 
     fn shortest(limits: &Limits) -> Duration {
@@ -71,6 +76,9 @@ impl Queue {
         if !blockers.is_empty() {
             self.blockers = blockers.to_vec();
         }
+        if let Some(slow) = blockers.iter().find(|blocker| blocker.seconds.is_none_or(|seconds| seconds >= SLOW)) {
+            self.slow.clone_from(&slow.waited_for);
+        }
         // Half to one and a half times as long, so that two that collide do not collide again.
         let [random, ..] = uuid::Uuid::new_v4().into_bytes();
         let pause = self.patience / 2 + self.patience * u32::from(random) / 256;
@@ -87,11 +95,25 @@ impl Queue {
     }
 }
 
-/// The body of a block that locks everything, in one statement. Views come first, as readers of a view take the view before its
-/// tables.
-pub(super) fn statements(relations: &Relations, dependents: &[Dependent], objects: &[Object]) -> Vec<String> {
-    let mut views = BTreeMap::new();
-    let mut tables = BTreeSet::new();
+/// What locks one relation.
+#[derive(Debug)]
+pub(super) struct Lock {
+    /// Its name, quoted and qualified.
+    pub(super) name: String,
+    /// A statement that locks it and changes nothing; `None` for a table, which is locked together with the others.
+    own: Option<String>,
+}
+
+impl Lock {
+    /// The statement that locks this relation alone.
+    pub(super) fn alone(&self) -> String {
+        self.own.clone().unwrap_or_else(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", self.name))
+    }
+}
+
+/// Everything that is to be locked, in order. Views come first, as readers of a view take the view before its tables.
+pub(super) fn list(relations: &Relations, dependents: &[Dependent], objects: &[Object]) -> Vec<Lock> {
+    let (mut views, mut tables, mut sequences) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     for dependent in dependents {
         match (&dependent.locked, &dependent.relkind, &dependent.owner) {
             (Some(view), Some(kind), Some(owner)) if kind == "v" => drop(views.insert(view.clone(), owner.clone())),
@@ -99,7 +121,6 @@ pub(super) fn statements(relations: &Relations, dependents: &[Dependent], object
             _ => {}
         }
     }
-    let mut sequences = BTreeMap::new();
     for object in objects {
         let name = qualified(&relations.schema, &object.name);
         match object.kind.as_str() {
@@ -111,13 +132,14 @@ pub(super) fn statements(relations: &Relations, dependents: &[Dependent], object
     }
     // LOCK TABLE takes no materialized view and locks the tables beneath a view; giving a relation to the owner it has
     // locks it and nothing else, and changes nothing.
-    let own = |map: BTreeMap<String, String>| -> Vec<String> {
-        map.into_iter().map(|(name, owner)| format!("ALTER TABLE {name} OWNER TO {owner};")).collect()
-    };
-    let mut body = own(views);
-    if !tables.is_empty() {
-        body.push(format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", tables.into_iter().collect::<Vec<_>>().join(", ")));
-    }
-    body.extend(own(sequences));
-    body
+    let owned = |(name, owner): (String, String)| Lock { own: Some(format!("ALTER TABLE {name} OWNER TO {owner};")), name };
+    let tables = tables.into_iter().map(|name| Lock { name, own: None });
+    views.into_iter().map(owned).chain(tables).chain(sequences.into_iter().map(owned)).collect()
+}
+
+/// The body of a block that locks all of them: the tables in one statement.
+pub(super) fn statements(locks: &[Lock]) -> Vec<String> {
+    let tables: Vec<&str> = locks.iter().filter(|lock| lock.own.is_none()).map(|lock| lock.name.as_str()).collect();
+    let mut together = (!tables.is_empty()).then(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", tables.join(", ")));
+    locks.iter().filter_map(|lock| lock.own.clone().or_else(|| together.take())).collect()
 }

@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 
-use super::{Moved, Order, SwapError, failed, locks, renames};
+use super::{
+    Moved, Order, SwapError, failed,
+    locks::{self, Lock},
+    renames,
+};
 use crate::database::{
     catalog::{self, CatalogError, Fact, empty_search_path},
     dependents::{self, Dependent},
@@ -21,8 +25,8 @@ pub struct Plan {
     pub repointed: Vec<String>,
     /// What stands in nobody's way and is done before the locks are taken.
     pub(super) early: String,
-    /// What locks everything.
-    pub(super) lock: String,
+    /// What is to be locked.
+    locks: Vec<Lock>,
     /// Fails unless the catalogue still is what the plan was made from.
     pub(super) check: String,
     /// What is done under the locks.
@@ -84,13 +88,26 @@ impl Plan {
         }
         Ok(Self {
             early: joined(&names.early(schema)),
-            lock: block(&locks::statements(relations, &dependents, &found)),
+            locks: locks::list(relations, &dependents, &found),
             check: check(schema, &all, &names.touched().iter().map(|oid| oid.0).collect::<Vec<_>>(), &version),
             late: joined(&late),
             may_set_deadlock_timeout,
             moved: names.moved,
             repointed: dependents.into_iter().map(|it| it.object).collect(),
         })
+    }
+}
+
+impl Plan {
+    /// What locks everything, for at most `patience`. The relation that a slow session holds is locked before all others: while it is
+    /// waited for nothing else is held, so only its own readers queue up, and nobody can be waiting for us and we for them.
+    pub(super) fn locking(&self, slow: Option<&str>, patience: Duration) -> String {
+        let set = |limit: Duration| format!("SET LOCAL statement_timeout = '{}ms'", limit.as_millis().max(1));
+        let all = block(&locks::statements(&self.locks));
+        match self.locks.iter().find(|lock| Some(lock.name.as_str()) == slow) {
+            Some(first) => format!("{}; {}; {}; {all}", set(patience), block(&[first.alone()]), set(patience / 2)),
+            None => format!("{}; {all}", set(patience)),
+        }
     }
 }
 

@@ -1,0 +1,73 @@
+//! The status of a `Portal`: what the operator found out about it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{FrozenWorkload, Label};
+
+/// At most this many backups are listed.
+pub const LISTED_BACKUPS: usize = 32;
+
+/// What the operator found out about a portal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PortalStatus {
+    /// The generation that this status speaks of; -1 until the operator has seen the object.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Label of the release that readers see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_label: Option<Label>,
+    /// How many backups there are, whoever made them.
+    #[serde(default)]
+    pub backup_count: i32,
+    /// What the listed backups take on disk together, such as `2.8 GiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub backup_size: Option<String>,
+    /// The newest backups, newest first.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub backups: Vec<BackupStatus>,
+    /// What the emergency freeze stopped, as it was before.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub frozen_workloads: Vec<FrozenWorkload>,
+    /// `Ready`, `Reconciling`, `Stalled` (kstatus) and `WorkersFrozen`.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One backup: the relations `bkYYMMDDHHMM_*` that one swap took out of service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupStatus {
+    /// `YYMMDDHHMM`: what `rollback.to` names.
+    #[schemars(length(max = 10))]
+    pub timestamp: String,
+    /// Label of the release whose data it is; absent for data from before the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub release: Option<String>,
+    /// Label of the release whose swap made it; absent when another tool made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub made_by: Option<String>,
+    /// When it was made.
+    pub created_at: Time,
+    /// What it takes on disk with indexes, such as `1.4 GiB`.
+    #[schemars(length(max = 16))]
+    pub size: String,
+    /// The same in bytes.
+    pub bytes: i64,
+    /// How many of the Portal's tables it has.
+    pub tables: i32,
+    /// It has every table and view that the Portal swaps today. Without all tables it cannot be rolled back to.
+    pub complete: bool,
+    /// What depends on it and keeps retention from dropping it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub held_by: Option<String>,
+}

@@ -1,0 +1,130 @@
+//! What earlier releases left, and the room that the next one needs.
+
+use sqlx::PgConnection;
+
+use super::{Line, Patient, Report};
+use crate::database::{
+    backups::{self, BackupError},
+    identifiers::Generation,
+    inventory::{self, human},
+    ledger,
+};
+
+pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, report: &mut Report) {
+    let lines = staging(patient, connection).await;
+    report.take("staging", lines);
+    let lines = backups(patient, connection).await;
+    report.take("backups", lines);
+    let lines = room(patient, connection).await;
+    report.take("room", lines);
+    if patient.ledger {
+        let lines = runs(patient, connection).await;
+        report.take("run", lines);
+    }
+}
+
+/// Relations that are called as the operator's.
+async fn staging(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+    let mut names = patient.relations.names(&Generation::Staging);
+    names.extend(patient.relations.lookups.iter().map(|lookup| Generation::Staging.name(lookup)));
+    let there: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2) ORDER BY 1",
+    )
+    .bind(&patient.relations.schema)
+    .bind(names)
+    .fetch_all(&mut *connection)
+    .await?;
+    let Some(first) = there.first() else { return Ok(vec![Line::ok("staging", "no staging relation is left")]) };
+    let what = if there.len() == 1 { first.clone() } else { format!("{first} and {} more", there.len() - 1) };
+    let owner: Option<(String, String)> = if patient.ledger {
+        sqlx::query_as("SELECT r.label, r.state FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.staging_release WHERE p.portal = $1")
+            .bind(&patient.key)
+            .fetch_optional(connection)
+            .await?
+    } else {
+        None
+    };
+    Ok(vec![match owner {
+        Some((label, state)) => Line::ok("staging", format!("{what}: the data of {label}, which is {state}")),
+        None => Line::warn(
+            "staging",
+            format!("{what}: the ledger knows of no release that it belongs to"),
+            "a release drops relations of these names and builds them again; rename what should be kept",
+        ),
+    }])
+}
+
+async fn backups(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, BackupError> {
+    let failed = |source| BackupError::Database { schema: patient.relations.schema.clone(), source };
+    let there = backups::list(connection, &patient.relations).await?;
+    if there.is_empty() {
+        return Ok(vec![Line::ok("backups", "there is none: the first release makes one")]);
+    }
+    let stamps: Vec<_> = there.iter().map(|backup| backup.stamp).collect();
+    let sizes = inventory::sizes(connection, &patient.relations, &stamps).await.map_err(failed)?;
+    let held = inventory::held_by(connection, &patient.relations, &there).await.map_err(failed)?;
+    let mut lines = Vec::new();
+    for backup in there {
+        let stamp = backup.stamp.to_string();
+        let size = human(sizes.get(&stamp).copied().unwrap_or_default());
+        let what = format!("{stamp}: {} tables, {} views, {size}", backup.tables.len(), backup.views.len());
+        lines.push(match held.get(&stamp) {
+            Some(holders) => Line::warn(
+                "backups",
+                format!("{what}; {} depends on it", holders.join(", ")),
+                "retention keeps it until what depends on it is dropped or changed",
+            ),
+            None if !backup.complete => Line::warn(
+                "backups",
+                format!("{what}; not everything that is swapped today"),
+                "it can be rolled back to only if it has every table",
+            ),
+            None => Line::ok("backups", what),
+        });
+    }
+    Ok(lines)
+}
+
+/// Staging is as large as live, WAL of it about as large again; the views are built anew.
+async fn room(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+    let (tables, views): (i64, i64) = sqlx::query_as(
+        "SELECT coalesce(sum(pg_total_relation_size(c.oid)) FILTER (WHERE c.relname = ANY ($2)), 0)::bigint,
+                coalesce(sum(pg_total_relation_size(c.oid)) FILTER (WHERE c.relname = ANY ($3)), 0)::bigint
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind IN ('r', 'm')",
+    )
+    .bind(&patient.relations.schema)
+    .bind(&patient.relations.tables)
+    .bind(&patient.relations.views)
+    .fetch_one(connection)
+    .await?;
+    let needed = tables.saturating_mul(2).saturating_add(views.saturating_mul(2));
+    Ok(vec![Line::ok(
+        "room",
+        format!(
+            "the tables take {}, the views {}: a release needs about {} more while it runs (staging, and WAL as large); {} of it stay with each backup",
+            human(tables),
+            human(views),
+            human(needed),
+            human(tables.saturating_add(views))
+        ),
+    )])
+}
+
+/// What the ledger says.
+async fn runs(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+    let open: Option<(String, String, String)> = sqlx::query_as(
+        "SELECT r.label, u.kind, to_char(u.opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') FROM portal_release.runs u
+         JOIN portal_release.releases r ON r.id = u.release_id WHERE u.portal = $1 AND u.closed_at IS NULL",
+    )
+    .bind(&patient.key)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let current = ledger::exchange::current_label(connection, &patient.key).await?;
+    let live = current.map_or_else(|| "readers see data from before the operator".to_owned(), |label| format!("readers see {label}"));
+    Ok(vec![match open {
+        None => Line::ok("run", format!("{live}; no release runs")),
+        Some((label, kind, since)) => {
+            Line::warn("run", format!("{live}; a run ({kind}) of {label} is open since {since} UTC"), "another release waits for it")
+        }
+    }])
+}
