@@ -45,7 +45,8 @@ impl Hangs {
 /// The ledger says what is live and which backups there are; the catalogue must say the same, by name and identity.
 async fn assert_ledger_and_catalogue_agree(portal: &Portal, live: &str, backups: &str) {
     assert_eq!(portal.live().await, live);
-    let current = "SELECT coalesce(max(label), 'first') FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.current_release";
+    let current =
+        "SELECT coalesce(max(label), 'first') FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.current_release";
     assert_eq!(portal.text(current).await, live, "what the ledger says is live");
     let recorded = "SELECT string_agg(format('%s %s', backup_name, relation_oid), ' ' ORDER BY backup_name)
                     FROM portal_release.backups WHERE gone_at IS NULL AND kind <> 'constraint'";
@@ -58,7 +59,8 @@ async fn assert_ledger_and_catalogue_agree(portal: &Portal, live: &str, backups:
     assert_eq!(portal.text(tables).await, "0", "live tables that the ledger knows under another OID");
     let swaps = "SELECT count(*) FROM portal_release.release_events WHERE event = 'Swapped'";
     assert_eq!(portal.text(swaps).await, if backups.is_empty() { "0" } else { "1" });
-    let staged = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname LIKE 'staging%' AND relkind IN ('r', 'm')";
+    let staged =
+        "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname LIKE 'staging%' AND relkind IN ('r', 'm')";
     assert_eq!(portal.text(staged).await, if backups.is_empty() { "3" } else { "0" });
 }
 

@@ -41,8 +41,12 @@ impl Portal {
         let (ledger, _) = connect(&server.url(OWNER, "portal"), "public", "test").await.unwrap();
         run(&ledger, &format!("INSERT INTO portal_release.portals (portal) VALUES ('{KEY}')")).await;
         ledger.close().await;
-        let relations =
-            Relations { schema: "public".into(), tables: vec!["sources".into(), "areas".into()], views: vec!["totals".into()], lookups: vec![] };
+        let relations = Relations {
+            schema: "public".into(),
+            tables: vec!["sources".into(), "areas".into()],
+            views: vec!["totals".into()],
+            lookups: vec![],
+        };
         let portal = Self { owner: server.pool(OWNER, "portal").await, admin: server.pool("postgres", "portal").await, relations };
         run(&portal.admin, &format!("ALTER SCHEMA public OWNER TO {OWNER}; GRANT CREATE ON TABLESPACE {tablespace} TO {OWNER}")).await;
         portal.run(&format!("SET default_tablespace = {tablespace}; {TABLES}; RESET default_tablespace")).await;
@@ -80,7 +84,8 @@ impl Portal {
         self.fill(&Generation::Staging, release).await;
         staging::build_view(&mut conn, &self.relations, "totals", TOTALS).await.unwrap();
         staging::complete(&mut conn, &self.relations).await.unwrap();
-        let insert = "INSERT INTO portal_release.releases (portal, label, name, uid, state) VALUES ($1, $2, $2, $2, 'Running') RETURNING id";
+        let insert =
+            "INSERT INTO portal_release.releases (portal, label, name, uid, state) VALUES ($1, $2, $2, $2, 'Running') RETURNING id";
         sqlx::query_scalar(insert).bind(KEY).bind(release).fetch_one(&mut *conn).await.unwrap()
     }
 

@@ -238,7 +238,7 @@ impl Directory {
             // The mount is seen by this process and its children only, and goes with them.
             Some(mib) => {
                 let mut command = Command::new("unshare");
-                command.args(["--mount", "sh", "-c", "mount -t tmpfs -o size=$1m,mode=777 small \"$2\" && shift 2 && exec \"$@\"", "sh"]);
+                command.args(["--mount", "sh", "-c", MOUNT, "sh"]);
                 command.arg(mib.to_string()).arg(small_disk(&self.path));
                 let inner = self.command(pg_bin().join("postgres"));
                 command.arg(inner.get_program()).args(inner.get_args()).current_dir(&self.path).stdin(Stdio::null());
@@ -261,6 +261,9 @@ impl Drop for Directory {
         delete(&self.path);
     }
 }
+
+/// Mounts `$1` MiB at `$2`, in the hands of the user that the server runs as, and becomes the command that follows.
+const MOUNT: &str = r#"mount -t tmpfs -o "size=$1m,mode=700,uid=$(id -u postgres)" small "$2" && shift 2 && exec "$@""#;
 
 /// The server refuses to run as root.
 const AS_POSTGRES: [&str; 4] = ["--reuid=postgres", "--regid=postgres", "--init-groups", "--reset-env"];
