@@ -11,7 +11,6 @@ use sqlx::PgConnection;
 use crate::portal::{OWNER, Portal, run};
 use crate::server::{Server, is_root};
 
-const MIB: i64 = 1024 * 1024;
 /// Rows of about 1 KiB with an index of about the same size: 9 MiB. Nothing of it can be compressed.
 const ROWS: &str = "SELECT 1 AS source_id, 'second' AS release, string_agg(md5(n || '-' || i), '') AS notes
                     FROM generate_series(1, 3000) n, generate_series(1, 28) i GROUP BY n";
@@ -154,5 +153,4 @@ async fn a_disk_that_fills_up_in_the_middle_changes_nothing_live() {
     let only_tables = portal_release_operator::database::identifiers::Relations { views: Vec::new(), ..relations.clone() };
     assert_eq!(catalog::diff(&mut conn, &only_tables, &Generation::Staging).await.unwrap(), []);
     assert_eq!(small.live().await, before);
-    assert!(small.size("relname LIKE 'staging%'").await > 8 * MIB);
 }
