@@ -12,7 +12,7 @@ async fn a_release_that_does_not_fit_on_the_disk_is_refused_in_preflight() {
     stage.make_release("jul2026", "Jul2026", "dryRun: true").await;
     let failed = stage.wait_state("jul2026", ReleaseState::Failed).await;
     assert!(failed.message.contains("the disk is too small: the release needs about"), "{}", failed.message);
-    assert!(failed.message.contains("1.0 KiB are free; enlarge the disk"), "{}", failed.message);
+    assert!(failed.message.contains("1000 B are free; enlarge the disk"), "{}", failed.message);
     let phase = |status: &portal_release_operator::api::PortalReleaseStatus, name| {
         status.phases.iter().find(|phase| phase.name == name).cloned().expect("the phase")
     };

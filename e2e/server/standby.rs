@@ -32,7 +32,7 @@ async fn a_reader_on_a_standby_is_named_until_it_ends() {
         readers.push(reader);
     }
     portal.stage("second").await;
-    let horizon = swap::horizon(&mut *portal.owner.acquire().await.unwrap()).await.unwrap();
+    let horizon = swap::horizon(&mut portal.owner.acquire().await.unwrap()).await.unwrap();
     // Both have replayed the load, and have said since then what their readers need.
     let told = "SELECT count(*) = 2 FROM pg_stat_replication LEFT JOIN pg_replication_slots ON active_pid = pid
                 WHERE replay_lsn >= $1::pg_lsn AND age(coalesce(xmin, backend_xmin)) > 0";

@@ -8,7 +8,8 @@ use sqlx::{Connection, PgConnection};
 
 use super::{
     checks::{is_outage, reason},
-    identifiers::{Generation, Relations, assembled},
+    identifiers::{Generation, Relations, assembled, quote_ident},
+    inventory::human,
 };
 
 /// A release has more rows than the one before: so much is added to the size of what is live, in percent.
@@ -68,42 +69,22 @@ impl Room {
         Some(format!(
             "the disk is too small: the release needs about {} (tables {}, materialized views {}, WAL {}), and {} are free; \
              enlarge the disk or make room on it, for example by keeping fewer backups (retention.keepBackups)",
-            Size(self.need.bytes()),
-            Size(tables),
-            Size(views),
-            Size(wal),
-            Size(free)
+            human(self.need.bytes()),
+            human(tables),
+            human(views),
+            human(wal),
+            human(free)
         ))
     }
 }
 
 impl fmt::Display for Room {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "needs about {} of disk", Size(self.need.bytes()))?;
+        write!(f, "needs about {} of disk", human(self.need.bytes()))?;
         match self.free {
-            Some(free) => write!(f, ", {} are free", Size(free)),
+            Some(free) => write!(f, ", {} are free", human(free)),
             None => Ok(()),
         }
-    }
-}
-
-/// Bytes as people read them.
-struct Size(i64);
-
-impl fmt::Display for Size {
-    #[allow(clippy::cast_precision_loss, reason = "one decimal is shown")]
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = ["KiB", "MiB", "GiB", "TiB"];
-        let mut size = self.0 as f64 / 1024.0;
-        let mut unit = "KiB";
-        for larger in units.into_iter().skip(1) {
-            if size < 1024.0 {
-                break;
-            }
-            size /= 1024.0;
-            unit = larger;
-        }
-        write!(f, "{size:.1} {unit}")
     }
 }
 
@@ -126,7 +107,7 @@ pub async fn room(conn: &mut PgConnection, relations: &Relations, free_bytes: Op
 /// When the sizes cannot be read.
 pub async fn need(conn: &mut PgConnection, relations: &Relations) -> Result<Need, DiskError> {
     let live: Vec<String> = relations.swapped().map(str::to_owned).collect();
-    // Without a limit of its own (-1 for a slot, 0 for no keeping) the server keeps about max_wal_size of WAL.
+    // 1663 is pg_default, the tablespace of the data directory.
     sqlx::query_as(
         "WITH relation AS (
              SELECT r.name = ANY ($4) AS is_view, coalesce(nullif(l.reltablespace, 0), d.dattablespace) = 1663 AS beside_wal,
@@ -140,7 +121,7 @@ pub async fn need(conn: &mut PgConnection, relations: &Relations) -> Result<Need
          SELECT tables, views,
                 CASE WHEN beside_wal THEN least(tables + views, pg_size_bytes(current_setting('max_wal_size'))) ELSE 0 END AS wal FROM sum",
     )
-    .bind(super::identifiers::quote_ident(&relations.schema))
+    .bind(quote_ident(&relations.schema))
     .bind(&live)
     .bind(relations.names(&Generation::Staging))
     .bind(&relations.views)
@@ -194,6 +175,6 @@ mod tests {
     #[test]
     fn what_is_unknown_is_not_told() {
         assert_eq!(room(None).to_string(), "needs about 3.0 GiB of disk");
-        assert_eq!(room(Some(5)).to_string(), "needs about 3.0 GiB of disk, 0.0 KiB are free");
+        assert_eq!(room(Some(5)).to_string(), "needs about 3.0 GiB of disk, 5 B are free");
     }
 }

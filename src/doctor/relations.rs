@@ -1,4 +1,4 @@
-//! The relations: are they there, whose are they, how will they be called, what stands on them.
+//! The relations: are they there, whose are they, how will they be called, what stands on them, is there room for their copies.
 
 use sqlx::PgConnection;
 
@@ -46,11 +46,11 @@ pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, re
         Ok(room) => match room.refusal() {
             Some(refusal) => {
                 let (problem, next) = refusal.rsplit_once("; ").unwrap_or((&refusal, "make room"));
-                Line::fail("disk", problem, next)
+                Line::fail("room", problem, next)
             }
-            None => Line::ok("disk", format!("a release {room}")),
+            None => Line::ok("room", format!("a release {room}")),
         },
-        Err(error) => Line::blind("disk", &error),
+        Err(error) => Line::blind("room", &error),
     });
 }
 
