@@ -70,7 +70,7 @@ impl Server {
                 let Generation::Backup(stamp) = backup() else { unreachable!("it is a backup") };
                 portal_release_operator::database::backups::drop(&mut conn, &shape::relations(), stamp).await.unwrap();
             }
-            staging::drop_all(&mut *database.owner.acquire().await.unwrap(), &shape::relations()).await.unwrap();
+            staging::drop_all(&mut database.owner.acquire().await.unwrap(), &shape::relations()).await.unwrap();
         }
         run(&database.admin, "VACUUM (ANALYZE)").await;
         run(&database.admin, "CHECKPOINT").await;

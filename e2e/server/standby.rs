@@ -111,7 +111,9 @@ async fn read(pool: PgPool, sql: String, stop: &AtomicBool, reads: &AtomicU32) -
 async fn readers_of_a_standby_see_one_release_or_the_other() {
     let primary = Server::start(&[]).await;
     let portal = Portal::create(&primary, "pg_default").await;
-    let replica = primary.standby("replica", None, FEEDBACK).await;
+    // A query that the replay waits for is cancelled after 2 s, instead of 30.
+    let settings = [FEEDBACK, &["max_standby_streaming_delay=2s"]].concat();
+    let replica = primary.standby("replica", None, &settings).await;
     let there = replica.pool(OWNER, "portal").await;
     let (stop, reads) = (AtomicBool::new(false), AtomicU32::new(0));
     let joined = |first: &str, second: &str| {
