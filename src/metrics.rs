@@ -1,4 +1,4 @@
-//! The process's metrics. Labels are words from fixed sets, never names of objects or texts of errors.
+//! The process's metrics. Labels are words from fixed sets and names of the Portal's imports, never names of objects or texts of errors.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -39,7 +39,7 @@ struct ResultLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ImporterLabel {
-    importer_kind: &'static str,
+    importer: String,
 }
 
 /// How an attempt to lock the tables of a swap ended.
@@ -51,15 +51,6 @@ pub enum LockAttempt {
     TimedOut,
     /// Another error.
     Failed,
-}
-
-/// The two groups of imports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImporterKind {
-    /// `imports.core`
-    Core,
-    /// `imports.related`
-    Related,
 }
 
 /// What became of a notification.
@@ -84,6 +75,7 @@ pub struct Metrics {
     swap_lock_held: Histogram,
     worker_freeze: Histogram,
     import_rows: Family<ImporterLabel, Counter>,
+    import_rows_rejected: Family<ImporterLabel, Counter>,
     last_success: Moment,
     last_progress: Moment,
     notifications: Family<ResultLabel, Counter>,
@@ -109,6 +101,7 @@ impl Metrics {
             swap_lock_held: Histogram::new([0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]),
             worker_freeze: long(),
             import_rows: Family::default(),
+            import_rows_rejected: Family::default(),
             last_success: unknown(),
             last_progress: unknown(),
             notifications: Family::default(),
@@ -132,6 +125,7 @@ impl Metrics {
             self.worker_freeze.clone(),
         );
         registry.register("import_rows", "Rows imported into staged tables", self.import_rows.clone());
+        registry.register("import_rows_rejected", "Rows that an import turned away", self.import_rows_rejected.clone());
         registry.register("last_success_timestamp_seconds", "When a release last went live", self.last_success.clone());
         registry.register("last_progress_timestamp_seconds", "When a running release last got on", self.last_progress.clone());
         registry.register("notifications", "Notifications, by what became of them", self.notifications.clone());
@@ -176,13 +170,12 @@ impl Metrics {
         self.worker_freeze.observe(frozen.as_secs_f64());
     }
 
-    /// More rows were imported.
-    pub fn rows_imported(&self, kind: ImporterKind, rows: u64) {
-        let importer_kind = match kind {
-            ImporterKind::Core => "core",
-            ImporterKind::Related => "related",
-        };
-        self.import_rows.get_or_create(&ImporterLabel { importer_kind }).inc_by(rows);
+    /// More rows of an import came in, or were turned away.
+    pub fn rows_imported(&self, importer: &str, imported: i64, rejected: i64) {
+        let label = ImporterLabel { importer: importer.to_owned() };
+        let number = |rows: i64| u64::try_from(rows).unwrap_or_default();
+        self.import_rows.get_or_create(&label).inc_by(number(imported));
+        self.import_rows_rejected.get_or_create(&label).inc_by(number(rejected));
     }
 
     /// A running release got on just now.
@@ -244,7 +237,7 @@ mod tests {
         metrics.swap_lock_attempted(LockAttempt::TimedOut);
         metrics.swap_lock_held(Duration::from_millis(20));
         metrics.workers_frozen(Duration::from_secs(9));
-        metrics.rows_imported(ImporterKind::Core, 1000);
+        metrics.rows_imported("protected_areas", 1000, 2);
         metrics.progressed();
         metrics.notification(Delivery::Dropped);
         metrics.reconciled(true, Duration::from_millis(3));
@@ -256,7 +249,8 @@ mod tests {
             "portalrelease_swap_lock_attempts_total{result=\"timed_out\"} 1",
             "portalrelease_swap_lock_held_seconds_count 1",
             "portalrelease_worker_freeze_seconds_count 1",
-            "portalrelease_import_rows_total{importer_kind=\"core\"} 1000",
+            "portalrelease_import_rows_total{importer=\"protected_areas\"} 1000",
+            "portalrelease_import_rows_rejected_total{importer=\"protected_areas\"} 2",
             "portalrelease_last_success_timestamp_seconds 1",
             "portalrelease_last_progress_timestamp_seconds 1",
             "portalrelease_notifications_total{result=\"dropped\"} 1",

@@ -1,7 +1,7 @@
 //! Runs phases as tasks: a reconcile starts them, looks at them and returns; they wake it when something has changed.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
@@ -183,7 +183,7 @@ async fn supervise(context: &Context, direction: Direction) -> Result<Done, Phas
         // A swap that has begun looks for itself; everything else is cut off at once.
         () = cancelled(&context.cancel, facts.interruptible) => None,
         () = tokio::time::sleep(facts.timeout) => {
-            end_backends(context).await;
+            context.end_backends().await;
             return Err(PhaseError::Failed(format!("{phase} took longer than {}h", facts.timeout.as_secs() / 3600)));
         }
     };
@@ -191,7 +191,7 @@ async fn supervise(context: &Context, direction: Direction) -> Result<Done, Phas
         Some(Ok(result)) => result,
         Some(Err(_)) => Err(PhaseError::Failed(format!("{phase} panicked: a defect of the operator; see its log"))),
         None => {
-            end_backends(context).await;
+            context.end_backends().await;
             Err(PhaseError::Cancelled)
         }
     }
@@ -203,20 +203,6 @@ async fn cancelled(cancel: &CancellationToken, interruptible: bool) {
         // It still gets the time of its longest statement; a halt for tests would otherwise never end.
         tokio::time::sleep(Duration::from_secs(20)).await;
     }
-}
-
-/// Ends the statements that run for the phase: dropping a future does not stop the server.
-async fn end_backends(context: &Context) {
-    let pids: Vec<i32> = lock(&context.backends).iter().copied().collect();
-    if !pids.is_empty()
-        && let Err(error) = context.database.terminate(&pids).await
-    {
-        tracing::warn!(%error, "running statements could not be ended; they end with their connections");
-    }
-}
-
-fn lock(backends: &Mutex<HashSet<i32>>) -> std::sync::MutexGuard<'_, HashSet<i32>> {
-    backends.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes down how the phase ended, tells people, and waits a little before what failed is tried again.

@@ -49,18 +49,8 @@ fn shown(duration: Option<Duration>) -> String {
 }
 
 impl Report {
-    pub(crate) fn add(&mut self, measured: Measured, phase: Phase, usual: &Baseline) {
-        let added = phase.added(usual);
-        self.rows.push(Row { measured, phase, added });
-    }
-
-    fn of(&self, measured: Measured) -> Option<&Row> {
-        self.rows.iter().find(|row| row.measured == measured)
-    }
-
-    /// Prints the table and the goals. Returns whether readers were always right under the operator's swap.
-    pub(crate) fn print(&self) -> bool {
-        println!();
+    /// Begins the table.
+    pub(crate) fn begin() -> Self {
         println!(
             "Times in ms. Added: what reads took that a swap may have touched, beyond the 99th percentile of their kind without swaps."
         );
@@ -68,24 +58,38 @@ impl Report {
             "{:<30} {:>6} {:>7} {:>8} {:>7} {:>6} {:>9} {:>8} {:>9} {:>11}",
             "", "swaps", "gave up", "reads", "errors", "mixed", "held med", "held p99", "added p99", "added worst"
         );
-        for Row { phase, added, .. } in &self.rows {
-            println!(
-                "{:<30} {:>6} {:>7} {:>8} {:>7} {:>6} {:>9} {:>8} {:>9} {:>11}",
-                phase.name,
-                phase.swaps.len(),
-                phase.refusals.len(),
-                phase.seen.reads.len(),
-                phase.seen.errors.len(),
-                phase.seen.mixed.len(),
-                shown(quantile(phase.held(), 0.5)),
-                shown(quantile(phase.held(), 0.99)),
-                shown(quantile(added.clone(), 0.99)),
-                shown(added.iter().max().copied()),
-            );
-        }
+        Self::default()
+    }
+
+    /// Adds a phase, and its line to the table.
+    pub(crate) fn add(&mut self, measured: Measured, phase: Phase, usual: &Baseline) {
+        let added = phase.added(usual);
+        println!(
+            "{:<30} {:>6} {:>7} {:>8} {:>7} {:>6} {:>9} {:>8} {:>9} {:>11}",
+            phase.name,
+            phase.swaps.len(),
+            phase.refusals.len(),
+            phase.seen.reads.len(),
+            phase.seen.errors.len(),
+            phase.seen.mixed.len(),
+            shown(quantile(phase.held(), 0.5)),
+            shown(quantile(phase.held(), 0.99)),
+            shown(quantile(added.clone(), 0.99)),
+            shown(added.iter().max().copied()),
+        );
+        self.rows.push(Row { measured, phase, added });
+    }
+
+    fn of(&self, measured: Measured) -> Option<&Row> {
+        self.rows.iter().find(|row| row.measured == measured)
+    }
+
+    /// Prints what went wrong and whether each goal is met. Returns whether readers were always right under the operator's swap.
+    pub(crate) fn print(&self) -> bool {
+        println!();
         for Row { phase, .. } in &self.rows {
-            let said = phase.refusals.iter().chain(&phase.seen.errors).chain(&phase.seen.mixed);
-            for line in said.take(3) {
+            let said = [&phase.refusals, &phase.seen.errors, &phase.seen.mixed].map(|said| said.iter().take(2));
+            for line in said.into_iter().flatten() {
                 println!("{}: {line}", phase.name);
             }
         }

@@ -46,7 +46,7 @@ impl Server {
             }
         }
         // What the operator's documentation asks for: without it a swap cannot send autovacuum away.
-        server.run(&format!("GRANT SET ON PARAMETER deadlock_timeout TO {OWNER}")).await;
+        server.run(&format!("GRANT SET ON PARAMETER deadlock_timeout TO {OWNER}; GRANT pg_read_all_stats TO {OWNER}")).await;
         // What pg_repack's settings ask for.
         server.run(&format!("GRANT pg_signal_backend TO {OWNER}")).await;
         // Autovacuum comes back at once.

@@ -55,6 +55,9 @@ impl Size {
     }
 }
 
+/// How long a rival's last swap may go on after its phase is over.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Operator,
@@ -90,10 +93,10 @@ async fn main() -> ExitCode {
 
 impl Bench {
     async fn all(&mut self, size: Size) -> Report {
-        let mut report = Report::default();
+        let mut report = Report::begin();
         let ours = |swaps, slow| Run { way: Way::Operator, swaps, at_most: Duration::from_secs(3600), slow };
 
-        println!("making a portal of {} sites with two releases", size.sites);
+        eprintln!("making a portal of {} sites with two releases", size.sites);
         let template = self.server.create("bench_template", size.sites).await;
         template.close().await;
         let small = self.server.copy("bench_template", "bench_small", size.sites).await;
@@ -122,7 +125,7 @@ impl Bench {
             self.server.drop(name).await;
         }
 
-        println!("making a portal of {} sites with two releases", size.many_sites);
+        eprintln!("making a portal of {} sites with two releases", size.many_sites);
         let big = self.server.create("bench_big", size.many_sites).await;
         let quiet = self.quiet(&big, "no swaps, many rows", size.seconds / 2).await;
         let usual = baseline(&quiet);
@@ -140,14 +143,13 @@ impl Bench {
     }
 
     async fn phase(&self, database: &Database, name: &str, run: Run) -> Phase {
-        println!("{name}: {} swaps", run.swaps);
         let relations = shape::relations();
         let mut phase = Phase { name: name.to_owned(), ..Phase::default() };
         let readers = readers::Readers::start(&database.reader, self.epoch, database.sites, run.slow);
         // Connections, caches and plans first.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let began = self.epoch.elapsed();
-        let over = || self.epoch.elapsed() - began >= run.at_most;
+        let began_at = self.epoch.elapsed();
+        let over = || self.epoch.elapsed() - began_at >= run.at_most;
         let (mut incoming, mut outgoing) = (backup(), Generation::Staging);
         let mut autovacuums = 0;
         while u32::try_from(phase.swaps.len()).is_ok_and(|swaps| swaps < run.swaps) && !over() {
@@ -157,7 +159,15 @@ impl Bench {
             let began = self.epoch.elapsed();
             let held = match run.way {
                 Way::Operator => ours::one_swap(&database.owner, &relations, &incoming, &outgoing).await.map_err(|error| error.to_string()),
-                Way::Rival(rival) => rival.swap(&database.owner, &relations, &incoming, &outgoing).await.map_err(|error| error.to_string()),
+                Way::Rival(rival) => {
+                    // Some would go on for minutes, or for ever.
+                    let left = (began_at + run.at_most + PATIENCE).saturating_sub(began);
+                    let swap = rival.swap(&database.owner, &relations, &incoming, &outgoing);
+                    match tokio::time::timeout(left, swap).await {
+                        Ok(held) => held.map_err(|error| error.to_string()),
+                        Err(_) => Err(format!("not done after {left:?}")),
+                    }
+                }
             };
             phase.swaps.push(Swap { began, ended: self.epoch.elapsed(), held: held.as_ref().ok().copied() });
             match held {
@@ -171,9 +181,9 @@ impl Bench {
             tokio::time::sleep(run.at_most).await;
         }
         phase.seen = readers.stop().await;
-        phase.seen.reads.retain(|read| read.began >= began);
+        phase.seen.reads.retain(|read| read.began >= began_at);
         if run.slow {
-            println!("{name}: autovacuum was at work before {autovacuums} of {} swaps", phase.swaps.len());
+            eprintln!("{name}: autovacuum was at work before {autovacuums} of {} swaps", phase.swaps.len());
         }
         phase
     }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use portal_release_operator::database::identifiers::{Generation, Relations};
+use portal_release_operator::database::views::{MaterializedViewSpec, create_staged};
 use portal_release_operator::database::{dependents, staging, swap};
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -17,6 +18,11 @@ pub(crate) struct Portal {
     pub(crate) admin: PgPool,
     pub(crate) relations: Relations,
     pub(crate) owner: String,
+}
+
+/// A materialized view to stage.
+pub(crate) fn staged(name: &str, query: &str) -> MaterializedViewSpec {
+    MaterializedViewSpec { name: name.to_owned(), sql: query.to_owned(), ..MaterializedViewSpec::default() }
 }
 
 /// An order without anything special.
@@ -161,7 +167,7 @@ impl Portal {
         }
         load().await;
         for (view, query) in [("area_totals", AREA_TOTALS), ("area_report", AREA_REPORT)] {
-            staging::build_view(&mut conn, &self.relations, view, query).await.unwrap();
+            create_staged(&mut conn, "public", &staged(view, query)).await.unwrap();
         }
         staging::complete(&mut conn, &self.relations).await.unwrap();
     }

@@ -7,6 +7,7 @@ mod checksums;
 mod files;
 mod imports;
 mod lookups;
+mod rejects;
 mod templates;
 mod views;
 
@@ -14,7 +15,9 @@ use std::panic::AssertUnwindSafe;
 use std::str::FromStr;
 
 use futures::FutureExt;
-use portal_release_operator::database::import::Target;
+use portal_release_operator::database::connection;
+use portal_release_operator::database::import::{self, Counts, ImportError, KeyRange, Load, Source, Target};
+use portal_release_operator::database::template::TemplateContext;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
@@ -34,6 +37,18 @@ impl Database {
         let mut conn = self.connect().await;
         run(&mut conn, sql).await;
         conn
+    }
+}
+
+impl Database {
+    /// As `with`, in a database that has the operator's ledger and release 1.
+    async fn with_ledger(&self, sql: &str) -> PgConnection {
+        let url = self.options.to_url_lossy().to_string();
+        let (pool, _) = connection::connect(&url, "public", "import tests").await.unwrap();
+        pool.close().await;
+        let release = "INSERT INTO portal_release.portals (portal) VALUES ('test/portal');
+                       INSERT INTO portal_release.releases (portal, label, name, uid, state) VALUES ('test/portal', 'Jul2026', 'jul2026', '1', 'Running')";
+        self.with(&format!("{release}; {sql}")).await
     }
 }
 
@@ -79,6 +94,29 @@ fn owned(names: &[&str]) -> Vec<String> {
 
 fn target(table: &str) -> Target<'_> {
     Target { import: "areas", schema: "public", table }
+}
+
+/// What a test loads into a table.
+#[derive(Clone, Copy, Default)]
+struct Case<'a> {
+    table: &'a str,
+    query: &'a str,
+    key: Option<&'a str>,
+    range: Option<&'a KeyRange>,
+    rules: &'a [(&'a str, &'a str)],
+    sample: Option<i64>,
+    lookup: bool,
+}
+
+/// Loads as release 1.
+async fn load(conn: &mut PgConnection, case: Case<'_>) -> Result<Counts, ImportError> {
+    let templates = TemplateContext::default();
+    let rules = case.rules.iter().map(|(reason, when)| ((*reason).to_owned(), (*when).to_owned())).collect();
+    let source = Source { templates: &templates, template: case.query, key: case.key, rules, sample: case.sample };
+    let query = source.query("areas", None)?;
+    let columns = import::columns(conn, target(case.table), &query).await?;
+    let load = Load { release: 1, target: target(case.table), columns: &columns, source: &source, range: case.range, lookup: case.lookup };
+    import::load(conn, &load).await
 }
 
 #[track_caller]

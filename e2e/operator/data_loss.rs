@@ -129,6 +129,7 @@ async fn rows_written_at_the_last_moment_are_not_lost_either() {
     let status = stage.wait("jul2026", "refused", stalled).await;
     assert_says(&status.message, &["FinaliseSwap failed: 1 row inserted in green_list_statuses since 20"]);
     assert!(status.current);
+    assert_eq!(verdict(&status).1, "WouldLoseData");
     assert_eq!(corrections(&stage, "green_list_statuses").await, "1");
     assert_eq!(stage.workers().await, Stage::WORKERS, "they are back");
 }

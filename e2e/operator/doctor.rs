@@ -118,6 +118,14 @@ async fn every_defect_is_named_with_the_next_step() {
     assert_found(&found, "warn", &["autovacuum: ", "GRANT SET ON PARAMETER deadlock_timeout"]);
     assert_found(&found, "warn", &["statistics: ", "GRANT pg_read_all_stats"]);
 
+    // Somebody reads only from here on.
+    stage.apply(&secret(&stage.env["STAGE_DATABASE_URL"])).await;
+    let database = &stage.env["STAGE_DATABASE"];
+    stage.execute(&format!("ALTER ROLE portal_owner IN DATABASE {database} SET default_transaction_read_only = on")).await;
+    let (_, found) = findings(&stage).await;
+    assert_found(&found, "fail", &["primary: ", "default_transaction_read_only=on", "RESET"]);
+    stage.execute(&format!("ALTER ROLE portal_owner IN DATABASE {database} RESET default_transaction_read_only")).await;
+
     // It could not look: that is told apart, and tells no password.
     stage.apply(&secret("postgres://portal_owner:canary-of-the-doctor@127.0.0.1:9/nowhere")).await;
     let output = doctor(&stage, &["protected-planet"]).await;

@@ -58,9 +58,9 @@ async fn health_metrics_and_manifests_are_served_and_nothing_else() {
         assert_eq!(value(&metrics, &series), 1.0);
     }
     let rows: i64 = status.imports.iter().map(|import| import.rows).sum();
-    let counted = value(&metrics, "portalrelease_import_rows_total{importer_kind=\"core\"}")
-        + value(&metrics, "portalrelease_import_rows_total{importer_kind=\"related\"}");
-    assert_eq!(counted.to_string(), rows.to_string());
+    let counted = |import: &str| value(&metrics, &format!("portalrelease_import_rows_total{{importer=\"{import}\"}}"));
+    assert_eq!(status.imports.iter().map(|import| counted(&import.name)).sum::<f64>().to_string(), rows.to_string());
+    assert_eq!(value(&metrics, "portalrelease_import_rows_rejected_total{importer=\"sources\"}"), 0.0);
     assert_eq!(value(&metrics, "portalrelease_swap_lock_attempts_total{result=\"acquired\"}"), 1.0);
     assert_eq!(value(&metrics, "portalrelease_swap_lock_held_seconds_count"), 1.0);
     assert_eq!(value(&metrics, "portalrelease_worker_freeze_seconds_count"), 1.0);
@@ -68,7 +68,7 @@ async fn health_metrics_and_manifests_are_served_and_nothing_else() {
     let started = status.started_at.expect("its start").0.as_second().to_string().parse::<f64>().unwrap();
     assert!(value(&metrics, "portalrelease_last_success_timestamp_seconds") > started);
     assert!(metrics.ends_with("# EOF\n"));
-    for name in [stage.namespace.as_str(), "Jul2026", "protected"] {
+    for name in [stage.namespace.as_str(), "Jul2026", "protected-planet"] {
         assert!(!metrics.contains(name), "labels are words, never names of objects: {name} in\n{metrics}");
     }
 

@@ -18,6 +18,8 @@ mod dry_run;
 mod freeze;
 mod freeze_timeout;
 mod http;
+mod imports;
+mod imports_again;
 mod kills;
 mod leaders;
 mod lifecycle;

@@ -193,6 +193,6 @@ async fn what_somebody_changes_right_after_the_swap_is_noticed() {
     let _operator = stage.operator_with("operator", &["--leader-election=false"]).await;
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;
     let message = &status.phases.iter().find(|phase| phase.name == PhaseName::PostSwap).expect("PostSwap").message;
-    assert!(message.contains("differ in 1 details") && message.contains("portal_reader"), "{message}");
+    assert!(message.contains("differ in 1 detail,") && message.contains("portal_reader"), "{message}");
     event(&stage, "StructureDiffers", &["portal_reader"]).await;
 }

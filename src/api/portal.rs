@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DataKey, Duration, Identifier, ItemName, ObjectName, Percentage, PhaseName, PortalStatus, Sql};
+use super::{DataKey, Duration, Identifier, ItemName, Megabytes, ObjectName, Percentage, PhaseName, PortalStatus, Sql};
 
 /// One portal: its database, tables, views, imports, workers, gates and defaults. Written by the platform team; it may
 /// contain SQL and name Secrets and workloads of its own namespace.
@@ -257,15 +257,20 @@ impl Tables {
 
 /// How staged tables are built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Staging {
     /// Load first, then build indexes and foreign keys.
     #[serde(default = "yes")]
     pub lightweight: bool,
+    /// `maintenance_work_mem` of all index builds that run at once together, such as `512MB`: each of `imports.parallel` gets its share.
+    /// Where it is absent each build has what the server is set to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance_work_mem: Option<Megabytes>,
 }
 
 impl Default for Staging {
     fn default() -> Self {
-        Self { lightweight: true }
+        Self { lightweight: true, maintenance_work_mem: None }
     }
 }
 
@@ -415,8 +420,13 @@ pub enum GatePhase {
 }
 
 /// What fills the staged tables.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Imports {
+    /// How many key ranges, and imports that do not read each other's tables, are imported at once, each over a connection of its own;
+    /// as many indexes are then built at once. More than the database host has cores brings nothing.
+    #[serde(default = "default_parallel")]
+    #[schemars(range(min = 1, max = 32))]
+    pub parallel: u8,
     /// Run by ImportCore.
     #[serde(default)]
     #[schemars(length(max = 48))]
@@ -427,11 +437,22 @@ pub struct Imports {
     pub related: Vec<Import>,
 }
 
+impl Default for Imports {
+    fn default() -> Self {
+        Self { parallel: default_parallel(), core: Vec::new(), related: Vec::new() }
+    }
+}
+
+fn default_parallel() -> u8 {
+    4
+}
+
 /// One import into one staged table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.query), has(self.queryFrom), has(self.csv)].filter(x, x).size() == 1").message("an import needs exactly one of query, queryFrom and csv"))]
 #[x_kube(validation = Rule::new("!(has(self.key) && has(self.csv))").message("key ranges are for queries; a csv import is one unit"))]
+#[x_kube(validation = Rule::new("!has(self.csv) || (self.reject.size() == 0 && !has(self.reads))").message("reject and reads are for queries; a csv file is imported as it is, or refused"))]
 pub struct Import {
     /// Its name in messages, metrics and `imports.only`.
     pub name: ItemName,
@@ -457,6 +478,31 @@ pub struct Import {
     /// A CSV file in an object store, loaded through COPY.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub csv: Option<Csv>,
+    /// Rows that are turned away, with a reason. Rows that the database itself refuses are turned away in any case.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub reject: Vec<RejectRule>,
+    /// How many of the rows that it reads may be turned away; with more the release fails. They are in `portal_release.rejected_rows`.
+    #[serde(default = "none_rejected")]
+    pub max_rejected: Percentage,
+    /// Template of a query that returns one number: how many rows the source holds, where the query makes fewer out of them, such as
+    /// sites out of parcels. The manifest then says how many were collapsed. Without it every row that the query returns is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Sql>,
+}
+
+/// Which rows of an import are turned away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RejectRule {
+    /// Why, in the words that people will read.
+    #[schemars(length(min = 1, max = 200))]
+    pub reason: String,
+    /// Template of a SQL condition over the query's output columns, such as `NOT ST_IsValid(the_geom)`.
+    pub when: Sql,
+}
+
+fn none_rejected() -> Percentage {
+    "0%".into()
 }
 
 fn default_batch_rows() -> i64 {

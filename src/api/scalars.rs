@@ -66,6 +66,18 @@ bounded_string! {
     /// A share such as `5%` or `0.5%`.
     Percentage, max = 8, pattern = r"^(100|[0-9]{1,2}(\.[0-9]{1,3})?)%$"
 }
+bounded_string! {
+    /// An amount of memory such as `256MB` or `2GB`.
+    Megabytes, max = 10, pattern = r"^[1-9][0-9]{0,6}(MB|GB)$"
+}
+
+impl Megabytes {
+    /// How many megabytes. The schema admits only what parses; anything else counts as zero.
+    pub fn get(&self) -> u64 {
+        let number = |unit: &str| self.0.strip_suffix(unit).and_then(|digits| digits.parse::<u64>().ok());
+        number("MB").or_else(|| number("GB").map(|gigabytes| gigabytes * 1024)).unwrap_or(0)
+    }
+}
 
 impl Duration {
     /// The length of time. The schema admits only what parses; anything else counts as zero.
@@ -110,6 +122,13 @@ mod tests {
     fn durations_add_their_parts() {
         for (text, millis) in [("30s", 30_000), ("5m", 300_000), ("1h30m", 5_400_000), ("200ms", 200), ("1m1s1ms", 61_001)] {
             assert_eq!(Duration::from(text).get(), StdDuration::from_millis(millis), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_is_counted_in_megabytes() {
+        for (text, megabytes) in [("256MB", 256), ("2GB", 2048), ("2kB", 0), ("MB", 0)] {
+            assert_eq!(Megabytes::from(text).get(), megabytes, "{text}");
         }
     }
 

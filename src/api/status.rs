@@ -210,11 +210,28 @@ pub struct ImportStatus {
     pub name: String,
     /// Rows in the staged table so far.
     pub rows: i64,
-    /// Rows that the source holds, once known.
+    /// Rows that there are to import, once known: those that come in and those that are turned away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_total: Option<i64>,
+    /// Rows turned away so far; `portal_release.rejected_rows` says why.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rejected: i64,
+    /// 0 to 100; absent while nobody knows how many rows there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: Option<i32>,
+    /// Rows a second, from the beginning of this attempt to the last rows that arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_per_second: Option<i64>,
+    /// Seconds that the rest takes at this rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_seconds: Option<i64>,
     /// How far it got.
     pub state: PhaseState,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// A workload that was stopped, as it was before.

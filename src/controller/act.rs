@@ -28,7 +28,7 @@ use crate::{
     phases::Context,
     release::{
         LockView, PlannedPhase, RunKind, Step,
-        plan::{plan, replan},
+        plan::{imports_again, plan, replan},
         written::accepted,
     },
     runner::{Direction, Progress},
@@ -146,8 +146,12 @@ async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Resu
     };
     let swapped = run.is_done(PhaseName::FinaliseSwap);
     let fresh = !swapped && run.kind == RunKind::Release && (record.state == ReleaseState::Aborted || !scene.observed.owns_staging);
-    let phases = replan(&run.phases, plan(run.kind, portal, &release.spec), fresh);
+    let reimport =
+        !fresh && !swapped && run.kind == RunKind::Release && release.spec.retry > record.retry_seen && imports_again(&release.spec);
+    let phases = replan(&run.phases, plan(run.kind, portal, &release.spec), fresh, reimport);
+    let again: Vec<&str> = release.spec.imports.only.iter().filter(|_| reimport).map(|import| import.as_str()).collect();
     let why = match record.state {
+        _ if reimport => "importing again",
         ReleaseState::DryRunComplete => "going live from the dry run",
         ReleaseState::Suspended => "the selected phases have changed",
         _ => "retry",
@@ -159,6 +163,7 @@ async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Resu
         abort: release.spec.abort.as_ref().map(|abort| abort.reason.as_str()),
         phases: &phases,
         fresh,
+        again: &again,
         recheck: !fresh && !swapped && run.kind == RunKind::Release,
         why,
     };

@@ -42,6 +42,14 @@ pub enum CheckError {
         /// What the database said.
         source: sqlx::Error,
     },
+    /// A count is not one number.
+    #[error("{object} must return one row with one number that is not less than 0, and returned {returned}; correct its SQL in the Portal")]
+    NoNumber {
+        /// What the query is for.
+        object: String,
+        /// What it returned.
+        returned: String,
+    },
     /// Geometries cannot be judged without PostGIS.
     #[error(
         "{object} could not be checked: the extension postgis is not installed in this database; install it or remove the geometry check"
@@ -106,6 +114,24 @@ pub async fn missing_relations(conn: &mut PgConnection, schema: &str, names: &[S
 pub async fn row_count(conn: &mut PgConnection, schema: &str, relation: &str) -> Result<i64, CheckError> {
     let sql = format!("SELECT count(*) FROM {}", qualified(schema, relation));
     sqlx::query_scalar(assembled(sql)).persistent(false).fetch_one(conn).await.map_err(failed(relation))
+}
+
+/// The number that a counting query returns. `object` says what the query is for.
+///
+/// # Errors
+/// When it cannot be read, or returns anything else.
+pub async fn one_number(conn: &mut PgConnection, object: &str, sql: &str) -> Result<i64, CheckError> {
+    // Names only the first column, of any type that is a number.
+    let sql = format!("SELECT counted.portal_release_count::bigint FROM (\n{sql}\n) AS counted(portal_release_count) LIMIT 2");
+    let rows: Vec<Option<i64>> = sqlx::query_scalar(assembled(sql)).persistent(false).fetch_all(conn).await.map_err(failed(object))?;
+    let returned = match rows.as_slice() {
+        [Some(number)] if *number >= 0 => return Ok(*number),
+        [Some(number)] => number.to_string(),
+        [None] => "NULL".to_owned(),
+        [] => "no row".to_owned(),
+        _ => "more than one row".to_owned(),
+    };
+    Err(CheckError::NoNumber { object: object.to_owned(), returned })
 }
 
 /// A finding when the relation has no row. Reads one row at most.

@@ -12,8 +12,9 @@ use thiserror::Error;
 /// The migrations of schema `portal_release`.
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
-/// Connections of one portal's pool. One phase works at a time; the rest is for the ledger and for cancelling.
-const POOL_SIZE: u32 = 6;
+/// Connections of one portal's pool, opened as they are needed. One phase works at a time, with at most 32 at once (`imports.parallel`);
+/// the rest is for the ledger and for cancelling.
+const POOL_SIZE: u32 = 38;
 
 /// Why a portal's database cannot be used.
 #[derive(Debug, Error)]
@@ -31,6 +32,16 @@ pub enum ConnectError {
         /// User of the URL.
         user: String,
         /// What the driver says.
+        cause: sqlx::Error,
+    },
+    /// It is no server but a pooler that does not pass a session's settings on.
+    #[error("{host}:{port} is a connection pooler ({cause}); give the URL of a direct connection to the primary")]
+    Pooler {
+        /// Host of the URL.
+        host: String,
+        /// Port of the URL.
+        port: u16,
+        /// What the pooler says.
         cause: sqlx::Error,
     },
     /// The server is a standby.
@@ -51,6 +62,18 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Nothing answered, or it refused.
+    pub fn of(options: &PgConnectOptions, cause: sqlx::Error) -> Self {
+        let (host, port) = (options.get_host().to_owned(), options.get_port());
+        // PgBouncer's words for settings in the startup message.
+        if cause.as_database_error().is_some_and(|error| error.message().starts_with("unsupported startup parameter")) {
+            return Self::Pooler { host, port, cause };
+        }
+        Self::Connect { host, port, user: options.get_username().to_owned(), cause }
+    }
+}
+
 /// Opens the pool and brings the ledger's schema up to date.
 ///
 /// `schema` is the portal's schema: it leads the search path of every connection, so that queries of the Portal may name its
@@ -63,7 +86,7 @@ pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPo
     let user = options.get_username().to_owned();
     let host = options.get_host().to_owned();
     let port = options.get_port();
-    let failed = |cause: sqlx::Error| ConnectError::Connect { host: host.clone(), port, user: user.clone(), cause };
+    let failed = |cause: sqlx::Error| ConnectError::of(&options, cause);
     let pool = PgPoolOptions::new()
         .max_connections(POOL_SIZE)
         // At rest no connection stays open for long, and none is pinged.

@@ -152,20 +152,6 @@ pub async fn apply(conn: &mut PgConnection, step: &Pending) -> Result<(), Stagin
     run(conn, &step.relation, &step.what, step.sql.clone()).await
 }
 
-/// Creates `staging_<view>` as a materialized view from `query`, filled, and gives it everything live's has besides
-/// its query: indexes, owner, grants, comments, options. Without a live view it stays bare.
-///
-/// # Errors
-/// When the query fails, or its columns are not live's; then no view is left behind.
-pub async fn build_view(conn: &mut PgConnection, relations: &Relations, view: &str, query: &str) -> Result<(), StagingError> {
-    let mut tx = conn.begin().await.map_err(failed(view, "BEGIN"))?;
-    let twin = qualified(&relations.schema, &Generation::Staging.name(view));
-    run(&mut tx, view, "CREATE MATERIALIZED VIEW", format!("CREATE MATERIALIZED VIEW {twin} AS {query}")).await?;
-    let only = Relations { views: vec![view.to_owned()], tables: Vec::new(), ..relations.clone() };
-    complete(&mut tx, &only).await?;
-    tx.commit().await.map_err(failed(view, "COMMIT"))
-}
-
 /// Drops staging twins and nothing else: all of the named ones that exist, in one statement per kind, never cascading.
 ///
 /// # Errors
@@ -200,6 +186,30 @@ pub(super) async fn drop_relations(conn: &mut PgConnection, schema: &str, names:
         }
     }
     tx.commit().await.map_err(failed(&all, "COMMIT"))
+}
+
+/// Drops the foreign keys of the other staging twins that reference the twin of `table`, so that it can be dropped. [`complete`] adds
+/// them again.
+///
+/// # Errors
+/// When one cannot be dropped.
+pub async fn drop_keys_to(conn: &mut PgConnection, relations: &Relations, table: &str) -> Result<(), StagingError> {
+    let keys: Vec<(String, String)> = sqlx::query_as(
+        "SELECT t.relname::text, k.conname::text FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid
+         WHERE k.contype = 'f' AND k.confrelid = to_regclass($1) AND k.conrelid <> k.confrelid AND k.conparentid = 0
+           AND t.relnamespace = to_regnamespace($2) AND t.relname = ANY ($3)",
+    )
+    .bind(qualified(&relations.schema, &Generation::Staging.name(table)))
+    .bind(quote_ident(&relations.schema))
+    .bind(relations.names(&Generation::Staging))
+    .fetch_all(&mut *conn)
+    .await
+    .map_err(failed(table, "looking for foreign keys"))?;
+    for (twin, key) in keys {
+        let sql = format!("ALTER TABLE {} DROP CONSTRAINT {}", qualified(&relations.schema, &twin), quote_ident(&key));
+        run(conn, table, &format!("dropping foreign key {key}"), sql).await?;
+    }
+    Ok(())
 }
 
 fn in_use(source: sqlx::Error, relations: &str) -> StagingError {

@@ -92,10 +92,21 @@ pub async fn examine(client: &Client, namespace: &str, name: &str) -> Result<Rep
     let mut connection = connect(&options).await?;
     let mut report = Report::new(&key);
     let failed = |cause| connect_failed(&options, cause);
-    let (role, ledger): (String, bool) = sqlx::query_as("SELECT current_user::text, to_regclass('portal_release.portals') IS NOT NULL")
-        .fetch_one(&mut connection)
-        .await
-        .map_err(failed)?;
+    let (role, ledger, read_only): (String, bool, bool) = sqlx::query_as(
+        "SELECT current_user::text, to_regclass('portal_release.portals') IS NOT NULL, current_setting('transaction_read_only')::boolean",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .map_err(failed)?;
+    if !read_only {
+        // Without the server's word nothing more is looked at.
+        report.add(Line::fail(
+            "pooler",
+            "the session does not have the settings that it was opened with: a connection pooler leaves them out",
+            "give the URL of a direct connection in the Secret",
+        ));
+        return Ok(report);
+    }
     let patient = Patient { key, relations: Relations::of(&portal.spec), portal: portal.spec, options, role, ledger };
 
     server::examine(&patient, &mut connection, &mut report).await;
@@ -114,8 +125,7 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DoctorError
 }
 
 fn connect_failed(options: &PgConnectOptions, cause: sqlx::Error) -> DoctorError {
-    let (host, port, user) = (options.get_host().to_owned(), options.get_port(), options.get_username().to_owned());
-    ConnectError::Connect { host, port, user, cause }.into()
+    ConnectError::of(options, cause).into()
 }
 
 /// What a release without any selection would do.

@@ -1,6 +1,6 @@
 //! The server, the connection and what the role may do.
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Row};
 
 use super::{Line, Patient, Report, connect};
 use crate::database::identifiers::quote_ident;
@@ -28,7 +28,8 @@ async fn server(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<
     let (version, number, standby, read_only): (String, i32, bool, String) = sqlx::query_as(
         "SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),
                 coalesce((SELECT setting FROM pg_db_role_setting s, unnest(s.setconfig) AS setting
-                          WHERE setting LIKE 'default_transaction_read_only=%' AND s.setrole IN (0, current_user::regrole) LIMIT 1), '')",
+                          WHERE setting LIKE 'default_transaction_read_only=%' AND s.setrole IN (0, current_user::regrole)
+                            AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())) LIMIT 1), '')",
     )
     .fetch_one(connection)
     .await?;
@@ -67,20 +68,18 @@ async fn pooler(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<
             "raise max_connections or the role's CONNECTION LIMIT: the operator needs about 8",
         )]);
     };
-    // A transaction pooler gives the backend that is idle to the next transaction, whoever's it is.
-    let mut backends = std::collections::BTreeSet::new();
+    // A transaction pooler gives the backend that is idle to the next transaction, whoever's it is. Prepared statements would stumble over it.
     let mut shared = false;
     for _ in 0..3 {
-        let first: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
-        let mut tx = second.begin().await?;
-        let other: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await?;
-        let again: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
-        tx.rollback().await?;
+        let first = backend(connection).await?;
+        sqlx::raw_sql("BEGIN").execute(&mut second).await?;
+        let other = backend(&mut second).await?;
+        let again = backend(connection).await?;
+        sqlx::raw_sql("ROLLBACK").execute(&mut second).await?;
         shared |= first == other || first != again;
-        backends.insert(first);
     }
     let _ = second.close().await;
-    Ok(vec![if shared || backends.len() > 1 {
+    Ok(vec![if shared {
         Line::fail(
             "pooler",
             "sessions change their backend: there is a transaction pooler in between",
@@ -89,6 +88,10 @@ async fn pooler(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<
     } else {
         Line::ok("pooler", "sessions keep their backend")
     }])
+}
+
+async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
 
 async fn privileges(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {

@@ -21,8 +21,12 @@ pub struct Definition {
     pub core: Vec<(Import, Option<String>)>,
     /// As `core`.
     pub related: Vec<(Import, Option<String>)>,
-    /// Hash over all of it and the release's own selections.
+    /// Hash over views and tables and what the release says about them.
     pub hash: String,
+    /// Hash of each import.
+    pub import_hashes: ByName<String>,
+    /// Hash of the release's selection of imports.
+    pub selection: String,
 }
 
 impl Definition {
@@ -42,10 +46,15 @@ impl Definition {
             &context.portal.tables,
             &context.portal.materialized_views,
             &views,
-            (&core, &related),
-            (&context.spec.imports, &context.spec.views, &context.spec.staging),
+            (context.spec.imports.sample, &context.spec.views, &context.spec.staging),
         ))?;
-        Ok(Self { views, core, related, hash })
+        let selection = self::hash(&(&context.spec.imports.only, &context.spec.imports.skip))?;
+        let mut import_hashes = ByName::new();
+        for (import, sql) in core.iter().chain(&related) {
+            // Raising a limit is no reason to import again.
+            import_hashes.insert(import.name.0.clone(), self::hash(&(Import { max_rejected: "0%".into(), ..import.clone() }, sql))?);
+        }
+        Ok(Self { views, core, related, hash, import_hashes, selection })
     }
 
     /// The imports of both phases.
@@ -110,4 +119,4 @@ pub(super) fn templates(context: &Context) -> TemplateContext {
 }
 
 /// By name.
-pub(super) type ByName<T> = BTreeMap<String, T>;
+pub type ByName<T> = BTreeMap<String, T>;

@@ -1,60 +1,103 @@
 //! ImportCore and ImportRelated: set-based inserts into the staged tables, and CSV files through COPY.
 //!
-//! An import with a key goes range by range; each range and its checkpoint commit together, so a killed import goes on where it
-//! was. Everything else is one transaction.
+//! An import with a key is cut into ranges, every other one is one range. As many ranges as the Portal allows run at once, each in a
+//! transaction of its own that also writes its checkpoint; so a killed import goes on with the ranges that are missing. Imports that
+//! do not touch each other's tables run side by side, the others in the Portal's order.
 
-use std::time::{Duration, Instant};
+mod again;
+mod one;
+mod schedule;
 
-use super::{Context, Definition, Done, PhaseError, definition::templates, of_database};
+use futures::{StreamExt, stream::FuturesUnordered};
+
+use self::{
+    one::One,
+    schedule::{Schedule, Unit},
+};
+use super::{
+    Context, Definition, Done, PhaseError,
+    definition::templates,
+    of_database,
+    parallel::{self, cut_off},
+};
 use crate::{
     api::Import,
-    cluster,
     database::{
-        csv,
-        identifiers::{Generation, qualified},
-        import::{Target, columns, insert, insert_lookup, plan_ranges, total_rows},
-        ledger, run_sql,
+        identifiers::Generation,
+        import::{RelationRead, relations_read},
+        ledger::{self, imports::Account},
         template::TemplateContext,
     },
-    metrics::ImporterKind,
-    services::{Audience, Notice},
 };
-
-/// How often the progress of a long import is told to people outside; its end is told in any case.
-const TELL_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) async fn core(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
-    run(context, ImporterKind::Core, &definition.core).await
+    again::prepare(context, &definition).await?;
+    run(context, &definition.core).await
 }
 
 pub(super) async fn related(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
-    run(context, ImporterKind::Related, &definition.related).await
+    again::prepare(context, &definition).await?;
+    run(context, &definition.related).await
 }
 
-/// Forgets the checkpoints; the tables go with BuildStaging's undo.
+/// Forgets the checkpoints and the rejected rows; the tables go with BuildStaging's undo.
 pub(super) async fn undo(context: &Context) -> Result<Done, PhaseError> {
     let mut work = context.work().await?;
     ledger::imports::reset_imports(&mut work, context.release).await?;
     work.complete_undo("imported rows are dropped with the staged tables").await
 }
 
-async fn run(context: &Context, kind: ImporterKind, imports: &[(Import, Option<String>)]) -> Result<Done, PhaseError> {
+async fn run(context: &Context, imports: &[(Import, Option<String>)]) -> Result<Done, PhaseError> {
     let templates = templates(context);
-    let mut total = 0;
-    for (import, source) in in_order(imports)? {
-        context.safe_point()?;
-        let one = One { context, kind, import, templates: &templates };
-        match source {
-            Some(source) => one.query(source).await?,
-            None => one.csv().await?,
-        }
-        total += 1;
-    }
+    let ordered = in_order(imports)?;
+    let needs = needs(context, &ordered, &templates).await?;
+    let ones: Vec<One<'_>> =
+        ordered.into_iter().map(|(import, source)| One::new(context, import, source, &templates)).collect::<Result<_, _>>()?;
+    load(context, &ones, Schedule::new(needs)).await?;
     let mut work = context.work().await?;
-    let rows = ledger::imports::imported_rows(&mut work, context.release, imports.iter().map(|(import, _)| import.name.as_str())).await?;
-    work.complete(&format!("{total} imports, {rows} rows")).await
+    let names = imports.iter().map(|(import, _)| import.name.as_str());
+    let (rows, rejected) = ledger::imports::imported_rows(&mut work, context.release, names).await?;
+    let rejected = if rejected == 0 { String::new() } else { format!(", {rejected} rejected: see portal_release.rejected_rows") };
+    work.complete(&format!("{} imports, {rows} rows{rejected}", ones.len())).await
+}
+
+/// Runs every piece, as many at once as the Portal allows. The first error stops the others: their statements are ended, and it waits
+/// until nothing of them runs any more.
+async fn load(context: &Context, ones: &[One<'_>], mut schedule: Schedule) -> Result<(), PhaseError> {
+    let mut running = FuturesUnordered::new();
+    let mut stopped: Option<PhaseError> = None;
+    loop {
+        while stopped.is_none() && running.len() < parallel::limit(context) && !schedule.is_over() {
+            if let Err(paused) = context.safe_point() {
+                stopped = Some(paused);
+                break;
+            }
+            let Some((index, unit)) = schedule.next() else { break };
+            let Some(one) = ones.get(index) else { break };
+            running.push(async move {
+                let outcome = match unit {
+                    Unit::Begin => one.begin().await,
+                    Unit::Load(position, range) => one.load(position, &range).await,
+                    Unit::Finish => one.finish().await,
+                };
+                (index, outcome)
+            });
+        }
+        match running.next().await {
+            None => break,
+            Some((index, Ok(outcome))) => schedule.ended(index, outcome),
+            Some((_, Err(error))) => {
+                cut_off(context, &mut running).await;
+                stopped = Some(error);
+            }
+        }
+    }
+    match stopped {
+        Some(why) => Err(why),
+        None => Ok(()),
+    }
 }
 
 /// The imports so that each comes after those it depends on, otherwise in the Portal's order.
@@ -78,148 +121,60 @@ fn in_order(imports: &[(Import, Option<String>)]) -> Result<Vec<(&Import, Option
     Ok(ordered)
 }
 
-/// One import at work.
-struct One<'a> {
-    context: &'a Context,
-    kind: ImporterKind,
-    import: &'a Import,
-    templates: &'a TemplateContext,
+/// For each import the earlier ones that it waits for: those that it names in dependsOn, those that fill what it reads or fills, and
+/// those that read what it fills. So a dependsOn that somebody forgot does no harm.
+async fn needs(
+    context: &Context,
+    ordered: &[(&Import, Option<&String>)],
+    templates: &TemplateContext,
+) -> Result<Vec<Vec<usize>>, PhaseError> {
+    let mut touched: Vec<(&Import, Vec<RelationRead>)> = Vec::new();
+    let mut needs = Vec::new();
+    let mut work = context.work().await?;
+    for (import, source) in ordered {
+        let reads = match source {
+            Some(source) => read_by(&mut work, import, source, templates).await?,
+            None => Vec::new(),
+        };
+        let waits_for = |(earlier, earlier_reads): &(&Import, Vec<RelationRead>)| {
+            import.depends_on.contains(&earlier.name)
+                || import.into == earlier.into
+                || reads_table(&reads, context, earlier)
+                || reads_table(earlier_reads, context, import)
+        };
+        needs.push(touched.iter().enumerate().filter(|(_, earlier)| waits_for(earlier)).map(|(index, _)| index).collect());
+        touched.push((import, reads));
+    }
+    work.commit().await?;
+    Ok(needs)
 }
 
-impl One<'_> {
-    fn name(&self) -> &str {
-        self.import.name.as_str()
-    }
-
-    fn is_lookup(&self) -> bool {
-        self.context.portal.tables.lookup.contains(&self.import.into)
-    }
-
-    /// Notes the beginning. `false`: the import is done or left out.
-    async fn begins(&self) -> Result<bool, PhaseError> {
-        let mut work = self.context.work().await?;
-        let over = ledger::imports::begin_import(&mut work, self.context.release, self.name()).await?;
-        work.commit().await?;
-        self.context.say(format!("import {}", self.name()));
-        Ok(!over)
-    }
-
-    async fn query(&self, source: &str) -> Result<(), PhaseError> {
-        if !self.begins().await? {
-            return Ok(());
-        }
-        let context = self.context;
-        let what = format!("import {}", self.name());
-        let staged = Generation::Staging.name(self.import.into.as_str());
-        let schema = context.portal.database.schema.as_str();
-        let target = Target { import: self.name(), schema, table: &staged };
-        let whole = self.templates.render(&what, source, None).map_err(of_database)?;
-        let sample = context.spec.imports.sample;
-
-        let mut work = context.work().await?;
-        let names = columns(&mut work, target, &whole.sql).await.map_err(of_database)?;
-        let (Some(key), false, None) = (&self.import.key, self.is_lookup(), sample) else {
-            let rows = if self.is_lookup() {
-                insert_lookup(&mut work, target, &names, &whole.sql, sample).await
-            } else {
-                insert(&mut work, target, &names, &whole.sql, None, sample).await
-            };
-            return self.arrived(work, rows.map_err(of_database)?, None, true).await;
-        };
-
-        let ranges = match ledger::imports::open_ranges(&mut work, context.release, self.name()).await? {
-            Some(ranges) => ranges,
-            None => {
-                let ranges =
-                    plan_ranges(&mut work, self.name(), &whole.sql, key.as_str(), self.import.batch_rows).await.map_err(of_database)?;
-                let total = total_rows(&mut work, self.name(), &whole.sql).await.map_err(of_database)?;
-                ledger::imports::plan_ranges(&mut work, context.release, self.name(), &ranges).await?;
-                ledger::imports::set_total(&mut work, context.release, self.name(), total).await?;
-                ledger::imports::open_ranges(&mut work, context.release, self.name()).await?.unwrap_or_default()
-            }
-        };
-        work.commit().await?;
-
-        let mut told = Instant::now();
-        let count = ranges.len();
-        for (index, (position, range)) in ranges.into_iter().enumerate() {
-            context.safe_point()?;
-            let rendered = self.templates.render(&what, source, Some(&range)).map_err(of_database)?;
-            let filter = (!rendered.used_range).then_some((&range, key.as_str()));
-            let mut work = context.work().await?;
-            let rows = insert(&mut work, target, &names, &rendered.sql, filter, None).await.map_err(of_database)?;
-            self.arrived(work, rows, Some(position), index + 1 == count).await?;
-            if told.elapsed() >= TELL_EVERY {
-                told = Instant::now();
-                self.tell().await?;
-            }
-        }
-        if count == 0 {
-            // Killed between the last range and the end of the import.
-            self.arrived(context.work().await?, 0, None, true).await?;
-        }
-        Ok(())
-    }
-
-    async fn csv(&self) -> Result<(), PhaseError> {
-        let Some(file) = &self.import.csv else { return Ok(()) };
-        if !self.begins().await? {
-            return Ok(());
-        }
-        let context = self.context;
-        let what = format!("import {}", self.name());
-        let store = context.portal.object_stores.iter().find(|store| store.name == file.object_store_ref).ok_or_else(|| {
-            PhaseError::Refused(format!("{what}: the Portal has no object store {}; add it to objectStores", file.object_store_ref))
-        })?;
-        let secrets = cluster::read_secret(&context.client, &context.namespace, store.secret_ref.name.as_str())
-            .await
-            .map_err(|error| PhaseError::Failed(format!("{what}: {error}")))?;
-        let path = self.templates.render(&what, &file.path, None).map_err(of_database)?.sql;
-        let opened = csv::open(&store.url, &secrets).map_err(|error| PhaseError::Refused(error.to_string()))?;
-        let staged = Generation::Staging.name(self.import.into.as_str());
-        let target = Target { import: self.name(), schema: context.portal.database.schema.as_str(), table: &staged };
-        let mut work = context.work().await?;
-        let loaded = csv::load(&mut work, target, opened.as_ref(), &path).await.map_err(csv_error)?;
-        context.say(format!("{what}: {path}, sha256 {}", loaded.sha256));
-        self.arrived(work, loaded.rows, None, true).await
-    }
-
-    /// Commits rows with their checkpoint; at the end of the import the planner learns about them.
-    async fn arrived(&self, mut work: super::Work, rows: u64, range: Option<i32>, done: bool) -> Result<(), PhaseError> {
-        let count = i64::try_from(rows).unwrap_or(i64::MAX);
-        let release = self.context.release;
-        if let Some(position) = range {
-            ledger::imports::complete_range(&mut work, release, self.name(), position, count).await?;
-        }
-        ledger::imports::add_rows(&mut work, release, self.name(), count, done).await?;
-        if done {
-            let staged = qualified(self.context.portal.database.schema.as_str(), &Generation::Staging.name(self.import.into.as_str()));
-            run_sql(&mut work, format!("ANALYZE {staged}")).await?;
-        }
-        work.commit().await?;
-        self.context.services.metrics.rows_imported(self.kind, rows);
-        self.context.services.metrics.progressed();
-        self.context.progress.moved();
-        if done { self.tell().await } else { Ok(()) }
-    }
-
-    async fn tell(&self) -> Result<(), PhaseError> {
-        let mut work = self.context.work().await?;
-        let (rows, total) = ledger::imports::import_progress(&mut work, self.context.release, self.name()).await?;
-        work.commit().await?;
-        self.context.services.tell(Audience::from(self.context), Notice::ImportProgress { import: self.name().to_owned(), rows, total });
-        Ok(())
-    }
+/// The release's own selection does not leave the import out.
+pub(super) fn is_selected(context: &Context, import: &Import) -> bool {
+    let selection = &context.spec.imports;
+    (selection.only.is_empty() || selection.only.contains(&import.name)) && !selection.skip.contains(&import.name)
 }
 
-/// An object store that does not answer may answer later; a file that is not there, or not for us, stays so, as does what it says.
-fn csv_error(error: csv::CsvError) -> PhaseError {
-    use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
-    match error {
-        csv::CsvError::Read { source: NotFound { .. } | PermissionDenied { .. } | Unauthenticated { .. }, .. } => {
-            PhaseError::Refused(error.to_string())
-        }
-        csv::CsvError::Read { .. } => PhaseError::Failed(error.to_string()),
-        error => of_database(error),
-    }
+/// More rows were turned away than the Portal allows.
+fn is_over_limit(import: &Import, account: &Account) -> bool {
+    #[allow(clippy::cast_precision_loss)]
+    let (rejected, allowed) = (account.rejected as f64, import.max_rejected.fraction() * account.read as f64);
+    rejected > allowed + 1e-9
+}
+
+/// The relations behind an import's query.
+pub(super) async fn read_by(
+    work: &mut super::Work,
+    import: &Import,
+    source: &str,
+    templates: &TemplateContext,
+) -> Result<Vec<RelationRead>, PhaseError> {
+    let sql = templates.render(&format!("import {}", import.name), source, None).map_err(of_database)?.sql;
+    relations_read(work, import.name.as_str(), &sql).await.map_err(of_database)
+}
+
+/// Whether the staged table that `import` fills is among those relations.
+pub(super) fn reads_table(reads: &[RelationRead], context: &Context, import: &Import) -> bool {
+    let staged = Generation::Staging.name(import.into.as_str());
+    reads.iter().any(|relation| relation.schema == context.portal.database.schema.as_str() && relation.name == staged)
 }

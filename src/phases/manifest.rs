@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::PhaseError;
-use crate::database::checksum::Content;
+use super::{PhaseError, source::SourceOfData};
+use crate::database::{checksum::Content, ledger::imports::Account};
 
 /// The manifest of one release, as JSON.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -25,12 +25,33 @@ pub(super) struct Manifest {
     pub definition: Option<String>,
     /// Fingerprint of the tables' structure.
     pub structure: Option<String>,
+    /// Whether everything comes from one moment of the source.
+    pub source: SourceOfData,
     /// Tables by their live names.
     pub tables: BTreeMap<String, Part>,
     /// Materialized views by their live names.
     pub views: BTreeMap<String, Part>,
-    /// Rows by import.
-    pub imports: BTreeMap<String, i64>,
+    /// What became of the rows of each import.
+    pub imports: BTreeMap<String, Rows>,
+}
+
+/// What became of an import's rows: `read = imported + rejected + collapsed`.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Rows {
+    /// Rows of the source.
+    pub read: i64,
+    /// Rows in the staged table.
+    pub imported: i64,
+    /// Rows in `portal_release.rejected_rows`.
+    pub rejected: i64,
+    /// Rows that the query folded into others, or that the look-up table knew already.
+    pub collapsed: i64,
+}
+
+impl From<Account> for Rows {
+    fn from(account: Account) -> Self {
+        Self { read: account.read, imported: account.imported, rejected: account.rejected, collapsed: account.collapsed() }
+    }
 }
 
 /// The content of one relation.

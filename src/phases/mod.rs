@@ -9,11 +9,13 @@ mod freeze;
 mod imports;
 mod lock;
 mod manifest;
+mod parallel;
 mod post_swap;
 mod preflight;
 mod recheck;
 mod retention;
 mod rollback;
+mod source;
 mod staging;
 mod swap;
 mod validate;
@@ -159,6 +161,11 @@ fn is_transient(code: &str) -> bool {
     ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
 }
 
+/// `1 hook`, `2 hooks`.
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// Errors of the data plane keep the driver's error inside; whether it may pass decides whether the phase is tried again.
 pub(crate) fn of_database<E: std::error::Error + 'static>(error: E) -> PhaseError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
@@ -250,6 +257,16 @@ impl Context {
         Ok(Done(()))
     }
 
+    /// Ends the statements that run for the phase: dropping a future does not stop the server.
+    pub async fn end_backends(&self) {
+        let pids: Vec<i32> = self.backends.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+        if !pids.is_empty()
+            && let Err(error) = self.database.terminate(&pids).await
+        {
+            tracing::warn!(%error, "running statements could not be ended; they end with their connections");
+        }
+    }
+
     /// Says what happens right now.
     pub fn say(&self, what: impl Into<String>) {
         self.progress.say(what.into());
@@ -305,6 +322,14 @@ impl Work {
         Ok(())
     }
 
+    /// Takes back what was done, now: a transaction that is only dropped holds its locks until its connection is used again.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rollback(self) -> Result<(), PhaseError> {
+        Ok(self.tx.rollback().await?)
+    }
+
     /// Commits the phase together with the row that says that it is done.
     ///
     /// # Errors
@@ -355,13 +380,13 @@ pub async fn run(context: &Context) -> Result<Done, PhaseError> {
         PhaseName::AcquireLock => lock::acquire(context).await,
         PhaseName::RefreshViews => views::refresh(context).await,
         PhaseName::CreateStagingViews => views::create(context).await,
-        PhaseName::Preflight => preflight::run(context).await,
+        PhaseName::Preflight => rollback::remembering(context, preflight::run(context)).await,
         PhaseName::BuildStaging => staging::build(context).await,
         PhaseName::ImportCore => imports::core(context).await,
         PhaseName::ImportRelated => imports::related(context).await,
         PhaseName::ValidateAndManifest => validate::run(context).await,
         PhaseName::Freeze => freeze::freeze(context).await,
-        PhaseName::FinaliseSwap => swap::run(context).await,
+        PhaseName::FinaliseSwap => rollback::remembering(context, swap::run(context)).await,
         PhaseName::CreateDownloadsView => downloads::run(context).await,
         PhaseName::Scale => freeze::scale(context).await,
         PhaseName::PostSwap => post_swap::run(context).await,

@@ -1,6 +1,6 @@
 //! PostSwap: what is better done after readers have the new data.
 
-use super::{Context, Done, PhaseError, of_database, rollback};
+use super::{Context, Done, PhaseError, counted, of_database, rollback};
 use crate::{
     api::{Hook, HttpMethod},
     cluster::EventType,
@@ -35,7 +35,8 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         call(context, hook).await?;
     }
     let changed = as_before(context).await?;
-    let mut message = format!("{} tables vacuumed, {} hooks called", relations.tables.len(), context.portal.post_swap.len());
+    let mut message =
+        format!("{} vacuumed, {} called", counted(relations.tables.len(), "table"), counted(context.portal.post_swap.len(), "hook"));
     for sentence in broken.into_iter().chain(changed) {
         message.push_str("; ");
         message.push_str(&sentence);
@@ -56,8 +57,8 @@ async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
     work.commit().await?;
     let Some(first) = differences.first() else { return Ok(None) };
     let sentence = format!(
-        "the live relations and what they replaced differ in {} details, the first: {first}; look whether somebody has changed them since the swap",
-        differences.len()
+        "the live relations and what they replaced differ in {}, the first: {first}; look whether somebody has changed them since the swap",
+        counted(differences.len(), "detail")
     );
     tracing::warn!(label = %context.label(), "{}: {sentence}", context.label());
     context.services.event(context.object.clone(), EventType::Warning, "StructureDiffers", sentence.clone());

@@ -1,6 +1,6 @@
 //! Preflight: everything that can be checked before the first row is imported.
 
-use super::{Context, Definition, Done, PhaseError, definition::templates, downloads, of_database, swap, views::contents};
+use super::{Context, Definition, Done, PhaseError, counted, definition::templates, downloads, of_database, swap, views::contents};
 use crate::{
     api::GatePhase,
     database::{
@@ -114,7 +114,7 @@ pub(super) async fn gates(context: &Context, phase: GatePhase, templates: &Templ
         }
     }
     refuse_sentences(refused)?;
-    Ok(format!(", {} gates{text}", gates.len()))
+    Ok(format!(", {}{text}", counted(gates.len(), "gate")))
 }
 
 pub(super) fn refuse(findings: Vec<Finding>) -> Result<(), PhaseError> {

@@ -6,8 +6,9 @@ use crate::{
     database::{
         catalog,
         identifiers::Relations,
-        ledger::{self, phases},
+        ledger::{self, phases, staging::StagingOrigin},
     },
+    release::plan::imports_again,
 };
 
 /// The phases that build on the staging.
@@ -33,12 +34,13 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let origin = ledger::staging::origin(&mut work, context.release).await?;
     let tables = Relations { views: Vec::new(), ..context.relations() };
+    let again = ledger::imports::marked_again(&mut work, context.release).await?;
     let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
     work.commit().await?;
-    if origin.definition.as_ref().is_some_and(|hash| *hash != definition.hash) {
-        return Err(PhaseError::Stale(
-            "the Portal's views, tables or imports have changed since the staging was built: it is built again".to_owned(),
-        ));
+    if let Some(what) = changed(context, &definition, &origin, &again) {
+        return Err(PhaseError::Stale(format!(
+            "the Portal's views, tables or imports have changed since the staging was built ({what}): it is built again"
+        )));
     }
     if origin.structure.is_some_and(|then| then != structure) {
         return Err(PhaseError::Stale(
@@ -59,4 +61,28 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     phases::rechecked(&mut work, context.run.id).await?;
     work.commit().await
+}
+
+/// What the Portal and the release say otherwise than when the staging was built. Imports that are to run again may have changed.
+fn changed(context: &Context, definition: &Definition, origin: &StagingOrigin, again: &[String]) -> Option<String> {
+    // Staging that is not begun yet has nothing to compare with.
+    let before = origin.definition.as_ref()?;
+    if *before != definition.hash {
+        return Some("views or tables".to_owned());
+    }
+    let selection = origin.selection.as_ref()?;
+    let is_new = |name: &&String| origin.imports.get(*name) != definition.import_hashes.get(*name);
+    let mut names: Vec<&str> = origin
+        .imports
+        .keys()
+        .chain(definition.import_hashes.keys())
+        .filter(|name| is_new(name) && !again.contains(name))
+        .map(String::as_str)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    if !names.is_empty() {
+        return Some(format!("imports {}", names.join(", ")));
+    }
+    (*selection != definition.selection && !imports_again(&context.spec)).then(|| "imports.only or imports.skip of the release".to_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Context, Done, PhaseError, of_database};
+use super::{Context, Done, PhaseError, counted, of_database};
 use crate::{
     cluster::EventType,
     database::{
@@ -15,7 +15,7 @@ use crate::{
 
 /// Dropping a table locks the tables that its foreign keys reference, and readers of these wait behind it: so it waits no longer than
 /// this for a lock, and tries again.
-const LIMITS: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '2s'";
+const LIMITS: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '10s'";
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -47,7 +47,8 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     let kept = there.len() - dropped.len();
     let mut message = format!(
-        "{kept} backups kept, {}",
+        "{} kept, {}",
+        counted(kept, "backup"),
         if dropped.is_empty() { "none dropped".to_owned() } else { format!("dropped {}", dropped.join(", ")) }
     );
     for sentence in held {
@@ -78,7 +79,7 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
                 return Ok(Some(format!("{dependents}; drop or change what depends on it, and the next release drops it")));
             }
             Err(error) if error.is_busy() => {
-                drop(work);
+                work.rollback().await?;
                 if started.elapsed() > context.portal.database.lock_timeout.get() {
                     let who = backups::in_the_way(&mut *context.database.pool().acquire().await?, relations, stamp).await?;
                     let who = if who.is_empty() { "sessions that were gone before they could be named".to_owned() } else { who.join(", ") };
@@ -99,5 +100,5 @@ pub(super) async fn reset_checkpoints(context: &Context) -> Result<Done, PhaseEr
     // The lock is released by now; what is deleted belongs to this release alone.
     let mut tx = context.database.pool().begin().await?;
     let count = ledger::imports::reset_checkpoints(&mut tx, context.release).await?;
-    context.complete_unlocked(tx, &format!("{count} checkpoints deleted")).await
+    context.complete_unlocked(tx, &format!("{} deleted", counted(usize::try_from(count).unwrap_or(usize::MAX), "checkpoint"))).await
 }

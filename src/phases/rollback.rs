@@ -69,14 +69,10 @@ pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Ge
         return Ok(None);
     }
     context.say("counting what was written to the live tables");
-    // Nothing is committed unless it is a refusal: a transaction of ours would look like one that may have written.
+    // Nothing is committed: a transaction of ours would look like one that may have written.
     let mut work = context.work().await?;
     let count = count(&mut work, &context.key(), relations).await?;
-    if let Err(refused) = decide(context, &count.written, outgoing) {
-        ledger::exchange::set_written(&mut work, &context.key(), &count.written).await?;
-        work.commit().await?;
-        return Err(refused);
-    }
+    decide(context, &count.written, outgoing)?;
     Ok(Some(count))
 }
 
@@ -100,6 +96,25 @@ pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Coun
     })?;
     limit_statements(work, context.portal.database.statement_timeout.get()).await?;
     decide(context, &now.written, outgoing)
+}
+
+/// Runs a phase that may refuse for what was written, and then keeps the count, for the condition.
+///
+/// # Errors
+/// Those of the phase.
+pub(super) async fn remembering(context: &Context, phase: impl Future<Output = Result<Done, PhaseError>>) -> Result<Done, PhaseError> {
+    let result = phase.await;
+    if context.run.kind != RunKind::Release && matches!(result, Err(PhaseError::Refused(_))) {
+        let keep = async {
+            let mut work = context.work().await?;
+            keep_count(context, &mut work).await?;
+            work.commit().await
+        };
+        if let Err(error) = keep.await {
+            tracing::warn!(label = %context.label(), %error, "{}: what was written to the live tables could not be kept: {error}", context.label());
+        }
+    }
+    result
 }
 
 /// At the end of a run: keeps what was written to the live tables so far, for the condition.

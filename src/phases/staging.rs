@@ -1,6 +1,6 @@
 //! BuildStaging: the staged copies of the tables.
 
-use super::{Context, Definition, Done, PhaseError, of_database, views};
+use super::{Context, Definition, Done, PhaseError, imports::is_selected, of_database, views};
 use crate::database::{
     catalog,
     identifiers::Relations,
@@ -13,13 +13,8 @@ pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
     let tables = Relations { views: Vec::new(), ..context.relations() };
     let lightweight = context.spec.staging.lightweight.unwrap_or(context.portal.staging.lightweight);
-    let selected = |name: &str| {
-        let selection = &context.spec.imports;
-        (selection.only.is_empty() || selection.only.iter().any(|only| only.as_str() == name))
-            && !selection.skip.iter().any(|skip| skip.as_str() == name)
-    };
     let imports: Vec<(String, bool)> =
-        definition.imports().map(|(import, _)| (import.name.0.clone(), !selected(import.name.as_str()))).collect();
+        definition.imports().map(|(import, _)| (import.name.0.clone(), !is_selected(context, import))).collect();
 
     let mut work = context.work().await?;
     views::claim(&mut work, context).await?;
@@ -30,9 +25,10 @@ pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
     }
     let mut origin = ledger::staging::origin(&mut work, context.release).await?;
     origin.definition = Some(definition.hash.clone());
+    origin.imports = definition.import_hashes.clone();
+    origin.selection = Some(definition.selection.clone());
     origin.structure = Some(catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?);
     ledger::staging::set_origin(&mut work, context.release, &origin).await?;
-    ledger::imports::reset_checkpoints(&mut work, context.release).await?;
     ledger::imports::plan_imports(&mut work, context.release, &imports).await?;
     let how = if lightweight { "without indexes and foreign keys until they are loaded" } else { "with indexes and foreign keys" };
     work.complete(&format!("{} tables staged {how}", tables.tables.len())).await

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, Done, PhaseError, Work, downloads, freeze, of_database, rollback, rollback::described};
+use super::{Context, Done, PhaseError, Work, counted, downloads, freeze, of_database, rollback, rollback::described};
 use crate::{
     api::{OnLockTimeout, Standbys},
     cluster::EventType,
@@ -174,8 +174,8 @@ async fn same_structure(work: &mut Work, context: &Context, origin: &StagingOrig
     match differences.first() {
         None => Ok(()),
         Some(first) => Err(PhaseError::Stale(format!(
-            "the staging differs from the live relations in {} details ({first}): it is built again",
-            differences.len()
+            "the staging differs from the live relations in {} ({first}): it is built again",
+            counted(differences.len(), "detail")
         ))),
     }
 }

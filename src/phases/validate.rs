@@ -1,21 +1,23 @@
 //! ValidateAndManifest: completes the staged tables, checks that they may go live and writes the manifest.
 
+use futures::FutureExt;
 use sha2::{Digest, Sha256};
 
 use super::{
     Context, Done, PhaseError,
     definition::{hex, templates},
     manifest::{Manifest, Part},
-    of_database, preflight,
+    of_database, parallel, preflight, source,
 };
 use crate::{
     api::GatePhase,
     database::{
-        catalog,
+        catalog::{self, Stage},
         checks::{GeometryRule, geometry, max_shrink, non_empty},
         checksum,
         identifiers::{Generation, Relations, qualified},
-        ledger, staging,
+        ledger, run_sql,
+        staging::{self, Pending},
         swap::horizon,
     },
 };
@@ -72,23 +74,55 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     work.complete(&format!("{rows} rows in {} tables{gates}; manifest sha256 {sha256}", manifest.tables.len())).await
 }
 
-/// Indexes, keys and triggers where staging lacks them; then statistics and the visibility map, which survive the swap.
+/// Indexes, keys and triggers where staging lacks them; then statistics and the visibility map, which survive the swap. Each statement
+/// commits by itself, so a killed run goes on with what is left.
 async fn complete(context: &Context, relations: &Relations) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let steps = staging::pending(&mut work, relations).await.map_err(of_database)?;
     work.commit().await?;
-    for step in steps {
-        context.safe_point()?;
-        context.say(format!("adding {} to {}", step.what, step.relation));
-        let mut work = context.work().await?;
-        staging::apply(&mut work, &step).await.map_err(of_database)?;
-        work.commit().await?;
+    // Indexes wait for nothing but the columns; constraints take over indexes, and foreign keys lock two tables.
+    let first = steps.iter().position(is_index).unwrap_or(steps.len());
+    let (before, rest) = steps.split_at(first);
+    let (indexes, after): (Vec<&Pending>, Vec<&Pending>) = rest.iter().partition(|step| is_index(step));
+    for step in before {
+        add(context, step, None).await?;
     }
-    for name in relations.names(&Generation::Staging) {
-        context.say(format!("VACUUM {name}"));
-        context.vacuum(&qualified(&relations.schema, &name), "FREEZE, ANALYZE").await?;
+    let share = memory_share(context, indexes.len());
+    parallel::all(context, indexes.into_iter().map(|step| add(context, step, share).boxed()).collect()).await?;
+    for step in after {
+        add(context, step, share).await?;
     }
+    let names = relations.names(&Generation::Staging);
+    parallel::all(context, names.iter().map(|name| vacuum(context, relations, name).boxed()).collect()).await?;
     Ok(())
+}
+
+async fn vacuum(context: &Context, relations: &Relations, name: &str) -> Result<(), PhaseError> {
+    context.say(format!("VACUUM {name}"));
+    context.vacuum(&qualified(&relations.schema, name), "FREEZE, ANALYZE").await
+}
+
+fn is_index(step: &Pending) -> bool {
+    step.stage == Stage::Indexes && step.what.starts_with("index ")
+}
+
+/// Adds one detail to its staged relation, with so many megabytes of `maintenance_work_mem`.
+async fn add(context: &Context, step: &Pending, megabytes: Option<u64>) -> Result<(), PhaseError> {
+    context.safe_point()?;
+    context.say(format!("adding {} to {}", step.what, step.relation));
+    let mut work = context.work().await?;
+    if let Some(megabytes) = megabytes {
+        run_sql(&mut work, format!("SET LOCAL maintenance_work_mem = '{megabytes}MB'")).await?;
+    }
+    staging::apply(&mut work, step).await.map_err(of_database)?;
+    work.commit().await
+}
+
+/// What each of so many builds gets of `staging.maintenanceWorkMem`, in megabytes.
+fn memory_share(context: &Context, builds: usize) -> Option<u64> {
+    let at_once = parallel::limit(context).min(builds).max(1);
+    let all = context.portal.staging.maintenance_work_mem.as_ref()?.get();
+    Some((all / u64::try_from(at_once).unwrap_or(1)).max(1))
 }
 
 async fn manifest(context: &Context, relations: &Relations, origin: ledger::staging::StagingOrigin) -> Result<Manifest, PhaseError> {
@@ -100,22 +134,27 @@ async fn manifest(context: &Context, relations: &Relations, origin: ledger::stag
         validated_at: String::new(),
         definition: origin.definition,
         structure: origin.structure,
+        source: source::look(context).await?,
         views: origin.views.into_iter().map(|(name, content)| (name, Part::from(content))).collect(),
         ..Manifest::default()
     };
-    for table in &relations.tables {
-        context.say(format!("counting and hashing {table}"));
-        let mut work = context.work().await?;
-        let content =
-            checksum::of_relation(&mut work, &qualified(&relations.schema, &Generation::Staging.name(table))).await.map_err(of_database)?;
-        work.commit().await?;
-        manifest.tables.insert(table.clone(), Part::from(content));
-    }
+    let parts = relations.tables.iter().map(|table| part(context, relations, table).boxed()).collect();
+    manifest.tables.extend(parallel::all(context, parts).await?);
     let mut work = context.work().await?;
-    for (name, rows) in ledger::imports::import_rows(&mut work, context.release).await? {
-        manifest.imports.insert(name, rows);
+    for (name, account) in ledger::imports::accounts(&mut work, context.release).await? {
+        manifest.imports.insert(name, account.into());
     }
     manifest.validated_at = ledger::now(&mut work).await?;
     work.commit().await?;
     Ok(manifest)
+}
+
+/// What a staged table holds, with the table's live name.
+async fn part(context: &Context, relations: &Relations, table: &str) -> Result<(String, Part), PhaseError> {
+    context.say(format!("counting and hashing {table}"));
+    let mut work = context.work().await?;
+    let staged = qualified(&relations.schema, &Generation::Staging.name(table));
+    let content = checksum::of_relation(&mut work, &staged).await.map_err(of_database)?;
+    work.commit().await?;
+    Ok((table.to_owned(), Part::from(content)))
 }

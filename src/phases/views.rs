@@ -34,7 +34,8 @@ pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
     let templates = templates(context);
     let relations = context.relations();
-    let mut work = context.work().await?;
+    // One snapshot for all of them, also of tables of this very database.
+    let mut work = context.guard(context.database.pool().begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?).await?;
     claim(&mut work, context).await?;
     drop_staging(&mut work, context, &relations).await?;
     let mut views = ByName::new();

@@ -103,11 +103,16 @@ fn nothing_to_do(phase: PhaseName, portal: &PortalSpec, release: &PortalReleaseS
     }
 }
 
+/// The release asks for single imports to run again into the staging that it keeps, once `retry` is raised.
+pub fn imports_again(release: &PortalReleaseSpec) -> bool {
+    matches!(release.phases.start_at, Some(PhaseName::ImportCore | PhaseName::ImportRelated)) && !release.imports.only.is_empty()
+}
+
 /// What a run that is opened again starts from: the phases that are done stay done where what they did still holds.
 ///
-/// `fresh` says that nothing holds any more (the release was aborted, or its staging is gone). Each phase comes with its state
-/// and, where it is skipped, the reason.
-pub fn replan(done: &[PhaseRecord], planned: Vec<PlannedPhase>, fresh: bool) -> Vec<(PhaseName, PhaseState, String)> {
+/// `fresh` says that nothing holds any more (the release was aborted, or its staging is gone), `reimport` that imports are to run again
+/// into the staging that stands. Each phase comes with its state and, where it is skipped, the reason.
+pub fn replan(done: &[PhaseRecord], planned: Vec<PlannedPhase>, fresh: bool, reimport: bool) -> Vec<(PhaseName, PhaseState, String)> {
     let before = |name: PhaseName| done.iter().find(|record| record.name == name);
     let swapped = before(PhaseName::FinaliseSwap).is_some_and(|record| record.state == PhaseState::Succeeded);
     planned
@@ -119,6 +124,7 @@ pub fn replan(done: &[PhaseRecord], planned: Vec<PlannedPhase>, fresh: bool) -> 
                 PhaseName::AcquireLock | PhaseName::ReleaseLock | PhaseName::ResetCheckpoints => true,
                 // The staging is validated, and the workers are frozen, for the swap that follows and for no other.
                 PhaseName::ValidateAndManifest | PhaseName::Freeze | PhaseName::Scale => !swapped,
+                PhaseName::ImportCore | PhaseName::ImportRelated => reimport,
                 _ => false,
             };
             if planned.name == PhaseName::Freeze && swapped && was == Some(PhaseState::Undone) {

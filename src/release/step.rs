@@ -8,7 +8,7 @@ use super::{
     Blocker, LockView, Observed, RunKind, RunRecord,
     observed::Refusal,
     phase::{Undo, backoff, facts},
-    plan::plan,
+    plan::{imports_again, plan},
     written::accepted,
 };
 use crate::api::{PhaseName, PhaseState, ReleaseState};
@@ -253,6 +253,9 @@ fn at_rest(observed: &Observed) -> Step {
             start(observed, Step::Reopen)
         }
         ReleaseState::Failed | ReleaseState::Aborted if retry => start(observed, Step::Reopen),
+        ReleaseState::DryRunComplete | ReleaseState::Suspended if retry && imports_again(&observed.spec) && observed.owns_staging => {
+            start(observed, Step::Reopen)
+        }
         ReleaseState::Suspended if has_stopped(observed) => {
             if retry {
                 start(observed, Step::Reopen)

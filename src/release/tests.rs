@@ -443,7 +443,7 @@ fn a_retry_keeps_what_still_holds() {
     let failed = fail(at(PhaseName::ImportRelated, PhaseState::Running), PhaseName::ImportRelated, 99, 60);
     let before = failed.run.unwrap().phases;
     let states = |fresh| -> Vec<PhaseName> {
-        replan(&before, plan(RunKind::Release, &portal(), &spec()), fresh)
+        replan(&before, plan(RunKind::Release, &portal(), &spec()), fresh, false)
             .into_iter()
             .filter(|(_, state, _)| *state == PhaseState::Succeeded)
             .map(|(name, ..)| name)

@@ -4,6 +4,7 @@
 
 use portal_release_operator::database::identifiers::{Generation, Relations};
 use portal_release_operator::database::staging;
+use portal_release_operator::database::views::{MaterializedViewSpec, create_staged};
 use sqlx::{AssertSqlSafe, PgPool};
 
 /// The materialized views in the order in which they are built, with their queries.
@@ -165,8 +166,9 @@ pub(crate) async fn stage(owner: &PgPool, number: u32, sites: u32) {
         staging::build_lookup(&mut conn, "public", lookup).await.unwrap();
     }
     for (name, query) in VIEWS {
-        staging::build_view(&mut conn, &relations, name, &of_generation(query, &Generation::Staging)).await.unwrap();
-        run(owner, &format!("ANALYZE {}", Generation::Staging.name(name))).await;
+        let sql = of_generation(query, &Generation::Staging);
+        let view = MaterializedViewSpec { name: name.to_owned(), sql, ..MaterializedViewSpec::default() };
+        create_staged(&mut conn, "public", &view).await.unwrap();
     }
     for (name, columns, query) in TABLES {
         let table = Generation::Staging.name(name);

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use sqlx::{PgConnection, types::Json};
 
 use crate::{
-    api::{FrozenWorkload, ImportStatus, PhaseState, ReleaseState},
+    api::{FrozenWorkload, ReleaseState},
     release::{KeptBackup, ReleaseRecord, RunRecord, Written},
 };
 
@@ -34,7 +34,7 @@ pub struct View {
     pub staging_owner: Option<Owner>,
     /// Imports of the release.
     #[serde(default)]
-    pub imports: Vec<ImportRecord>,
+    pub imports: Vec<imports::ImportRecord>,
     /// Workloads stopped on behalf of the release.
     #[serde(default)]
     pub frozen: Vec<FrozenWorkload>,
@@ -77,25 +77,6 @@ pub struct Owner {
     pub name: String,
     /// Where it stands.
     pub state: ReleaseState,
-}
-
-/// One import of a release.
-#[derive(Clone, Debug, Deserialize)]
-pub struct ImportRecord {
-    /// Its name.
-    pub import: String,
-    /// How far it got.
-    pub state: PhaseState,
-    /// Rows so far.
-    pub rows: i64,
-    /// Rows of the source, once known.
-    pub rows_total: Option<i64>,
-}
-
-impl From<ImportRecord> for ImportStatus {
-    fn from(record: ImportRecord) -> Self {
-        Self { name: record.import, rows: record.rows, rows_total: record.rows_total, state: record.state }
-    }
 }
 
 /// Reads what the ledger knows of the release with `label` of `portal`, in one statement and so of one moment.

@@ -111,6 +111,8 @@ pub struct Reopening<'a> {
     pub phases: &'a [(PhaseName, PhaseState, String)],
     /// Nothing of the former attempt holds: imports start anew.
     pub fresh: bool,
+    /// These imports are to run again into the staging that stands.
+    pub again: &'a [&'a str],
     /// Compare the staging with its source before going on.
     pub recheck: bool,
     /// Why, for the audit trail.
@@ -148,6 +150,7 @@ pub async fn reopen(connection: &mut PgConnection, how: &Reopening<'_>) -> Resul
     if how.fresh {
         super::imports::reset_imports(&mut tx, how.release).await?;
     }
+    super::imports::mark_again(&mut tx, how.release, how.again).await?;
     event(&mut tx, how.release, Some(how.run), "Resumed", None, how.why, None).await?;
     tx.commit().await?;
     Ok(true)

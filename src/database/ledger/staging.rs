@@ -15,8 +15,12 @@ use crate::database::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StagingOrigin {
-    /// Hash of what the Portal and the release say about views, tables and imports.
+    /// Hash of what the Portal and the release say about views and tables.
     pub definition: Option<String>,
+    /// Hash of each import.
+    pub imports: BTreeMap<String, String>,
+    /// Hash of the release's selection of imports.
+    pub selection: Option<String>,
     /// Fingerprint of the live tables' structure.
     pub structure: Option<String>,
     /// The views that the imports read.

@@ -1,7 +1,7 @@
 //! The locks of a swap: which, in what order, and how long anybody is made to wait for them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
@@ -49,15 +49,27 @@ pub(super) struct Queue {
     pub(super) patience: Duration,
     /// The relation that a slow session holds, quoted and qualified.
     pub(super) slow: Option<String>,
+    /// Who was in the way of how many attempts in a row.
+    seen: HashMap<i32, u32>,
     blockers: Vec<Blocker>,
 }
 
 /// A session whose transaction has been open for as many seconds is not gone in a moment.
-const SLOW: i64 = 1;
+const SLOW_SECONDS: i64 = 2;
+/// Nor is one that was in the way of as many attempts in a row.
+const SLOW_TIMES: u32 = 5;
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, started: Instant::now(), attempts: 0, patience: Self::shortest(&limits), slow: None, blockers: Vec::new() }
+        Self {
+            limits,
+            started: Instant::now(),
+            attempts: 0,
+            patience: Self::shortest(&limits),
+            slow: None,
+            seen: HashMap::new(),
+            blockers: Vec::new(),
+        }
     }
 
     fn shortest(limits: &Limits) -> Duration {
@@ -68,6 +80,21 @@ impl Queue {
         self.started.elapsed()
     }
 
+    /// Keeps in mind which relation a slow session holds.
+    fn notice(&mut self, blockers: &[Blocker]) {
+        let again = |pid: i32| self.seen.get(&pid).map_or(1, |times| times + 1);
+        self.seen = blockers.iter().map(|blocker| (blocker.pid, again(blocker.pid))).collect();
+        // Without pg_read_all_stats the age of other roles' transactions is hidden; then it counts who is met at every attempt.
+        let is_slow = |blocker: &&Blocker| match blocker.seconds {
+            Some(seconds) => seconds >= SLOW_SECONDS,
+            None => self.seen.get(&blocker.pid).is_some_and(|times| *times >= SLOW_TIMES),
+        };
+        let slow = blockers.iter().filter(is_slow).max_by_key(|blocker| (blocker.seconds, self.seen.get(&blocker.pid)));
+        if let Some(relation) = slow.and_then(|blocker| blocker.waited_for.clone()) {
+            self.slow = Some(relation);
+        }
+    }
+
     /// The attempt gave way. How long to leave the others alone before the next one.
     ///
     /// # Errors
@@ -76,12 +103,12 @@ impl Queue {
         if !blockers.is_empty() {
             self.blockers = blockers.to_vec();
         }
-        if let Some(slow) = blockers.iter().find(|blocker| blocker.seconds.is_none_or(|seconds| seconds >= SLOW)) {
-            self.slow.clone_from(&slow.waited_for);
-        }
-        // Half to one and a half times as long, so that two that collide do not collide again.
+        self.notice(blockers);
+        // Half to one and a half times as long, so that two that collide do not collide again. The moment between two statements of
+        // a slow session is short, and only the readers of its relation queue up for it: there the pause is short too.
         let [random, ..] = uuid::Uuid::new_v4().into_bytes();
-        let pause = self.patience / 2 + self.patience * u32::from(random) / 256;
+        let share = if self.slow.is_some() { 4 } else { 1 };
+        let pause = (self.patience / 2 + self.patience * u32::from(random) / 256) / share;
         if self.waited() + pause >= self.limits.budget {
             return Err(SwapError::Blocked {
                 waited: self.waited(),
@@ -89,8 +116,12 @@ impl Queue {
                 blockers: std::mem::take(&mut self.blockers),
             });
         }
-        let longest = self.limits.attempt;
-        self.patience = if self.patience < longest { longest.min(self.patience * 2) } else { Self::shortest(&self.limits) };
+        let most = self.limits.attempt;
+        self.patience = match self.slow {
+            Some(_) => most,
+            None if self.patience < most => most.min(self.patience * 2),
+            None => Self::shortest(&self.limits),
+        };
         Ok(pause)
     }
 }

@@ -1,0 +1,251 @@
+//! One import: planning it, loading a range of it, settling its account.
+
+use std::{
+    sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{
+    super::{Context, PhaseError, Work, of_database},
+    is_over_limit,
+    schedule::Outcome,
+};
+use crate::{
+    api::{Csv, Import},
+    cluster,
+    database::{
+        checks::one_number,
+        csv,
+        identifiers::{Generation, qualified},
+        import::{Counts, KeyRange, Load, Source, Target, columns, load, plan_ranges},
+        ledger::{self, imports::Account},
+        run_sql,
+        template::TemplateContext,
+        views::OutputColumn,
+    },
+    services::{Audience, Notice},
+};
+
+/// How often the progress of a long import is told to people outside; its end is told in any case.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// How often progress is shown in the status.
+const SHOW_EVERY: Duration = Duration::from_secs(3);
+/// With more rejected rows than this, and than are allowed, an import does not go on to its end.
+const ENOUGH_REJECTED: i64 = 10_000;
+
+/// One import at work.
+pub(super) struct One<'a> {
+    context: &'a Context,
+    import: &'a Import,
+    templates: &'a TemplateContext,
+    source: Option<Source<'a>>,
+    staged: String,
+    columns: OnceLock<Vec<OutputColumn>>,
+    told: Mutex<(Instant, Instant)>,
+}
+
+impl<'a> One<'a> {
+    /// An import with its query's template; a CSV import has none.
+    pub(super) fn new(
+        context: &'a Context,
+        import: &'a Import,
+        template: Option<&'a String>,
+        templates: &'a TemplateContext,
+    ) -> Result<Self, PhaseError> {
+        let sample = context.spec.imports.sample;
+        let is_lookup = context.portal.tables.lookup.contains(&import.into);
+        let mut rules = Vec::new();
+        for rule in &import.reject {
+            let what = format!("import {}, reject '{}'", import.name, rule.reason);
+            rules.push((rule.reason.clone(), templates.render(&what, rule.when.as_str(), None).map_err(of_database)?.sql));
+        }
+        // A sample is the limit of one statement, and what is new to a look-up table only one statement can tell.
+        let key = import.key.as_ref().filter(|_| sample.is_none() && !is_lookup);
+        let source = template.map(|template| Source { templates, template, key: key.map(|key| key.as_str()), rules, sample });
+        let now = Instant::now();
+        let staged = Generation::Staging.name(import.into.as_str());
+        Ok(Self { context, import, templates, source, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
+    }
+
+    fn name(&self) -> &str {
+        self.import.name.as_str()
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target { import: self.name(), schema: self.context.portal.database.schema.as_str(), table: &self.staged }
+    }
+
+    /// The query's output columns, which are looked up once.
+    async fn columns(&self, work: &mut Work, source: &Source<'_>) -> Result<&[OutputColumn], PhaseError> {
+        if let Some(known) = self.columns.get() {
+            return Ok(known);
+        }
+        let query = source.query(self.name(), None).map_err(of_database)?;
+        let found = columns(work, self.target(), &query).await.map_err(of_database)?;
+        Ok(self.columns.get_or_init(|| found))
+    }
+
+    /// Notes the beginning, and plans the ranges unless an earlier process did.
+    pub(super) async fn begin(&self) -> Result<Outcome, PhaseError> {
+        let release = self.context.release;
+        let mut work = self.context.work().await?;
+        if ledger::imports::begin_import(&mut work, release, self.name()).await? {
+            work.commit().await?;
+            return Ok(Outcome::Over);
+        }
+        self.context.say(format!("import {}", self.name()));
+        let open = match ledger::imports::open_ranges(&mut work, release, self.name()).await? {
+            Some(open) => open,
+            None => {
+                self.plan(&mut work).await?;
+                ledger::imports::open_ranges(&mut work, release, self.name()).await?.unwrap_or_default()
+            }
+        };
+        work.commit().await?;
+        Ok(Outcome::Open(open))
+    }
+
+    async fn plan(&self, work: &mut Work) -> Result<(), PhaseError> {
+        let (mut ranges, mut total, mut read) = (vec![KeyRange::whole()], None, None);
+        if let Some(source) = &self.source {
+            self.columns(work, source).await?;
+            if let Some(key) = source.key {
+                let query = source.query(self.name(), None).map_err(of_database)?;
+                let plan = plan_ranges(work, self.name(), &query, key, self.import.batch_rows).await.map_err(of_database)?;
+                (ranges, total) = (plan.ranges, Some(plan.rows));
+            }
+            // A sample reads what it returns.
+            if let Some(reads) = self.import.reads.as_ref().filter(|_| source.sample.is_none()) {
+                let what = format!("reads of import {}", self.name());
+                let sql = self.templates.render(&what, reads.as_str(), None).map_err(of_database)?.sql;
+                read = Some(one_number(work, &what, &sql).await.map_err(of_database)?);
+            }
+        }
+        Ok(ledger::imports::plan_ranges(work, self.context.release, self.name(), &ranges, total, read).await?)
+    }
+
+    /// Loads one range; its rows and its checkpoint commit together.
+    pub(super) async fn load(&self, position: i32, range: &KeyRange) -> Result<Outcome, PhaseError> {
+        let release = self.context.release;
+        let mut work = self.context.work().await?;
+        let counts = match (&self.source, &self.import.csv) {
+            (Some(source), _) => {
+                let columns = self.columns(&mut work, source).await?;
+                let range = source.key.is_some().then_some(range);
+                let is_lookup = self.context.portal.tables.lookup.contains(&self.import.into);
+                let load_range = Load { release, target: self.target(), columns, source, range, lookup: is_lookup };
+                load(&mut work, &load_range).await.map_err(of_database)?
+            }
+            (None, Some(file)) => self.csv(&mut work, file).await?,
+            (None, None) => Counts::default(),
+        };
+        let account = ledger::imports::complete_range(&mut work, release, self.name(), position, counts).await?;
+        work.commit().await?;
+        let metrics = &self.context.services.metrics;
+        metrics.rows_imported(self.name(), counts.imported, counts.rejected);
+        metrics.progressed();
+        self.show().await?;
+        if account.rejected > ENOUGH_REJECTED {
+            self.judge(&account).await?;
+        }
+        Ok(Outcome::Loaded)
+    }
+
+    async fn csv(&self, work: &mut Work, file: &Csv) -> Result<Counts, PhaseError> {
+        let context = self.context;
+        let what = format!("import {}", self.name());
+        let store = context.portal.object_stores.iter().find(|store| store.name == file.object_store_ref).ok_or_else(|| {
+            PhaseError::Refused(format!("{what}: the Portal has no object store {}; add it to objectStores", file.object_store_ref))
+        })?;
+        let secrets = cluster::read_secret(&context.client, &context.namespace, store.secret_ref.name.as_str())
+            .await
+            .map_err(|error| PhaseError::Failed(format!("{what}: {error}")))?;
+        let path = self.templates.render(&what, &file.path, None).map_err(of_database)?.sql;
+        let opened = csv::open(&store.url, &secrets).map_err(|error| PhaseError::Refused(error.to_string()))?;
+        let loaded = csv::load(work, self.target(), opened.as_ref(), &path).await.map_err(csv_error)?;
+        context.say(format!("{what}: {path}, sha256 {}", loaded.sha256));
+        let rows = i64::try_from(loaded.rows).unwrap_or(i64::MAX);
+        Ok(Counts { read: rows, imported: rows, rejected: 0 })
+    }
+
+    /// Settles the account; the planner learns about the rows.
+    pub(super) async fn finish(&self) -> Result<Outcome, PhaseError> {
+        let release = self.context.release;
+        let mut work = self.context.work().await?;
+        let account = ledger::imports::account(&mut work, release, self.name()).await?;
+        self.judge(&account).await?;
+        if account.collapsed() < 0 {
+            return Err(PhaseError::Refused(format!(
+                "import {}: {} rows were imported and {} rejected, more than the {} that `reads` counts; correct `reads` in the Portal",
+                self.name(),
+                account.imported,
+                account.rejected,
+                account.read
+            )));
+        }
+        run_sql(&mut work, format!("ANALYZE {}", qualified(self.context.portal.database.schema.as_str(), &self.staged))).await?;
+        ledger::imports::complete_import(&mut work, release, self.name(), &account).await?;
+        work.commit().await?;
+        self.context.progress.moved();
+        self.tell().await?;
+        Ok(Outcome::Over)
+    }
+
+    /// Refuses when more rows were turned away than the Portal allows.
+    async fn judge(&self, account: &Account) -> Result<(), PhaseError> {
+        if !is_over_limit(self.import, account) {
+            return Ok(());
+        }
+        let mut work = self.context.work().await?;
+        let reasons = ledger::imports::reasons(&mut work, self.context.release, self.name()).await?;
+        work.commit().await?;
+        let reason = |(reason, rows, key): &(String, i64, Option<String>)| {
+            let key = key.as_ref().map(|key| format!(", for example {key}")).unwrap_or_default();
+            format!("{rows} because of '{reason}'{key}")
+        };
+        Err(PhaseError::Refused(format!(
+            "import {name}: {rejected} of {read} rows were rejected, where {limit} are accepted: {reasons}; correct the source, or raise maxRejected of the import in the Portal (SELECT * FROM portal_release.rejected_rows WHERE release_id = {release} AND import = '{name}')",
+            name = self.name(),
+            rejected = account.rejected,
+            read = account.read,
+            limit = self.import.max_rejected,
+            reasons = reasons.iter().map(reason).collect::<Vec<_>>().join("; "),
+            release = self.context.release,
+        )))
+    }
+
+    /// Shows progress in the status, and tells people outside, both now and then.
+    async fn show(&self) -> Result<(), PhaseError> {
+        let (is_due, is_news) = {
+            let mut times = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = (times.0.elapsed() >= SHOW_EVERY, times.1.elapsed() >= TELL_EVERY);
+            let now = Instant::now();
+            *times = (if due.0 { now } else { times.0 }, if due.1 { now } else { times.1 });
+            due
+        };
+        if is_due {
+            self.context.progress.moved();
+        }
+        if is_news { self.tell().await } else { Ok(()) }
+    }
+
+    async fn tell(&self) -> Result<(), PhaseError> {
+        let mut work = self.context.work().await?;
+        let (rows, total) = ledger::imports::import_progress(&mut work, self.context.release, self.name()).await?;
+        work.commit().await?;
+        self.context.services.tell(Audience::from(self.context), Notice::ImportProgress { import: self.name().to_owned(), rows, total });
+        Ok(())
+    }
+}
+
+/// An object store that does not answer may answer later; a file that is not there, or not for us, stays so, as does what it says.
+fn csv_error(error: csv::CsvError) -> PhaseError {
+    use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
+    match error {
+        csv::CsvError::Read { source: NotFound { .. } | PermissionDenied { .. } | Unauthenticated { .. }, .. } => {
+            PhaseError::Refused(error.to_string())
+        }
+        csv::CsvError::Read { .. } => PhaseError::Failed(error.to_string()),
+        error => of_database(error),
+    }
+}
