@@ -12,6 +12,7 @@ mod commits;
 mod data_loss;
 mod defects;
 mod deletion;
+mod disk;
 mod doctor;
 mod dry_run;
 mod files;
@@ -30,6 +31,10 @@ mod retry;
 mod rights;
 mod rollback;
 mod secrets;
+#[path = "../server/server.rs"]
+#[allow(dead_code, reason = "the tests of target `server` need more of it")]
+mod server;
 mod slack;
+mod standbys;
 mod support;
 mod swap;

@@ -347,6 +347,25 @@ pub struct Preflight {
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub unique: Vec<UniqueCheck>,
+    /// Room on the disk that the release's copies must find.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskCheck>,
+}
+
+/// How to find out about room on the disk, which SQL by itself does not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskCheck {
+    /// Query of one row and one number: the free bytes of the disk that holds the tables. No template. A release that needs more is
+    /// refused.
+    pub free_bytes_query: Sql,
+}
+
+impl Preflight {
+    /// The query for the free bytes of the disk.
+    pub fn free_bytes_query(&self) -> Option<&str> {
+        self.disk.as_ref().map(|disk| disk.free_bytes_query.as_str())
+    }
 }
 
 /// A geometry column of a view.

@@ -353,6 +353,6 @@ pub async fn gate(conn: &mut PgConnection, gate: &str, sql: &str) -> Result<(), 
 }
 
 /// Cancelled, shut down, locked out or out of resources: says nothing about the gate.
-fn is_outage(code: Option<&str>) -> bool {
+pub(super) fn is_outage(code: Option<&str>) -> bool {
     code.is_some_and(|code| ["57", "53", "08", "40", "58", "55P03"].iter().any(|class| code.starts_with(class)))
 }

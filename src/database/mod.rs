@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod connection;
 pub mod csv;
 pub mod dependents;
+pub mod disk;
 pub mod identifiers;
 pub mod import;
 pub mod inventory;

@@ -1,4 +1,4 @@
-//! What earlier releases left, and the room that the next one needs.
+//! What earlier releases left.
 
 use sqlx::PgConnection;
 
@@ -15,8 +15,6 @@ pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, re
     report.take("staging", lines);
     let lines = backups(patient, connection).await;
     report.take("backups", lines);
-    let lines = room(patient, connection).await;
-    report.take("room", lines);
     if patient.ledger {
         let lines = runs(patient, connection).await;
         report.take("run", lines);
@@ -83,31 +81,6 @@ async fn backups(patient: &Patient, connection: &mut PgConnection) -> Result<Vec
         });
     }
     Ok(lines)
-}
-
-/// Staging is as large as live, WAL of it about as large again; the views are built anew.
-async fn room(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
-    let (tables, views): (i64, i64) = sqlx::query_as(
-        "SELECT coalesce(sum(pg_total_relation_size(c.oid)) FILTER (WHERE c.relname = ANY ($2)), 0)::bigint,
-                coalesce(sum(pg_total_relation_size(c.oid)) FILTER (WHERE c.relname = ANY ($3)), 0)::bigint
-         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind IN ('r', 'm')",
-    )
-    .bind(&patient.relations.schema)
-    .bind(&patient.relations.tables)
-    .bind(&patient.relations.views)
-    .fetch_one(connection)
-    .await?;
-    let needed = tables.saturating_mul(2).saturating_add(views.saturating_mul(2));
-    Ok(vec![Line::ok(
-        "room",
-        format!(
-            "the tables take {}, the views {}: a release needs about {} more while it runs (staging, and WAL as large); {} of it stay with each backup",
-            human(tables),
-            human(views),
-            human(needed),
-            human(tables.saturating_add(views))
-        ),
-    )])
 }
 
 /// What the ledger says.

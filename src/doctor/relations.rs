@@ -1,11 +1,11 @@
-//! The relations: are they there, whose are they, how will they be called, what stands on them.
+//! The relations: are they there, whose are they, how will they be called, what stands on them, is there room for their copies.
 
 use sqlx::PgConnection;
 
 use super::{Line, Patient, Report};
 use crate::database::{
     checks::missing_relations,
-    dependents,
+    dependents, disk,
     identifiers::{BackupStamp, Generation, MAX_NAME_BYTES, quote_ident},
     portal_checks::needed,
 };
@@ -42,6 +42,16 @@ pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, re
         }
         Err(error) => report.add(Line::blind("obstacles", &error)),
     }
+    report.add(match disk::room(connection, &patient.relations, patient.portal.preflight.free_bytes_query()).await {
+        Ok(room) => match room.refusal() {
+            Some(refusal) => {
+                let (problem, next) = refusal.rsplit_once("; ").unwrap_or((&refusal, "make room"));
+                Line::fail("room", problem, next)
+            }
+            None => Line::ok("room", format!("a release {room}")),
+        },
+        Err(error) => Line::blind("room", &error),
+    });
 }
 
 /// Only an owner may rename a relation; new look-up rows are inserted.

@@ -12,7 +12,7 @@ use crate::{
     api::{GatePhase, PhaseName, PhaseState},
     database::{
         checks::{Finding, GateFailure, gate, missing_relations},
-        dependents,
+        dependents, disk,
         identifiers::{Generation, Relations},
         import::{Target, columns},
         ledger,
@@ -42,6 +42,8 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     refuse(missing_relations(&mut work, schema, &names).await.map_err(of_database)?)?;
     let mut obstacles = dependents::obstacles(&mut work, &relations, &Generation::Staging).await?;
     obstacles.extend(downloads::obstacle(&mut work, context).await?);
+    let room = disk::room(&mut work, &relations, context.portal.preflight.free_bytes_query()).await.map_err(of_database)?;
+    obstacles.extend(room.refusal());
     refuse_sentences(obstacles)?;
     work.commit().await?;
 
@@ -59,7 +61,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     import_columns(context, &definition, &templates).await?;
     let soft = gates(context, GatePhase::Preflight, &templates).await?;
 
-    let mut message = format!("{} relations, {} checks", names.len(), checks.len());
+    let mut message = format!("{} relations, {} checks, {room}", names.len(), checks.len());
     if !context.stages_views() {
         // The imports read the live views: keep what they hold, to notice later that they have moved on.
         let views = contents(context, &definition).await?;

@@ -13,6 +13,8 @@ use tokio::process::Command;
 
 use super::{Operator, look_for, receiver::Receiver, until};
 
+/// The variable with a superuser's URL of the Postgres that a stage is on.
+const SERVER: &str = "LOCAL_PG_URL";
 /// Sites of the sample portal: every import has rows, and a release takes seconds.
 const SITES: &str = "400";
 
@@ -33,12 +35,18 @@ pub struct Stage {
 impl Stage {
     /// Sets everything up. `name` becomes the namespace.
     pub async fn new(name: &str) -> Self {
+        Self::on(name, &std::env::var(SERVER).expect("LOCAL_PG_URL of e2e/local/local up")).await
+    }
+
+    /// The same on another Postgres than the one that all tests share.
+    pub async fn on(name: &str, server: &str) -> Self {
         // One TLS provider for the test process too.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let receiver = Receiver::start().await;
         let namespace = format!("{name}-{}", &uuid::Uuid::new_v4().simple().to_string()[..6]);
         let output = Command::new(script())
             .args(["up", &namespace, SITES])
+            .env(SERVER, server)
             .env("STAGE_HOOK_URL", receiver.url("/cache"))
             .env("STAGE_SLACK_URL", receiver.url("/slack"))
             .output()
@@ -46,7 +54,8 @@ impl Stage {
             .expect("e2e/stage runs");
         assert!(output.status.success(), "e2e/stage up {namespace}: {}", String::from_utf8_lossy(&output.stderr));
         let path = String::from_utf8_lossy(&output.stdout).lines().last().expect("the env file's path").to_owned();
-        let env = read_env(Path::new(&path));
+        let mut env = read_env(Path::new(&path));
+        env.insert(SERVER.to_owned(), server.to_owned());
         let database =
             PgPoolOptions::new().max_connections(8).connect(&env["STAGE_ADMIN_DATABASE_URL"]).await.expect("the portal's database");
         let client = Client::try_default().await.expect("KUBECONFIG of e2e/local/local up");
@@ -170,7 +179,9 @@ impl Stage {
 
     /// The source moves to another month.
     pub async fn month(&self, month: u8) {
-        let output = Command::new(script()).args(["month", &self.namespace, &month.to_string()]).output().await.expect("e2e/stage runs");
+        let month = month.to_string();
+        let script = Command::new(script()).args(["month", &self.namespace, &month]).env(SERVER, &self.env[SERVER]).output().await;
+        let output = script.expect("e2e/stage runs");
         assert!(output.status.success(), "e2e/stage month: {}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -308,7 +319,7 @@ impl Drop for Stage {
                 .output();
             eprintln!("--- the ledger\n{}", ledger.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default());
         }
-        let down = Blocking::new(script()).args(["down", &self.namespace]).output();
+        let down = Blocking::new(script()).args(["down", &self.namespace]).env(SERVER, &self.env[SERVER]).output();
         if down.is_err() {
             eprintln!("namespace {} was not taken down", self.namespace);
         }

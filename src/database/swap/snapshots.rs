@@ -55,15 +55,16 @@ pub async fn horizon(conn: &mut PgConnection) -> Result<Horizon, SwapError> {
 /// When the database refuses or is lost.
 pub async fn old_snapshots(conn: &mut PgConnection, horizon: &Horizon) -> Result<Vec<OldSnapshot>, SwapError> {
     // The start of other roles' transactions is hidden without pg_read_all_stats; then the snapshot alone decides. A standby gives
-    // the snapshots of its readers away with hot_standby_feedback only.
+    // the snapshots of its readers away with hot_standby_feedback only: to its replication slot if it has one, else to its walsender.
     sqlx::query_as(
         "WITH now AS (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax)
          SELECT pid, usename::text AS role, application_name AS application, false AS standby FROM pg_stat_activity, now
          WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL AND backend_type <> 'walsender'
            AND age(backend_xmin) > now.xmax - $1 AND coalesce(xact_start < $2::timestamptz, true)
          UNION ALL
-         SELECT pid, usename::text, application_name, true FROM pg_stat_replication, now
-         WHERE backend_xmin IS NOT NULL AND age(backend_xmin) > now.xmax - $1
+         SELECT pid, usename::text, application_name, true FROM now, pg_stat_replication LEFT JOIN pg_replication_slots
+              ON active_pid = pid AND slot_type = 'physical'
+         WHERE age(coalesce(xmin, backend_xmin)) > now.xmax - $1
          ORDER BY pid",
     )
     .bind(horizon.xid)
@@ -96,12 +97,14 @@ impl fmt::Display for Standby {
 /// # Errors
 /// When the database refuses or is lost.
 pub async fn standbys(pool: &PgPool) -> Result<Vec<Standby>, SwapError> {
-    // Only walsenders of physical replication have no database.
+    // Only walsenders of physical replication have no database. One that can be seen and replays nothing feeds an archive or a backup
+    // (pg_receivewal, pg_basebackup): nobody reads there. Where nothing can be seen, the state is hidden too.
     sqlx::query_as(
         "SELECT coalesce(nullif(r.application_name, ''), 'pid ' || r.pid) AS name,
                 pg_wal_lsn_diff(pg_current_wal_lsn(), r.replay_lsn)::bigint AS behind
          FROM pg_stat_replication r JOIN pg_stat_activity a ON a.pid = r.pid
-         WHERE a.datid IS NULL AND coalesce(r.state, 'streaming') IN ('streaming', 'catchup') ORDER BY 1",
+         WHERE a.datid IS NULL AND coalesce(r.state, 'streaming') IN ('streaming', 'catchup')
+           AND (r.state IS NULL OR r.replay_lsn IS NOT NULL) ORDER BY 1",
     )
     .fetch_all(pool)
     .await
