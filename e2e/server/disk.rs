@@ -4,7 +4,8 @@
 
 use portal_release_operator::database::disk::room;
 use portal_release_operator::database::identifiers::Generation;
-use portal_release_operator::database::import::{self, Target};
+use portal_release_operator::database::import::{self, Counts, ImportError, Load, Source, Target};
+use portal_release_operator::database::template::TemplateContext;
 use portal_release_operator::database::{catalog, staging};
 use sqlx::PgConnection;
 
@@ -79,10 +80,12 @@ fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-async fn load(conn: &mut PgConnection) -> Result<u64, import::ImportError> {
+async fn load(conn: &mut PgConnection) -> Result<Counts, ImportError> {
     let target = Target { import: "areas", schema: "public", table: "staging_areas" };
-    let columns = ["source_id", "release", "notes"].map(str::to_owned);
-    import::insert(conn, target, &columns, ROWS, None, None).await
+    let templates = TemplateContext::default();
+    let source = Source { templates: &templates, template: ROWS, key: None, rules: Vec::new(), sample: None };
+    let columns = import::columns(conn, target, ROWS).await?;
+    import::load(conn, &Load { release: 1, target, columns: &columns, source: &source, range: None, lookup: false }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

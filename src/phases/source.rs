@@ -7,11 +7,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::{
-    Context, Definition, PhaseError, Work,
-    definition::templates,
-    imports::read_by,
-};
+use super::{Context, Definition, PhaseError, Work, definition::templates, imports::read_by};
 use crate::database::{
     identifiers::Generation,
     import::{RelationKind, RelationRead, relations_behind},
