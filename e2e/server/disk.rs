@@ -4,9 +4,10 @@
 
 use portal_release_operator::database::disk::room;
 use portal_release_operator::database::identifiers::Generation;
-use portal_release_operator::database::import::{self, Target};
+use portal_release_operator::database::import::{self, Counts, ImportError, Load, Source, Target};
+use portal_release_operator::database::template::TemplateContext;
 use portal_release_operator::database::{catalog, staging};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::portal::{OWNER, Portal, run};
 use crate::server::{Server, is_root};
@@ -79,10 +80,16 @@ fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-async fn load(conn: &mut PgConnection) -> Result<u64, import::ImportError> {
+async fn load(conn: &mut PgConnection) -> Result<Counts, ImportError> {
+    let templates = TemplateContext::default();
+    let source = Source { templates: &templates, template: ROWS, key: None, rules: Vec::new(), sample: None };
     let target = Target { import: "areas", schema: "public", table: "staging_areas" };
-    let columns = ["source_id", "release", "notes"].map(str::to_owned);
-    import::insert(conn, target, &columns, ROWS, None, None).await
+    let mut tx = conn.begin().await.unwrap();
+    let columns = import::columns(&mut tx, target, ROWS).await?;
+    let load = Load { release: 1, target, columns: &columns, source: &source, range: None, lookup: false };
+    let counts = import::load(&mut tx, &load).await?;
+    tx.commit().await.unwrap();
+    Ok(counts)
 }
 
 #[tokio::test(flavor = "multi_thread")]

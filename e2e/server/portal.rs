@@ -5,6 +5,7 @@ use portal_release_operator::database::identifiers::{Generation, Relations};
 use portal_release_operator::database::ledger::exchange::{Exchange, record_exchange};
 use portal_release_operator::database::staging;
 use portal_release_operator::database::swap::{self, Frame, Limits, Order, Plan, SendAway, SwapError};
+use portal_release_operator::database::views::{MaterializedViewSpec, create_staged};
 use portal_release_operator::release::RunKind;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
@@ -82,7 +83,8 @@ impl Portal {
         let mut conn = self.owner.acquire().await.unwrap();
         staging::build(&mut conn, &self.relations, true).await.unwrap();
         self.fill(&Generation::Staging, release).await;
-        staging::build_view(&mut conn, &self.relations, "totals", TOTALS).await.unwrap();
+        let totals = MaterializedViewSpec { name: "totals".into(), sql: TOTALS.into(), ..MaterializedViewSpec::default() };
+        create_staged(&mut conn, "public", &totals).await.unwrap();
         staging::complete(&mut conn, &self.relations).await.unwrap();
         let insert =
             "INSERT INTO portal_release.releases (portal, label, name, uid, state) VALUES ($1, $2, $2, $2, 'Running') RETURNING id";
