@@ -7,7 +7,7 @@ use portal_release_operator::database::identifiers::Generation;
 use portal_release_operator::database::import::{self, Counts, ImportError, Load, Source, Target};
 use portal_release_operator::database::template::TemplateContext;
 use portal_release_operator::database::{catalog, staging};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use crate::portal::{OWNER, Portal, run};
 use crate::server::{Server, is_root};
@@ -81,11 +81,15 @@ fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 async fn load(conn: &mut PgConnection) -> Result<Counts, ImportError> {
-    let target = Target { import: "areas", schema: "public", table: "staging_areas" };
     let templates = TemplateContext::default();
     let source = Source { templates: &templates, template: ROWS, key: None, rules: Vec::new(), sample: None };
-    let columns = import::columns(conn, target, ROWS).await?;
-    import::load(conn, &Load { release: 1, target, columns: &columns, source: &source, range: None, lookup: false }).await
+    let target = Target { import: "areas", schema: "public", table: "staging_areas" };
+    let mut tx = conn.begin().await.unwrap();
+    let columns = import::columns(&mut tx, target, ROWS).await?;
+    let load = Load { release: 1, target, columns: &columns, source: &source, range: None, lookup: false };
+    let counts = import::load(&mut tx, &load).await?;
+    tx.commit().await.unwrap();
+    Ok(counts)
 }
 
 #[tokio::test(flavor = "multi_thread")]

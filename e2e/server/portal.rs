@@ -83,8 +83,8 @@ impl Portal {
         let mut conn = self.owner.acquire().await.unwrap();
         staging::build(&mut conn, &self.relations, true).await.unwrap();
         self.fill(&Generation::Staging, release).await;
-        let view = MaterializedViewSpec { name: "totals".into(), sql: TOTALS.into(), ..MaterializedViewSpec::default() };
-        create_staged(&mut conn, "public", &view).await.unwrap();
+        let totals = MaterializedViewSpec { name: "totals".into(), sql: TOTALS.into(), ..MaterializedViewSpec::default() };
+        create_staged(&mut conn, "public", &totals).await.unwrap();
         staging::complete(&mut conn, &self.relations).await.unwrap();
         let insert =
             "INSERT INTO portal_release.releases (portal, label, name, uid, state) VALUES ($1, $2, $2, $2, 'Running') RETURNING id";
