@@ -22,7 +22,7 @@ async fn the_manifest_says_whether_everything_is_from_one_moment() {
     stage.delete_and_wait("jul2026").await;
 
     // Read through a view, it is still foreign.
-    stage.execute("CREATE VIEW ops.links AS SELECT * FROM portal_fdw.story_map_links; GRANT SELECT ON ops.links TO portal_owner").await;
+    stage.execute("CREATE VIEW ops.links AS SELECT * FROM portal_fdw.story_map_links; ALTER VIEW ops.links OWNER TO portal_owner").await;
     stage.change_import("story_map_links", |query| query.replace("portal_fdw.story_map_links", "ops.links")).await;
     stage.make_release("aug2026", "Aug2026", "dryRun: true\nimports: {skip: [country_statistics]}").await;
     stage.wait_state("aug2026", ReleaseState::DryRunComplete).await;
