@@ -104,10 +104,10 @@ impl Queue {
             self.blockers = blockers.to_vec();
         }
         self.notice(blockers);
-        // Half to one and a half times as long, so that two that collide do not collide again. The moment between two statements of
-        // a slow session is short, and only the readers of its relation queue up for it: there the pause is short too.
+        // Half to one and a half times as long, so that two that collide do not collide again. A slow session lets go for a moment only,
+        // so there the pause is shorter.
         let [random, ..] = uuid::Uuid::new_v4().into_bytes();
-        let share = if self.slow.is_some() { 4 } else { 1 };
+        let share = if self.slow.is_some() { 2 } else { 1 };
         let pause = (self.patience / 2 + self.patience * u32::from(random) / 256) / share;
         if self.waited() + pause >= self.limits.budget {
             return Err(SwapError::Blocked {
@@ -169,7 +169,7 @@ pub(super) fn list(relations: &Relations, dependents: &[Dependent], objects: &[O
 }
 
 /// The body of a block that locks all of them: the tables in one statement.
-pub(super) fn statements(locks: &[Lock]) -> Vec<String> {
+pub(super) fn statements(locks: &[&Lock]) -> Vec<String> {
     let tables: Vec<&str> = locks.iter().filter(|lock| lock.own.is_none()).map(|lock| lock.name.as_str()).collect();
     let mut together = (!tables.is_empty()).then(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", tables.join(", ")));
     locks.iter().filter_map(|lock| lock.own.clone().or_else(|| together.take())).collect()

@@ -99,14 +99,17 @@ impl Plan {
 }
 
 impl Plan {
-    /// What locks everything, for at most `patience`. The relation that a slow session holds is locked before all others: while it is
-    /// waited for nothing else is held, so only its own readers queue up, and nobody can be waiting for us and we for them.
+    /// What locks everything, for at most one and a half times `patience`.
+    ///
+    /// The relation that a slow session holds comes last. Whoever waits behind us for it must not hold anything that we still need, or
+    /// the moment in which the slow session lets go finds us in a deadlock: so first the others, which are free within milliseconds.
     pub(super) fn locking(&self, slow: Option<&str>, patience: Duration) -> String {
         let set = |limit: Duration| format!("SET LOCAL statement_timeout = '{}ms'", limit.as_millis().max(1));
-        let all = block(&locks::statements(&self.locks));
-        match self.locks.iter().find(|lock| Some(lock.name.as_str()) == slow) {
-            Some(first) => format!("{}; {}; {}; {all}", set(patience), block(&[first.alone()]), set(patience / 2)),
-            None => format!("{}; {all}", set(patience)),
+        let (last, others): (Vec<&Lock>, Vec<&Lock>) = self.locks.iter().partition(|lock| Some(lock.name.as_str()) == slow);
+        let others = block(&locks::statements(&others));
+        match last.first() {
+            Some(last) => format!("{}; {others}; {}; {}", set(patience / 2), set(patience), block(&[last.alone()])),
+            None => format!("{}; {others}", set(patience)),
         }
     }
 }
