@@ -57,9 +57,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     refuse(findings)?;
 
+    let soft = gates(context, GatePhase::Preflight, &templates).await?;
     context.say("checking the imports' columns");
     import_columns(context, &definition, &templates).await?;
-    let soft = gates(context, GatePhase::Preflight, &templates).await?;
 
     let mut message = format!("{} relations, {} checks, {room}", names.len(), checks.len());
     if !context.stages_views() {
@@ -84,7 +84,8 @@ fn read_as(context: &Context, name: &str) -> String {
 /// Checks that every import's columns have their place in its target, on empty staged tables that are rolled back.
 async fn import_columns(context: &Context, definition: &Definition, templates: &TemplateContext) -> Result<(), PhaseError> {
     let tables = Relations { views: Vec::new(), ..context.relations() };
-    let files = files(context, definition, templates).await?;
+    // Opened before the transaction begins; what is wrong with a file is said after what is wrong with the Portal.
+    let files = files(context, definition, templates).await;
     let mut work = context.work().await?;
     drop_all(&mut work, &tables).await.map_err(of_database)?;
     build(&mut work, &tables, true).await.map_err(of_database)?;
@@ -99,7 +100,7 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
         let target = Target { import: import.name.as_str(), schema: &tables.schema, table: &staged };
         columns(&mut work, target, &sql).await.map_err(of_database)?;
     }
-    for file in files {
+    for file in files? {
         file.check(context, &mut work).await?;
     }
     // Dropped without a commit: nothing of it stays.
