@@ -22,7 +22,7 @@ use super::{
     parallel::{self, cut_off},
 };
 use crate::{
-    api::Import,
+    api::{Import, PhaseName},
     database::{
         identifiers::Generation,
         import::{RelationRead, relations_read},
@@ -127,6 +127,20 @@ async fn needs(
     }
     work.commit().await?;
     Ok(needs)
+}
+
+/// The imports that have not come to their end, although neither `imports` nor `phases.skip` of the release leaves them out.
+pub(super) async fn unfinished(context: &Context) -> Result<Vec<String>, PhaseError> {
+    let definition = Definition::resolve(context).await?;
+    let mut work = context.work().await?;
+    let mut names = ledger::imports::unfinished(&mut work, context.release).await?;
+    work.commit().await?;
+    for (phase, imports) in [(PhaseName::ImportCore, &definition.core), (PhaseName::ImportRelated, &definition.related)] {
+        if context.spec.phases.skip.contains(&phase) {
+            names.retain(|name| !imports.iter().any(|(import, _)| import.name.0 == *name));
+        }
+    }
+    Ok(names)
 }
 
 /// More rows were turned away than the Portal allows.

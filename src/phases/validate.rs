@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Context, Done, PhaseError,
     definition::{hex, templates},
+    imports,
     manifest::{Manifest, Part},
     of_database, parallel, preflight, source,
 };
@@ -25,6 +26,13 @@ use crate::{
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let relations = context.relations();
     let schema = relations.schema.as_str();
+    let unfinished = imports::unfinished(context).await?;
+    if !unfinished.is_empty() {
+        return Err(PhaseError::Refused(format!(
+            "imports {} have not been done, so the staging is not whole; run ImportCore and ImportRelated first, or leave them out with imports.skip",
+            unfinished.join(", ")
+        )));
+    }
     complete(context, &relations).await?;
 
     let mut work = context.work().await?;

@@ -364,6 +364,19 @@ pub async fn begun(connection: &mut PgConnection, release: i64) -> Result<Vec<St
         .await
 }
 
+/// The imports that are selected and not done, in order.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn unfinished(connection: &mut PgConnection, release: i64) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT import FROM portal_release.imports WHERE release_id = $1 AND (again OR state IN ('Pending', 'Running')) ORDER BY position",
+    )
+    .bind(release)
+    .fetch_all(connection)
+    .await
+}
+
 /// The account of an import that has begun and is not settled, and how many of its ranges are open; `None` for any other one.
 ///
 /// # Errors

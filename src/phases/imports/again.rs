@@ -5,10 +5,12 @@
 
 use super::{
     super::{Context, Definition, PhaseError, Work, definition::templates, of_database},
-    is_over_limit, read_by, reads_table,
+    is_over_limit,
+    one::ENOUGH_REJECTED,
+    read_by, reads_table,
 };
 use crate::{
-    api::Import,
+    api::{Import, PhaseName},
     database::{
         identifiers::Relations,
         ledger,
@@ -29,6 +31,16 @@ pub(super) async fn prepare(context: &Context, definition: &Definition) -> Resul
     }
     if again.is_empty() {
         return work.commit().await;
+    }
+    // Emptied here, the table of such an import would stay empty: ImportCore is over.
+    let is_core = |import: &Import| definition.core.iter().any(|(core, _)| core.name == import.name);
+    if context.attempt.phase == PhaseName::ImportRelated
+        && let Some(import) = again.iter().find(|import| is_core(import))
+    {
+        return Err(PhaseError::Refused(format!(
+            "import {} is one of imports.core and cannot be imported again by ImportRelated; set phases.startAt to ImportCore",
+            import.name
+        )));
     }
     refuse_stale(&mut work, context, definition, &again).await?;
     empty(&mut work, context, &again).await?;
@@ -56,7 +68,7 @@ pub(super) async fn prepare(context: &Context, definition: &Definition) -> Resul
 /// An earlier attempt came to its end with more rejected rows than the Portal allows. Whoever retries has repaired something.
 async fn has_failed_by_rejects(work: &mut Work, context: &Context, import: &Import) -> Result<bool, PhaseError> {
     let Some((account, open)) = ledger::imports::unsettled(work, context.release, import.name.as_str()).await? else { return Ok(false) };
-    Ok(open == 0 && is_over_limit(import, &account))
+    Ok((open == 0 || account.rejected > ENOUGH_REJECTED) && is_over_limit(import, &account))
 }
 
 /// Refuses where rows that stay were made from rows that go, or are in the same table.

@@ -29,7 +29,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How often progress is shown in the status.
 const SHOW_EVERY: Duration = Duration::from_secs(3);
 /// With more rejected rows than this, and than are allowed, an import does not go on to its end.
-const ENOUGH_REJECTED: i64 = 10_000;
+pub(super) const ENOUGH_REJECTED: i64 = 10_000;
 
 /// One import at work.
 pub(super) struct One<'a> {
