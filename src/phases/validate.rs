@@ -111,7 +111,8 @@ async fn vacuum(context: &Context, relations: &Relations, name: &str) -> Result<
 }
 
 fn is_index(step: &Pending) -> bool {
-    step.stage == Stage::Indexes && step.what.starts_with("index ")
+    // Comments on indexes and their options are of the same stage, and need the index.
+    step.stage == Stage::Indexes && step.what.starts_with("index ") && step.sql.starts_with("CREATE ")
 }
 
 /// Adds one detail to its staged relation, with so many megabytes of `maintenance_work_mem`.
