@@ -45,7 +45,7 @@ impl Stage {
 async fn workers_that_do_not_stop_fail_the_release_and_come_back() {
     let stage = Stage::new("nostop").await;
     let _operator = stage.operator().await;
-    stage.change_portal(|portal| portal.freeze.timeout = "3s".into()).await;
+    stage.change_portal(|portal| portal.freeze.timeout = "6s".into()).await;
 
     // A worker that does not exist: nothing is stopped at all.
     stage.change_portal(|portal| portal.workers[2].name = "weekly-exports".into()).await;
@@ -60,14 +60,14 @@ async fn workers_that_do_not_stop_fail_the_release_and_come_back() {
     let session = PgConnection::connect(&stage.worker_url().await).await.expect("a session of a worker");
     stage.edit("jul2026", r#"{"retry": 1}"#).await;
     let before = stage.world().await;
-    stage.wait_failed("jul2026", PhaseName::Freeze, &["database sessions of the workers are left after 3s", "role importer_worker"]).await;
+    stage.wait_failed("jul2026", PhaseName::Freeze, &["database sessions of the workers are left after 6s", "role importer_worker"]).await;
     stage.assert_untouched(&before, "a freeze that found a session").await;
     session.close().await.expect("the session ends");
 
     // Pods that take their time.
     stage.tiles_stop_after("600s").await;
     stage.edit("jul2026", r#"{"retry": 2}"#).await;
-    let words = ["workers did not stop within 3s", "StatefulSet", "tile-worker-", "(terminating)"];
+    let words = ["workers did not stop within 6s", "StatefulSet", "tile-worker-", "(terminating)"];
     let status = stage.wait_failed("jul2026", PhaseName::Freeze, &words).await;
     assert_eq!(status.frozen_workloads, []);
     stage.assert_untouched(&before, "a freeze whose pods did not stop").await;
