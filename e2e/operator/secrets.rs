@@ -139,7 +139,7 @@ async fn no_secret_is_told_whatever_goes_wrong_with_it() {
     portal_says(&stage, "the database is reachable").await;
 
     // The store refuses the key, the hook answers 500, and then they do not.
-    failed(&stage, "ImportRelated", 1).await;
+    failed(&stage, "Preflight", 1).await;
     stage.wait("jul2026", "failed", |status| status.state == Some(ReleaseState::Failed)).await;
     store(&key, &env("LOCAL_S3_SECRET_KEY")).await;
     stage.edit("jul2026", r#"{"retry": 1}"#).await;

@@ -14,7 +14,7 @@
 //! plan      from one snapshot of the catalogue; refuses what cannot be carried over    nobody waits
 //! prepare   fence, ledger rows, renames of indexes and statistics objects              nobody waits
 //! attempt   ┌ look-up rows                                                             writers of look-up tables wait
-//!           │ lock everything in one statement ─ give way after 20 to 150 ms, pause, again
+//!           │ lock everything in one statement ─ give way after 20 to 130 ms, pause, again
 //!           │ same catalogue as planned? ─ no: plan again
 //!           └ rename relations, write again what stands on them                        readers wait
 //! commit
@@ -138,6 +138,11 @@ impl SwapError {
 fn failed(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> SwapError {
     let what = what.into();
     move |source| SwapError::Database { what, source }
+}
+
+/// What Postgres tells of a session, or hides.
+fn or_unknown(text: &Option<String>) -> &str {
+    text.as_deref().filter(|text| !text.is_empty()).unwrap_or("unknown")
 }
 
 /// Lock not available, deadlock detected, query cancelled (by the statement timeout).

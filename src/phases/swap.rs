@@ -65,7 +65,13 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let (mut work, exchanged) = match swap::exchange(context.database.pool(), &order, &around, &context.cancel).await {
         Ok(done) => done,
         Err(Trouble::Phase(error)) => return Err(error),
-        Err(Trouble::Swap(error)) => return Err(swap_error(context, error)),
+        Err(Trouble::Swap(error)) => {
+            // Attempts that gave way are counted where they did.
+            if !error.is_busy() {
+                context.services.metrics.swap_lock_attempted(LockAttempt::Failed);
+            }
+            return Err(swap_error(context, error));
+        }
     };
     context.services.metrics.swap_lock_attempted(LockAttempt::Acquired);
     if let Some(looked) = &looked {

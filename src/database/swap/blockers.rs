@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use sqlx::PgPool;
 
-use super::{SwapError, failed};
+use super::{SwapError, failed, or_unknown};
 use crate::database::identifiers::assembled;
 
 /// A session that is in the way.
@@ -32,7 +32,6 @@ pub struct Blocker {
 
 impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or_unknown = |text: &Option<String>| text.clone().filter(|it| !it.is_empty()).unwrap_or_else(|| "unknown".into());
         write!(f, "pid {} (role {}, application {}", self.pid, or_unknown(&self.role), or_unknown(&self.application))?;
         write!(f, ", {}, since {}", or_unknown(&self.state), or_unknown(&self.since))?;
         if let Some(seconds) = self.seconds {

@@ -18,7 +18,8 @@ use crate::database::{
 pub struct Limits {
     /// The total time for getting the locks.
     pub budget: Duration,
-    /// The longest that one attempt stands in the queue, and readers behind it. The first attempts are shorter.
+    /// The longest that one attempt stands in the queue, and readers behind it; half as long again beside a slow session. The first
+    /// attempts are shorter.
     pub attempt: Duration,
     /// The longest that a statement may run once everything is locked.
     pub statement: Duration,

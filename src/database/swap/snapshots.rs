@@ -4,7 +4,7 @@ use std::fmt;
 
 use sqlx::{PgConnection, PgPool};
 
-use super::{SwapError, failed};
+use super::{SwapError, failed, or_unknown};
 
 /// A session whose snapshot is older than the rows of staging: to it the swapped tables would look empty.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -21,7 +21,6 @@ pub struct OldSnapshot {
 
 impl fmt::Display for OldSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let or_unknown = |text: &Option<String>| text.clone().filter(|it| !it.is_empty()).unwrap_or_else(|| "unknown".into());
         let what = if self.standby { "a reader on the standby with " } else { "" };
         write!(f, "{what}pid {} (role {}, application {})", self.pid, or_unknown(&self.role), or_unknown(&self.application))
     }
