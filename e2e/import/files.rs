@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::stream;
-use portal_release_operator::database::csv::{self, CsvError, Format, Loaded};
+use futures::{StreamExt, stream};
+use portal_release_operator::database::csv::{self, CsvError, Format, Loaded, MAX_ROW_BYTES};
+use portal_release_operator::database::import::Counts;
 use portal_release_operator::files::content::{Compression, Content};
 use portal_release_operator::files::{File, FileError};
 use sha2::{Digest, Sha256};
@@ -38,8 +39,13 @@ pub fn sha256(content: &[u8]) -> String {
     Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub fn whole(rows: u64, content: &[u8]) -> Loaded {
-    Loaded { rows, bytes: Some(content.len() as u64), sha256: Some(sha256(content)) }
+/// All of them came in.
+fn imported(rows: i64) -> Counts {
+    Counts { read: rows, imported: rows, rejected: 0 }
+}
+
+pub fn whole(rows: i64, content: &[u8]) -> Loaded {
+    Loaded { counts: imported(rows), bytes: Some(content.len() as u64), sha256: Some(sha256(content)) }
 }
 
 async fn rows(conn: &mut PgConnection) -> Vec<String> {
@@ -61,8 +67,8 @@ async fn what_spreadsheets_write_is_read() {
         }
         let mut conn = db.with(&format!("DROP TABLE staging_stats; {TABLE}")).await;
         let loaded = load(&mut conn, "iso3,note\nDEU,\"a \"\"b\"\", c\nd\"\nFRA,\"\"\n").await.unwrap();
-        assert_eq!((loaded.rows, rows(&mut conn).await), (2, owned(&["DEU|NULL|a \"b\", c\nd", "FRA|NULL|"])));
-        assert_eq!(load(&mut conn, "iso3\n").await.unwrap().rows, 0);
+        assert_eq!((loaded.counts.imported, rows(&mut conn).await), (2, owned(&["DEU|NULL|a \"b\", c\nd", "FRA|NULL|"])));
+        assert_eq!(load(&mut conn, "iso3\n").await.unwrap().counts, imported(0));
     })
     .await;
 }
@@ -91,9 +97,35 @@ async fn a_bad_line_is_named_and_nothing_remains() {
             assert_says(error, &says);
             assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0, "{says:?}");
         }
+        // Where Postgres 15 stops reading and says nothing, nothing may be lost.
+        let error = load(&mut conn, "iso3\nDEU\n\\.\nFRA\n").await.unwrap_err();
+        assert!(matches!(error, CsvError::Row { line: 3, .. }), "{error}");
+        assert_says(error, &[NAME, "line 3", "\\. alone", "nothing of it was imported"]);
+        assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0);
         let fits = load(&mut conn, format!("iso3,note\nDEU,{long}\n")).await.unwrap();
-        assert_eq!(fits.rows, 1);
+        assert_eq!(fits.counts.imported, 1);
         assert_eq!(count(&mut conn, "SELECT length(note)::bigint FROM staging_stats").await, 1 << 20, "a long string is no defect");
+    })
+    .await;
+}
+
+/// A file that begins so and goes on for ever without a line's end.
+pub fn endless(start: &'static str) -> File {
+    let more = stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 1 << 16])));
+    File::new(NAME, stream::once(async move { Ok(Bytes::from_static(start.as_bytes())) }).chain(more))
+}
+
+#[tokio::test]
+async fn a_row_without_end_is_a_clear_failure() {
+    in_database(|db| async move {
+        let mut conn = db.with(TABLE).await;
+        let error = load_file(&mut conn, endless("iso3,note\nDEU,a\nFRA,"), &Format::default(), None).await.unwrap_err();
+        assert_says(error, &[NAME, "line 3", &format!("longer than {} MiB", MAX_ROW_BYTES >> 20), "look whether its lines end"]);
+        assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0);
+        assert_says(
+            load_file(&mut conn, endless("iso3"), &Format::default(), None).await.unwrap_err(),
+            &["header", "longer than 65536 bytes"],
+        );
     })
     .await;
 }
@@ -130,7 +162,7 @@ async fn columns_are_mapped_by_name() {
             ..Format::default()
         };
         let mapped = columns(&[("ISO code", "iso3"), ("Flächen", "areas")]);
-        assert_eq!(load_as(&mut conn, "note,Flächen,ISO code\nx,7,DEU\n", &mapped).await.unwrap().rows, 1);
+        assert_eq!(load_as(&mut conn, "note,Flächen,ISO code\nx,7,DEU\n", &mapped).await.unwrap().counts, imported(1));
         assert_eq!(rows(&mut conn).await, ["DEU|7|x"]);
         for (format, content, says) in [
             (&mapped, "ISO code,areas\nDEU,7\n", &["it has no column Flächen, which csv.columns puts into areas", "ISO code, areas"][..]),
@@ -158,10 +190,10 @@ async fn other_ways_to_write_csv_are_told() {
             columns: BTreeMap::from([("Größe".to_owned(), "areas".to_owned())]),
         };
         let content = b"iso3;Gr\xf6\xdfe;note\nDEU;NA;\xfcber, \"NA\"\nFRA;8;\"NA\"\n";
-        assert_eq!(load_as(&mut conn, &content[..], &latin).await.unwrap().rows, 2);
+        assert_eq!(load_as(&mut conn, &content[..], &latin).await.unwrap().counts, imported(2));
         assert_eq!(rows(&mut conn).await, ["DEU|NULL|über, NA", "FRA|8|NA"]);
         let tabs = Format { delimiter: b'\t', ..Format::default() };
-        assert_eq!(load_as(&mut conn, "iso3\tnote\nITA\ta,b\n", &tabs).await.unwrap().rows, 1);
+        assert_eq!(load_as(&mut conn, "iso3\tnote\nITA\ta,b\n", &tabs).await.unwrap().counts, imported(1));
         let unknown = Format { encoding: "KLINGON".to_owned(), ..Format::default() };
         assert_says(load_as(&mut conn, "iso3\nDEU\n", &unknown).await.unwrap_err(), &["KLINGON", "invalid", "correct csv.encoding"]);
     })
@@ -174,7 +206,7 @@ async fn a_sample_is_the_first_rows() {
         let mut conn = db.with(TABLE).await;
         let content = "iso3,areas,note\nDEU,1,\"a\nb\"\nFRA,2,x\nITA,many,never read\n";
         let loaded = load_file(&mut conn, File::in_memory(NAME, content), &Format::default(), Some(2)).await.unwrap();
-        assert_eq!(loaded, Loaded { rows: 2, bytes: None, sha256: None });
+        assert_eq!(loaded, Loaded { counts: imported(2), bytes: None, sha256: None });
         assert_eq!(rows(&mut conn).await, ["DEU|1|a\nb", "FRA|2|x"]);
         let all = load_file(&mut conn, File::in_memory(NAME, "iso3\nESP\n"), &Format::default(), Some(100)).await.unwrap();
         assert_eq!(all, whole(1, b"iso3\nESP\n"));

@@ -5,6 +5,7 @@
 mod checks;
 mod checksums;
 mod compressed;
+mod file_rejects;
 mod files;
 mod imports;
 mod lookups;
@@ -18,7 +19,7 @@ use std::str::FromStr;
 
 use futures::FutureExt;
 use portal_release_operator::database::connection;
-use portal_release_operator::database::import::{self, Counts, ImportError, KeyRange, Load, Source, Target};
+use portal_release_operator::database::import::{self, Counts, ImportError, KeyRange, Load, Origin, Source, Target};
 use portal_release_operator::database::template::TemplateContext;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
@@ -114,7 +115,8 @@ struct Case<'a> {
 async fn load(conn: &mut PgConnection, case: Case<'_>) -> Result<Counts, ImportError> {
     let templates = TemplateContext::default();
     let rules = case.rules.iter().map(|(reason, when)| ((*reason).to_owned(), (*when).to_owned())).collect();
-    let source = Source { templates: &templates, template: case.query, key: case.key, rules, sample: case.sample };
+    let origin = Origin::Query { templates: &templates, template: case.query };
+    let source = Source { origin, key: case.key, rules, sample: case.sample };
     let query = source.query("areas", None)?;
     let columns = import::columns(conn, target(case.table), &query).await?;
     let load = Load { release: 1, target: target(case.table), columns: &columns, source: &source, range: case.range, lookup: case.lookup };

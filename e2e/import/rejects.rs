@@ -1,6 +1,6 @@
 //! Every row is accounted for: it comes in, or it is in `portal_release.rejected_rows` with the reason.
 
-use portal_release_operator::database::import::{Counts, ImportError, KeyRange};
+use portal_release_operator::database::import::{self, Counts, ImportError, KeyRange};
 use sqlx::{Connection, PgConnection};
 
 use super::{Case, Database, assert_says, count, in_database, load, strings};
@@ -154,6 +154,74 @@ async fn bytes_that_are_no_text_and_endless_texts_are_rejected_in_bounded_size()
         let grade = strings(&mut conn, "SELECT row ->> 'grade' FROM portal_release.rejected_rows WHERE key = '30'").await;
         assert_eq!(grade[0].chars().count(), 1000 + "… (cut, 1050000 characters)".chars().count());
         assert!(grade[0].ends_with("long … (cut, 1050000 characters)"), "{}", &grade[0][900..]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn columns_may_have_any_name_and_reasons_any_length() {
+    in_database(|db| async move {
+        // Names that a careless loop in PL/pgSQL would take for its own variables.
+        let names = "at, one, state, refusal, came, imported, rejected, numbered";
+        let table = format!("CREATE TABLE staging_areas ({} text)", names.replace(',', " int,"));
+        let source = "CREATE TABLE source AS SELECT n AS k FROM generate_series(1, 700) n";
+        let mut conn = db.with_ledger(&format!("{table}; ALTER TABLE staging_areas ADD CHECK (at <> 600); {source}")).await;
+        let query = format!(
+            "SELECT {}, repeat('x', 2000) AS numbered FROM source",
+            names
+                .replace(", numbered", "")
+                .replace(',', " ,")
+                .split(',')
+                .map(|name| format!("k AS {}", name.trim()))
+                .collect::<Vec<_>>()
+                .join(", ")
+        );
+        let counts = range(&mut conn, &query, "at", "integer").await.unwrap();
+        assert_eq!(counts, Counts { read: 700, imported: 699, rejected: 1 });
+        assert_says(&strings(&mut conn, REJECTED).await[0], &["600|23514|", "violates check constraint"]);
+        assert_eq!(count(&mut conn, "SELECT count(DISTINCT at) FROM staging_areas").await, 699);
+
+        super::run(
+            &mut conn,
+            "TRUNCATE staging_areas, portal_release.rejected_rows; ALTER TABLE staging_areas ALTER numbered TYPE date USING NULL",
+        )
+        .await;
+        let counts = range(&mut conn, "SELECT k AS at, NULL::date AS numbered FROM source WHERE k = 600", "at", "integer").await.unwrap();
+        assert_eq!(counts, Counts { read: 1, imported: 0, rejected: 1 });
+        super::run(
+            &mut conn,
+            "CREATE FUNCTION odd(k int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '%', repeat('long ', 210000); END $$;
+            ALTER TABLE staging_areas DROP CONSTRAINT staging_areas_at_check, ADD CHECK (odd(at) > 0)",
+        )
+        .await;
+        range(&mut conn, "SELECT k AS at FROM source WHERE k = 1", "at", "integer").await.unwrap();
+        let reason = strings(&mut conn, "SELECT reason FROM portal_release.rejected_rows WHERE key = '1'").await.remove(0);
+        assert!(reason.ends_with("long … (cut, 1050000 characters)") && reason.chars().count() < 1100, "{} characters", reason.len());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rules_are_checked_before_a_row_is_read() {
+    in_database(|db| async move {
+        let mut conn = prepared(&db, "CREATE TABLE source (site_id int, name text)").await;
+        let query = "SELECT site_id, name FROM source";
+        let rule = |when: &str| [("odd".to_owned(), when.to_owned())];
+        for good in ["site_id % 2 = 1", "EXISTS (SELECT FROM source s WHERE s.name = query.name)", "name IS NULL -- an end"] {
+            import::check_rules(&mut conn, "areas", query, &rule(good)).await.unwrap();
+        }
+        for (when, words) in [
+            ("sites = 1", "column \"sites\" does not exist"),
+            ("site_id", "argument of CASE/WHEN must be type boolean, not type integer"),
+            ("count(*) > 1", "must appear in the GROUP BY clause"),
+            ("site_id = ", "syntax error"),
+            ("NULL) THEN 1 END; DROP TABLE source --", "syntax error"),
+        ] {
+            let error = import::check_rules(&mut conn, "areas", query, &rule(when)).await.err().map(|error| error.to_string());
+            let error = error.unwrap_or_else(|| format!("{when} was taken"));
+            assert_says(error, &["import areas", "reject 'odd'", words, "(site_id, name)", "correct it in the Portal"]);
+        }
+        assert_eq!(count(&mut conn, "SELECT count(*) FROM source").await, 0, "it is still there");
     })
     .await;
 }

@@ -4,7 +4,7 @@
 
 use portal_release_operator::database::disk::room;
 use portal_release_operator::database::identifiers::Generation;
-use portal_release_operator::database::import::{self, Counts, ImportError, Load, Source, Target};
+use portal_release_operator::database::import::{self, Counts, ImportError, Load, Origin, Source, Target};
 use portal_release_operator::database::template::TemplateContext;
 use portal_release_operator::database::{catalog, staging};
 use sqlx::{Connection, PgConnection};
@@ -82,7 +82,7 @@ fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
 
 async fn load(conn: &mut PgConnection) -> Result<Counts, ImportError> {
     let templates = TemplateContext::default();
-    let source = Source { templates: &templates, template: ROWS, key: None, rules: Vec::new(), sample: None };
+    let source = Source { origin: Origin::Query { templates: &templates, template: ROWS }, key: None, rules: Vec::new(), sample: None };
     let target = Target { import: "areas", schema: "public", table: "staging_areas" };
     let mut tx = conn.begin().await.unwrap();
     let columns = import::columns(&mut tx, target, ROWS).await?;

@@ -452,7 +452,7 @@ fn default_parallel() -> u8 {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.query), has(self.queryFrom), has(self.csv)].filter(x, x).size() == 1").message("an import needs exactly one of query, queryFrom and csv"))]
 #[x_kube(validation = Rule::new("!(has(self.key) && has(self.csv))").message("key ranges are for queries; a csv import is one unit"))]
-#[x_kube(validation = Rule::new("!has(self.csv) || (self.reject.size() == 0 && !has(self.reads))").message("reject and reads are for queries; a csv file is imported as it is, or refused"))]
+#[x_kube(validation = Rule::new("!(has(self.csv) && has(self.reads))").message("reads is for queries; a csv file has the rows that it has"))]
 #[x_kube(validation = Rule::new("!self.dependsOn.exists(d, d == self.name)").message("an import cannot depend on itself"))]
 pub struct Import {
     /// Its name in messages, metrics and `imports.only`.
@@ -479,7 +479,8 @@ pub struct Import {
     /// A CSV file, loaded through COPY.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub csv: Option<Csv>,
-    /// Rows that are turned away, with a reason. Rows that the database itself refuses are turned away in any case.
+    /// Rows that are turned away, with a reason. Rows that the database itself refuses are turned away too: of a query in any case, of
+    /// a CSV file with a rule or a `maxRejected` above 0 %. Without these a file fails at its first wrong line.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub reject: Vec<RejectRule>,
@@ -498,7 +499,7 @@ pub struct RejectRule {
     /// Why, in the words that people will read.
     #[schemars(length(min = 1, max = 200))]
     pub reason: String,
-    /// Template of a SQL condition over the query's output columns, such as `NOT ST_IsValid(the_geom)`.
+    /// Template of a SQL condition over the query's output columns, or over those that a file fills, such as `NOT ST_IsValid(the_geom)`.
     pub when: Sql,
 }
 

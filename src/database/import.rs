@@ -1,13 +1,16 @@
 //! Imports: one set-based statement per target, or per key range of it, and an account of every row.
 
 mod diagnose;
+mod file_rows;
 mod load;
+mod pieces;
 mod ranges;
 mod reads;
 
 use sqlx::PgConnection;
 
-pub use load::{Counts, Load, Source, load};
+pub use file_rows::FileRows;
+pub use load::{Counts, Load, Origin, Source, load, load_file};
 pub use ranges::{KeyRange, Plan, plan_ranges};
 pub use reads::{RelationKind, RelationRead, relations_behind, relations_read};
 
@@ -120,6 +123,33 @@ pub enum ImportError {
         /// What the database said.
         source: sqlx::Error,
     },
+    /// A reject rule is no condition over the output columns.
+    #[error(
+        "import {import}: the condition of reject '{rule}' is wrong: {}; it may name the output columns ({columns}); correct it in the Portal",
+        reason(.source)
+    )]
+    Rule {
+        /// Name of the import.
+        import: String,
+        /// The rule's reason.
+        rule: String,
+        /// What the condition may name.
+        columns: String,
+        /// What the database said.
+        source: sqlx::Error,
+    },
+    /// So many rows are refused that the file is to blame.
+    #[error(
+        "import {import}: more than {rows} rows of its file are refused, so it was given up: {reasons}; correct the file or its csv section in the Portal, nothing of it was imported"
+    )]
+    TooMany {
+        /// Name of the import.
+        import: String,
+        /// So many rows.
+        rows: i64,
+        /// The most frequent reasons.
+        reasons: String,
+    },
     /// A statement failed.
     #[error("import {import}: {what} failed: {}; correct the source or the query and retry", reason(.source))]
     Statement {
@@ -146,6 +176,25 @@ pub async fn columns(conn: &mut PgConnection, target: Target<'_>, query: &str) -
     let names: Vec<String> = output.iter().map(|column| column.name.clone()).collect();
     match_columns(conn, target, &names).await?;
     Ok(output)
+}
+
+/// Checks that rules, as reasons and conditions, are conditions over the output of a query. Runs neither.
+///
+/// # Errors
+/// With the first that is none. The caller's transaction, one of sqlx, goes on.
+pub async fn check_rules(conn: &mut PgConnection, import: &str, query: &str, rules: &[(String, String)]) -> Result<(), ImportError> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let columns = output_columns(conn, import, query).await?;
+    for (rule, when) in rules {
+        let sql = format!("SELECT query.*, CASE WHEN (\n{when}\n) THEN 1 END AS portal_release_verdict FROM (\n{query}\n) AS query");
+        if let Err(ViewError::Query { source, .. }) = verify_query(conn, rule, &sql).await {
+            let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+            return Err(ImportError::Rule { import: import.to_owned(), rule: rule.clone(), columns: names.join(", "), source });
+        }
+    }
+    Ok(())
 }
 
 async fn output_columns(conn: &mut PgConnection, import: &str, query: &str) -> Result<Vec<OutputColumn>, ImportError> {

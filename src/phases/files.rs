@@ -1,13 +1,13 @@
 //! Files as import sources: opened here with what the cluster keeps, streamed into the staged table by the database's side.
 
-use super::{Context, PhaseError, of_database};
+use super::{Context, PhaseError, imports::rules, of_database};
 use crate::{
     api::{Csv, FileCompression, Import},
     cluster::{self, ClusterError},
     database::{
-        csv::{self, CsvError, Format},
+        csv::{self, Accounting, CsvError, Format},
         identifiers::Generation,
-        import::Target,
+        import::{Counts, Target},
         template::TemplateContext,
     },
     files::{
@@ -76,30 +76,41 @@ pub(super) async fn open<'a>(
 }
 
 impl Source<'_> {
-    /// Looks whether the file's columns fit the staged table. Reads no further than the header.
+    /// Looks whether the file's columns fit the staged table, and the import's rules its columns. Reads no further than the header.
     ///
     /// # Errors
     /// When they do not, or the file cannot be read.
-    pub(super) async fn check(self, context: &Context, work: &mut super::Work) -> Result<(), PhaseError> {
+    pub(super) async fn check(self, context: &Context, work: &mut super::Work, templates: &TemplateContext) -> Result<(), PhaseError> {
         let staged = Generation::Staging.name(self.import.into.as_str());
-        csv::check(work, target(context, self.import, &staged), self.content, &format(self.csv)).await.map_err(csv_error)
+        let rules = rules(self.import, templates)?;
+        let target = target(context, self.import, &staged);
+        csv::check(work, target, self.content, &format(self.csv), &rules).await.map_err(csv_error)
     }
 
-    /// Loads the file in the transaction of `work` and returns how many rows it had.
+    /// Loads the file in the transaction of `work` and returns what became of its rows.
     ///
     /// # Errors
     /// When the file cannot be read or its rows do not fit; the transaction is spoilt then.
-    pub(super) async fn load(self, context: &Context, work: &mut super::Work) -> Result<u64, PhaseError> {
+    pub(super) async fn load(self, context: &Context, work: &mut super::Work, rules: &[(String, String)]) -> Result<Counts, PhaseError> {
         let staged = Generation::Staging.name(self.import.into.as_str());
         let sample = context.spec.imports.sample.and_then(|rows| u64::try_from(rows).ok());
         let name = self.content.name().to_owned();
         let target = target(context, self.import, &staged);
-        let loaded = csv::load(work, target, self.content, &format(self.csv), sample).await.map_err(csv_error)?;
+        let lookup = context.portal.tables.lookup.contains(&self.import.into);
+        let accepted = self.import.max_rejected.fraction();
+        let format = format(self.csv);
+        let loaded = if accepted > 0.0 || !rules.is_empty() || lookup {
+            let accounting = Accounting { release: context.release, rules, lookup, accepted };
+            csv::load_accounted(work, target, self.content, &format, sample, &accounting).await
+        } else {
+            csv::load(work, target, self.content, &format, sample).await
+        };
+        let loaded = loaded.map_err(csv_error)?;
         match loaded.sha256 {
             Some(sha256) => context.say(format!("import {}: {name}, sha256 {sha256}", self.import.name)),
-            None => context.say(format!("import {}: the first {} rows of {name}", self.import.name, loaded.rows)),
+            None => context.say(format!("import {}: the first {} rows of {name}", self.import.name, loaded.counts.read)),
         }
-        Ok(loaded.rows)
+        Ok(loaded.counts)
     }
 }
 

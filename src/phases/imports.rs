@@ -22,7 +22,7 @@ use super::{
     parallel::{self, cut_off},
 };
 use crate::{
-    api::{Import, PhaseName},
+    api::{Import, PhaseName, RejectRule},
     database::{
         identifiers::Generation,
         import::{RelationRead, relations_read},
@@ -148,6 +148,15 @@ fn is_over_limit(import: &Import, account: &Account) -> bool {
     #[allow(clippy::cast_precision_loss)]
     let (rejected, allowed) = (account.rejected as f64, import.max_rejected.fraction() * account.read as f64);
     rejected > allowed + 1e-9
+}
+
+/// The rules that turn rows of an import away: reasons, and SQL conditions.
+pub(super) fn rules(import: &Import, templates: &TemplateContext) -> Result<Vec<(String, String)>, PhaseError> {
+    let rendered = |rule: &RejectRule| {
+        let what = format!("import {}, reject '{}'", import.name, rule.reason);
+        Ok((rule.reason.clone(), templates.render(&what, rule.when.as_str(), None).map_err(of_database)?.sql))
+    };
+    import.reject.iter().map(rendered).collect()
 }
 
 /// The relations behind an import's query.

@@ -5,6 +5,7 @@ use super::{
     definition::templates,
     downloads,
     files::{Source, open},
+    imports::rules,
     of_database, order, swap,
     views::contents,
 };
@@ -14,7 +15,7 @@ use crate::{
         checks::{Finding, GateFailure, gate, missing_relations},
         dependents, disk,
         identifiers::{Generation, Relations},
-        import::{Target, columns},
+        import::{Target, check_rules, columns},
         ledger,
         portal_checks::{DataCheck, needed},
         staging::{build, build_lookup, drop_all},
@@ -99,9 +100,10 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
         let staged = Generation::Staging.name(import.into.as_str());
         let target = Target { import: import.name.as_str(), schema: &tables.schema, table: &staged };
         columns(&mut work, target, &sql).await.map_err(of_database)?;
+        check_rules(&mut work, target.import, &sql, &rules(import, templates)?).await.map_err(of_database)?;
     }
     for file in files? {
-        file.check(context, &mut work).await?;
+        file.check(context, &mut work, templates).await?;
     }
     // Dropped without a commit: nothing of it stays.
     Ok(())

@@ -1,37 +1,73 @@
-//! Where the rows of a sample end.
+//! The rows of a file that goes to COPY as it is: where a sample ends, and what COPY must not see.
 
-use super::header;
+use super::{BadRow, MAX_ROW_BYTES, newline::Newline};
+
+/// Where COPY stops reading, and says nothing about what follows.
+const END_OF_DATA: [u8; 2] = *br"\.";
 
 /// Counts rows on their way, as COPY tells them apart: a line's end inside quotes is none.
 pub(super) struct Rows {
-    /// Lines that may still come, the header's included.
-    left: u64,
+    newline: Newline,
+    /// Rows that may still come, the header included.
+    left: Option<u64>,
     in_quotes: bool,
-    /// What ends a line in this file.
-    newline: u8,
+    /// The line in which the row begins, and the one that is read.
+    began: u64,
+    line: u64,
+    /// How long the row is so far, and how it begins.
+    length: usize,
+    start: [u8; 2],
 }
 
 impl Rows {
-    /// `head` begins with the header and shows what ends a line; `rows` may follow it.
-    pub(super) fn new(head: &[u8], rows: u64) -> Self {
-        let end = header::end(head);
-        let is_return = end.and_then(|at| head.get(at)) == Some(&b'\r') && end.and_then(|at| head.get(at + 1)) != Some(&b'\n');
-        Self { left: rows.saturating_add(1), in_quotes: false, newline: if is_return { b'\r' } else { b'\n' } }
+    /// From the header on; `sample` limits the rows that follow it.
+    pub(super) fn new(newline: Newline, sample: Option<u64>) -> Self {
+        let left = sample.map(|rows| rows.saturating_add(1));
+        Self { newline, left, in_quotes: false, began: 1, line: 1, length: 0, start: [0; 2] }
     }
 
-    /// Where the last wanted row ends in this chunk; none when it ends later.
-    pub(super) fn end_in(&mut self, chunk: &[u8]) -> Option<usize> {
+    /// Looks at the next bytes. Returns where in them the last wanted row ends; none when it ends later.
+    ///
+    /// # Errors
+    /// When a row is too long, or would end the file early.
+    pub(super) fn pass(&mut self, chunk: &[u8]) -> Result<Option<usize>, BadRow> {
         for (at, byte) in chunk.iter().enumerate() {
-            if *byte == b'"' {
-                self.in_quotes = !self.in_quotes;
-            } else if *byte == self.newline && !self.in_quotes {
-                self.left -= 1;
-                if self.left == 0 {
-                    return Some(at + 1);
+            let is_end = *byte == self.newline.last();
+            self.line += u64::from(is_end);
+            if is_end && !self.in_quotes {
+                self.end()?;
+                (self.began, self.length) = (self.line, 0);
+                if let Some(left) = &mut self.left {
+                    *left = left.saturating_sub(1);
+                    if *left == 0 {
+                        return Ok(Some(at + 1));
+                    }
                 }
+                continue;
+            }
+            self.in_quotes ^= *byte == b'"';
+            if let Some(first) = self.start.get_mut(self.length) {
+                *first = *byte;
+            }
+            self.length += 1;
+            if self.length > MAX_ROW_BYTES {
+                return Err(BadRow::too_long(self.began, self.in_quotes));
             }
         }
-        None
+        Ok(None)
+    }
+
+    /// The row ends here.
+    ///
+    /// # Errors
+    /// When COPY would take it for the end of the file.
+    pub(super) fn end(&self) -> Result<(), BadRow> {
+        let ends_file = self.start == END_OF_DATA && (self.length == 2 || (self.length == 3 && self.newline == Newline::ReturnFeed));
+        if !ends_file {
+            return Ok(());
+        }
+        let problem = "the line is \\. alone, where Postgres stops reading; take it out, or write it as \"\\.\" in quotes";
+        Err(BadRow { line: self.began, problem: problem.to_owned() })
     }
 }
 
@@ -49,10 +85,10 @@ mod tests {
             ("a,b\n1,2\n3,4", "a,b\n1,2\n3,4"),
         ] {
             for size in 1..=content.len() {
-                let mut rows = Rows::new(content.as_bytes(), 2);
+                let mut rows = Rows::new(Newline::of(content.as_bytes()), Some(2));
                 let mut got = Vec::new();
                 for chunk in content.as_bytes().chunks(size) {
-                    let end = rows.end_in(chunk);
+                    let end = rows.pass(chunk).unwrap();
                     got.extend_from_slice(&chunk[..end.unwrap_or(chunk.len())]);
                     if end.is_some() {
                         break;
@@ -61,5 +97,26 @@ mod tests {
                 assert_eq!(String::from_utf8(got).unwrap(), sampled, "{content:?} in chunks of {size}");
             }
         }
+    }
+
+    #[test]
+    fn a_row_that_would_end_the_file_is_found() {
+        for (content, line) in
+            [("a\n\\.\nb\n", Some(2)), ("a\r\n\"x\r\ny\"\r\n\\.\r\n", Some(4)), ("a\n\\.", Some(2)), ("a\n\\.x\n\"\\.\"\n", None)]
+        {
+            let mut rows = Rows::new(Newline::of(content.as_bytes()), None);
+            let found = rows.pass(content.as_bytes()).and_then(|_| rows.end());
+            assert_eq!(found.err().map(|row| row.line), line, "{content:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_without_end_is_too_long_and_is_known_by_its_line() {
+        let mut rows = Rows::new(Newline::Feed, None);
+        rows.pass(b"a,b\n1,2\n\"").unwrap();
+        let chunk = vec![b'x'; MAX_ROW_BYTES - 1];
+        assert_eq!(rows.pass(&chunk).unwrap(), None);
+        let row = rows.pass(b"x").unwrap_err();
+        assert_eq!((row.line, row.problem.as_str()), (3, "the row is longer than 32 MiB; look whether a quote is left open there"));
     }
 }

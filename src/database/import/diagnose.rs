@@ -1,31 +1,28 @@
 //! The diagnosing path: a range that the database refused is loaded in pieces, until exactly the refused rows are left over.
 //!
 //! First the query's output is kept in a temporary table, with the rules' verdicts. Where the query itself fails on a row, the range
-//! is cut in halves until that row's key stands alone. Then the rows go in by the hundreds, each piece in a subtransaction; a piece
-//! that is refused goes in row by row.
+//! is cut in halves until that row's key stands alone. Of a file nothing has to be run again: its rows are converted in pieces. Then the
+//! rows go in by the hundreds, each piece in a subtransaction; a piece that is refused goes in row by row.
 
 use sqlx::{Connection, PgConnection};
 
+use super::file_rows::{self, FileRows, NUMBER};
 use super::load::{REJECTED, VERDICT, is_about_data};
+use super::pieces::{self, ONE, Pieces, REFUSAL, REFUSED, STATE};
 use super::ranges::{keys_of, middle};
 use super::{Counts, ImportError, KeyRange, Load, failed};
 use crate::database::checks::reason;
 use crate::database::identifiers::{assembled, quote_literal};
+use crate::database::ledger::imports::{reasons, told};
 use crate::database::run_sql;
 
 /// The range's output; it goes with the transaction at the latest.
 const OUTPUT: &str = "pg_temp.portal_release_output";
-/// Its row numbers.
-const NUMBER: &str = "portal_release_number";
-/// Rows that are tried at once.
-const PIECE: i32 = 500;
-/// Where the number of rows that came in is kept until it is read.
-const IMPORTED: &str = "portal_release.imported";
 /// Keys of one range on which the query may fail. Where there are more, it fails on all of them.
 const MAX_FAILING_KEYS: usize = 100;
 
-/// Loads the range; every row is imported, rejected, or known to the look-up table already.
-pub(super) async fn run(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<String>]) -> Result<Counts, ImportError> {
+/// Loads a range of a query's output; every row is imported, rejected, or known to the look-up table already.
+pub(super) async fn of_query(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<String>]) -> Result<Counts, ImportError> {
     let import = load.target.import;
     let what = "telling the refused rows from the others";
     let (mut total, mut failing) = (Counts::default(), 0);
@@ -35,7 +32,7 @@ pub(super) async fn run(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<St
         let mut savepoint = conn.begin().await.map_err(failed(import, what))?;
         let kept = keep(&mut savepoint, load, &query).await;
         let Err(error) = kept else {
-            total += in_pieces(&mut savepoint, load, keys).await.map_err(failed(import, what))?;
+            total += in_pieces(&mut savepoint, load, keys, i64::MAX).await.map_err(failed(import, what))?;
             savepoint.commit().await.map_err(failed(import, what))?;
             continue;
         };
@@ -63,57 +60,67 @@ pub(super) async fn run(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<St
 /// Keeps the query's output and the verdicts.
 async fn keep(conn: &mut PgConnection, load: &Load<'_>, query: &str) -> Result<(), sqlx::Error> {
     let sql = format!(
-        "CREATE TEMPORARY TABLE {OUTPUT} ON COMMIT DROP AS SELECT (row_number() OVER ())::int AS {NUMBER}, judged.* FROM (\n{}\n) AS judged",
+        "CREATE TEMPORARY TABLE {OUTPUT} ON COMMIT DROP AS SELECT row_number() OVER () AS {NUMBER}, judged.* FROM (\n{}\n) AS judged",
         load.source.judged(query)
     );
     run_sql(conn, sql).await?;
     run_sql(conn, format!("CREATE INDEX ON {OUTPUT} ({NUMBER})")).await
 }
 
+/// Loads the rows of a file, of which some are refused: first the fields are converted, then the rows go in. Every row is imported,
+/// rejected, or known to the look-up table already.
+pub(super) async fn of_file(
+    conn: &mut PgConnection,
+    load: &Load<'_>,
+    file: &FileRows,
+    keys: &[Vec<String>],
+) -> Result<Counts, ImportError> {
+    let failed = |source| failed(load.target.import, "telling the refused rows of its file from the others")(source);
+    let refused = convert(conn, load, file).await.map_err(failed)?;
+    let mut counts = Counts { read: refused, imported: 0, rejected: refused };
+    if refused <= file.most() {
+        counts += in_pieces(conn, load, keys, file.most()).await.map_err(failed)?;
+    }
+    if counts.rejected <= file.most() {
+        return Ok(counts);
+    }
+    let reasons = reasons(conn, load.release, load.target.import).await.map_err(failed)?;
+    Err(ImportError::TooMany { import: load.target.import.to_owned(), rows: file.most(), reasons: told(&reasons) })
+}
+
+/// Keeps the rows whose fields can be converted, with the verdicts, and rejects the others. Returns how many those are.
+async fn convert(conn: &mut PgConnection, load: &Load<'_>, file: &FileRows) -> Result<i64, sqlx::Error> {
+    file.index(conn).await?;
+    let judged = |condition: &str| load.source.judged(&file.query(condition));
+    run_sql(conn, format!("CREATE TEMPORARY TABLE {OUTPUT} ON COMMIT DROP AS {} WITH NO DATA", judged("FALSE"))).await?;
+    let pieces = Pieces {
+        table: file_rows::TABLE,
+        open: "TRUE",
+        statement: &|condition| format!("INSERT INTO {OUTPUT} {}", judged(&format!("file.{NUMBER} {condition}"))),
+        explain: file.explain(ONE, REFUSED, STATE, REFUSAL),
+        reject: format!("{} WHERE query.{NUMBER} = {ONE}", load.reject(file_rows::TABLE, STATE, REFUSAL)),
+        most: file.most(),
+    };
+    let (_, refused) = pieces::run(conn, &pieces).await?;
+    run_sql(conn, format!("CREATE INDEX ON {OUTPUT} ({NUMBER})")).await?;
+    Ok(refused)
+}
+
 /// Loads the kept output in pieces, and rejects what the rules or the database turn away.
-async fn in_pieces(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<String>]) -> Result<Counts, sqlx::Error> {
+async fn in_pieces(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<String>], most: i64) -> Result<Counts, sqlx::Error> {
     let read: i64 = sqlx::query_scalar(assembled(format!("SELECT count(*) FROM {OUTPUT}"))).persistent(false).fetch_one(&mut *conn).await?;
     let by_rule = format!("{} WHERE {VERDICT} IS NOT NULL", load.reject(OUTPUT, "NULL", VERDICT));
     let by_rule = sqlx::query(assembled(by_rule)).persistent(false).execute(&mut *conn).await?.rows_affected();
-    let piece = load.insert(keys, OUTPUT, &format!("query.{VERDICT} IS NULL AND query.{NUMBER} BETWEEN at AND at + {PIECE} - 1"));
-    let single = load.insert(keys, OUTPUT, &format!("query.{NUMBER} = one"));
-    let reject = format!("{} WHERE query.{NUMBER} = one", load.reject(OUTPUT, "state", "refusal"));
-    // The conditions are names of whole classes, the same ones as `is_about_data` has.
-    let refused = "data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error OR internal_error";
-    let block = format!(
-        "#variable_conflict use_column
-         DECLARE at int; one int; state text; refusal text; came bigint; imported bigint := 0; rejected bigint := 0;
-         BEGIN
-           FOR at IN SELECT generate_series(1, {read}, {PIECE}) LOOP
-             BEGIN
-               {piece};
-               GET DIAGNOSTICS came = ROW_COUNT;
-               imported := imported + came;
-             EXCEPTION WHEN {refused} THEN
-               FOR one IN SELECT q.{NUMBER} FROM {OUTPUT} q WHERE q.{VERDICT} IS NULL AND q.{NUMBER} BETWEEN at AND at + {PIECE} - 1 ORDER BY 1 LOOP
-                 BEGIN
-                   {single};
-                   GET DIAGNOSTICS came = ROW_COUNT;
-                   imported := imported + came;
-                 EXCEPTION WHEN {refused} THEN
-                   GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, refusal = MESSAGE_TEXT;
-                   {reject};
-                   rejected := rejected + 1;
-                 END;
-               END LOOP;
-             END;
-           END LOOP;
-           PERFORM set_config('{IMPORTED}', imported || ' ' || rejected, true);
-         END"
-    );
-    run_sql(conn, format!("DO LANGUAGE plpgsql {}", quote_literal(&block))).await?;
-    let counts: Vec<i64> =
-        sqlx::query_scalar(assembled(format!("SELECT unnest(string_to_array(current_setting('{IMPORTED}'), ' '))::bigint")))
-            .persistent(false)
-            .fetch_all(&mut *conn)
-            .await?;
+    let pieces = Pieces {
+        table: OUTPUT,
+        open: &format!("numbered.{VERDICT} IS NULL"),
+        statement: &|condition| load.insert(keys, OUTPUT, &format!("query.{VERDICT} IS NULL AND query.{NUMBER} {condition}")),
+        explain: String::new(),
+        reject: format!("{} WHERE query.{NUMBER} = {ONE}", load.reject(OUTPUT, STATE, REFUSAL)),
+        most,
+    };
+    let (imported, refused) = pieces::run(conn, &pieces).await?;
     run_sql(conn, format!("DROP TABLE {OUTPUT}")).await?;
-    let (imported, refused) = (counts.first().copied().unwrap_or_default(), counts.get(1).copied().unwrap_or_default());
     Ok(Counts { read, imported, rejected: refused + i64::try_from(by_rule).unwrap_or(i64::MAX) })
 }
 

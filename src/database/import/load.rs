@@ -2,6 +2,7 @@
 
 use sqlx::{Connection, PgConnection, Row};
 
+use super::file_rows::{self, FileRows};
 use super::{ImportError, KeyRange, Target, diagnose, failed, quoted};
 use crate::database::identifiers::{assembled, quote_ident, quote_literal};
 use crate::database::template::TemplateContext;
@@ -16,16 +17,28 @@ const COLUMNS_AT_ONCE: usize = 48;
 /// The columns of `portal_release.rejected_rows` that a statement writes.
 pub(super) const REJECTED: &str = "portal_release.rejected_rows (release_id, import, key, sqlstate, reason, row)";
 
+/// Where an import's rows come from.
+#[derive(Debug, Clone)]
+pub enum Origin<'a> {
+    /// A query.
+    Query {
+        /// What its template can name.
+        templates: &'a TemplateContext,
+        /// Its template.
+        template: &'a str,
+    },
+    /// A file, whose rows are in the database already.
+    File(&'a FileRows),
+}
+
 /// Where an import's rows come from, and which of them are turned away.
 #[derive(Debug, Clone)]
 pub struct Source<'a> {
-    /// What templates can name.
-    pub templates: &'a TemplateContext,
-    /// Template of the query.
-    pub template: &'a str,
+    /// Where from.
+    pub origin: Origin<'a>,
     /// Output column whose ranges are imported one by one.
     pub key: Option<&'a str>,
-    /// Reasons, and SQL conditions over the query's output columns under which a row is rejected. Of several the first counts.
+    /// Reasons, and SQL conditions over the output columns under which a row is rejected. Of several the first counts.
     pub rules: Vec<(String, String)>,
     /// At most this many rows.
     pub sample: Option<i64>,
@@ -37,7 +50,11 @@ impl Source<'_> {
     /// # Errors
     /// When the template is wrong.
     pub fn query(&self, import: &str, range: Option<&KeyRange>) -> Result<String, ImportError> {
-        let rendered = self.templates.render(&format!("import {import}"), self.template, range)?;
+        let (templates, template) = match self.origin {
+            Origin::Query { templates, template } => (templates, template),
+            Origin::File(file) => return Ok(file.query("TRUE")),
+        };
+        let rendered = templates.render(&format!("import {import}"), template, range)?;
         let mut sql = rendered.sql;
         if let (Some(range), Some(key), false) = (range, self.key, rendered.used_range) {
             let condition = range.condition(&format!("query.{}", quote_ident(key)));
@@ -65,7 +82,7 @@ pub struct Load<'a> {
     pub release: i64,
     /// What is filled.
     pub target: Target<'a>,
-    /// The query's output columns.
+    /// The output columns that fill the target's.
     pub columns: &'a [OutputColumn],
     /// Where the rows come from.
     pub source: &'a Source<'a>,
@@ -78,7 +95,7 @@ pub struct Load<'a> {
 /// What became of rows. Those that are neither imported nor rejected were known to the look-up table already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Rows that the query returned.
+    /// Rows that the query returned, or that the file has.
     pub read: i64,
     /// Rows that came in.
     pub imported: i64,
@@ -119,10 +136,27 @@ pub async fn load(conn: &mut PgConnection, load: &Load<'_>) -> Result<Counts, Im
         }
         Err(error) if is_about_data(&error) => {
             savepoint.rollback().await.map_err(failed(import, &what))?;
-            diagnose::run(conn, load, &keys).await
+            match load.source.origin {
+                Origin::Query { .. } => diagnose::of_query(conn, load, &keys).await,
+                Origin::File(file) => diagnose::of_file(conn, load, file, &keys).await,
+            }
         }
         Err(error) => Err(failed(import, &what)(error)),
     }
+}
+
+/// Loads the rows of a file as [`load`] does, and forgets them. Those with other fields than the header are rejected.
+///
+/// # Errors
+/// As [`load`], and when more rows are refused than the file may have.
+pub async fn load_file(conn: &mut PgConnection, load_rows: &Load<'_>, file: &FileRows) -> Result<Counts, ImportError> {
+    let (import, what) = (load_rows.target.import, "loading the rows of its file");
+    let malformed = file.reject_malformed(conn, load_rows).await.map_err(failed(import, what))?;
+    let mut counts = load(conn, load_rows).await?;
+    counts.read = malformed.read;
+    counts.rejected += malformed.rejected;
+    file.drop(conn).await.map_err(failed(import, what))?;
+    Ok(counts)
 }
 
 async fn at_once(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<String>], query: &str) -> Result<Counts, sqlx::Error> {
@@ -167,12 +201,23 @@ impl Load<'_> {
 
     /// The insert of rows of `from` into the rejected ones. `sqlstate` and `reason` are SQL expressions; a WHERE may follow.
     pub(super) fn reject(&self, from: &str, sqlstate: &str, reason: &str) -> String {
-        let key = self.source.key.map_or_else(|| "NULL".to_owned(), |key| format!("left(query.{}::text, 200)", quote_ident(key)));
+        let (key, row, beside) = match self.source.origin {
+            Origin::Query { .. } => {
+                let key = self.source.key.map_or_else(|| "NULL".to_owned(), |key| format!("left(query.{}::text, 200)", quote_ident(key)));
+                (key, row_as_json(self.columns), String::new())
+            }
+            // The row as it is in the file, and not what became of it.
+            Origin::File(file) => {
+                let (table, number) = (file_rows::TABLE, file_rows::NUMBER);
+                let beside = format!(" JOIN {table} AS file ON file.{number} = query.{number}");
+                (format!("'line ' || query.{number}"), file.row_as_json(), beside)
+            }
+        };
         format!(
-            "INSERT INTO {REJECTED} SELECT {}, {}, {key}, {sqlstate}, {reason}, {} FROM {from} AS query",
+            "INSERT INTO {REJECTED} SELECT {}, {}, {key}, {sqlstate}, {}, {row} FROM {from} AS query{beside}",
             self.release,
             quote_literal(self.target.import),
-            row_as_json(self.columns),
+            cut(reason),
         )
     }
 }
@@ -182,18 +227,24 @@ fn row_as_json(columns: &[OutputColumn]) -> String {
     const PLAIN: [&str; 8] = ["smallint", "integer", "bigint", "real", "double precision", "numeric", "boolean", "oid"];
     let field = |column: &OutputColumn| {
         let value = format!("query.{}", quote_ident(&column.name));
-        let shown = if PLAIN.contains(&column.type_name.as_str()) {
-            value
-        } else {
-            format!(
-                "CASE WHEN length({value}::text) > {MAX_KEPT_CHARS} THEN left({value}::text, {MAX_KEPT_CHARS}) || '… (cut, ' || length({value}::text) || ' characters)' ELSE {value}::text END"
-            )
-        };
-        format!("{}, {shown}", quote_literal(&column.name))
+        let shown = if PLAIN.contains(&column.type_name.as_str()) { value } else { cut(&format!("{value}::text")) };
+        (column.name.clone(), shown)
     };
-    let fields: Vec<String> = columns.iter().map(field).collect();
+    json_object(columns.iter().map(field).collect())
+}
+
+/// A SQL expression for a JSON object of names and SQL expressions.
+pub(super) fn json_object(fields: Vec<(String, String)>) -> String {
+    let fields: Vec<String> = fields.into_iter().map(|(name, value)| format!("{}, {value}", quote_literal(&name))).collect();
     let objects: Vec<String> = fields.chunks(COLUMNS_AT_ONCE).map(|part| format!("jsonb_build_object({})", part.join(", "))).collect();
     if objects.is_empty() { "'{}'::jsonb".to_owned() } else { objects.join(" || ") }
+}
+
+/// A SQL expression for a text in bounded length, with a mark where it is cut.
+pub(super) fn cut(text: &str) -> String {
+    format!(
+        "CASE WHEN length({text}) > {MAX_KEPT_CHARS} THEN left({text}, {MAX_KEPT_CHARS}) || '… (cut, ' || length({text}) || ' characters)' ELSE {text} END"
+    )
 }
 
 /// The database refuses a row, and not the statement: data exceptions, violated constraints, limits of a value, and the errors that

@@ -275,13 +275,23 @@ pub async fn complete_import(tx: &mut PgConnection, release: i64, import: &str, 
 /// When the database does not answer.
 pub async fn reasons(connection: &mut PgConnection, release: i64, import: &str) -> Result<Vec<(String, i64, Option<String>)>, sqlx::Error> {
     sqlx::query_as(
-        "SELECT reason, count(*), min(key) FROM (SELECT left(reason, 300) AS reason, key FROM portal_release.rejected_rows
-            WHERE release_id = $1 AND import = $2) AS r GROUP BY reason ORDER BY count(*) DESC, min(key), reason LIMIT 3",
+        "SELECT r.reason, r.rows, example.key FROM (SELECT left(reason, 300) AS reason, count(*) AS rows, min(id) AS first
+            FROM portal_release.rejected_rows WHERE release_id = $1 AND import = $2 GROUP BY 1) AS r
+         JOIN portal_release.rejected_rows AS example ON example.id = r.first ORDER BY r.rows DESC, r.first LIMIT 3",
     )
     .bind(release)
     .bind(import)
     .fetch_all(connection)
     .await
+}
+
+/// Those reasons, for a message.
+pub fn told(reasons: &[(String, i64, Option<String>)]) -> String {
+    let reason = |(reason, rows, key): &(String, i64, Option<String>)| {
+        let key = key.as_ref().map(|key| format!(", for example {key}")).unwrap_or_default();
+        format!("{rows} because of '{reason}'{key}")
+    };
+    reasons.iter().map(reason).collect::<Vec<_>>().join("; ")
 }
 
 /// Rows that these imports brought, and rows of theirs that were turned away.

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     super::{Context, PhaseError, Work, files, of_database},
-    is_over_limit,
+    is_over_limit, rules,
     schedule::Outcome,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     database::{
         checks::one_number,
         identifiers::{Generation, qualified},
-        import::{Counts, KeyRange, Load, Source, Target, columns, load, plan_ranges},
+        import::{Counts, KeyRange, Load, Origin, Source, Target, columns, load, plan_ranges},
         ledger::{self, imports::Account},
         run_sql,
         template::TemplateContext,
@@ -37,6 +37,7 @@ pub(super) struct One<'a> {
     import: &'a Import,
     templates: &'a TemplateContext,
     source: Option<Source<'a>>,
+    rules: Vec<(String, String)>,
     staged: String,
     columns: OnceLock<Vec<OutputColumn>>,
     told: Mutex<(Instant, Instant)>,
@@ -52,17 +53,16 @@ impl<'a> One<'a> {
     ) -> Result<Self, PhaseError> {
         let sample = context.spec.imports.sample;
         let is_lookup = context.portal.tables.lookup.contains(&import.into);
-        let mut rules = Vec::new();
-        for rule in &import.reject {
-            let what = format!("import {}, reject '{}'", import.name, rule.reason);
-            rules.push((rule.reason.clone(), templates.render(&what, rule.when.as_str(), None).map_err(of_database)?.sql));
-        }
+        let rules = rules(import, templates)?;
         // A sample is the limit of one statement, and what is new to a look-up table only one statement can tell.
         let key = import.key.as_ref().filter(|_| sample.is_none() && !is_lookup);
-        let source = template.map(|template| Source { templates, template, key: key.map(|key| key.as_str()), rules, sample });
+        let source = template.map(|template| {
+            let origin = Origin::Query { templates, template };
+            Source { origin, key: key.map(|key| key.as_str()), rules: rules.clone(), sample }
+        });
         let now = Instant::now();
         let staged = Generation::Staging.name(import.into.as_str());
-        Ok(Self { context, import, templates, source, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
+        Ok(Self { context, import, templates, source, rules, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
     }
 
     fn name(&self) -> &str {
@@ -151,8 +151,7 @@ impl<'a> One<'a> {
 
     async fn csv(&self, work: &mut Work, file: &Csv) -> Result<Counts, PhaseError> {
         let file = files::open(self.context, self.templates, self.import, file).await?;
-        let rows = i64::try_from(file.load(self.context, work).await?).unwrap_or(i64::MAX);
-        Ok(Counts { read: rows, imported: rows, rejected: 0 })
+        file.load(self.context, work, &self.rules).await
     }
 
     /// Settles the account; the planner learns about the rows.
@@ -186,17 +185,13 @@ impl<'a> One<'a> {
         let mut work = self.context.work().await?;
         let reasons = ledger::imports::reasons(&mut work, self.context.release, self.name()).await?;
         work.commit().await?;
-        let reason = |(reason, rows, key): &(String, i64, Option<String>)| {
-            let key = key.as_ref().map(|key| format!(", for example {key}")).unwrap_or_default();
-            format!("{rows} because of '{reason}'{key}")
-        };
         Err(PhaseError::Refused(format!(
             "import {name}: {rejected} of {read} rows were rejected, where {limit} are accepted: {reasons}; correct the source, or raise maxRejected of the import in the Portal (SELECT * FROM portal_release.rejected_rows WHERE release_id = {release} AND import = '{name}')",
             name = self.name(),
             rejected = account.rejected,
             read = account.read,
             limit = self.import.max_rejected,
-            reasons = reasons.iter().map(reason).collect::<Vec<_>>().join("; "),
+            reasons = ledger::imports::told(&reasons),
             release = self.context.release,
         )))
     }
