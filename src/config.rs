@@ -40,6 +40,12 @@ pub struct DoctorArgs {
     /// Its namespace; by default the one of the kubeconfig's context.
     #[arg(long, short = 'n', value_name = "NS")]
     pub namespace: Option<String>,
+    /// Label of the release that is to come: the files that its imports will read are looked at too.
+    #[arg(long)]
+    pub label: Option<String>,
+    /// As the operator's own: look at files at addresses of this host, too.
+    #[arg(long)]
+    pub allow_local_addresses: bool,
     /// How to print what was found.
     #[arg(long, short = 'o', value_enum, default_value = "text")]
     pub output: Output,

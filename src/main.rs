@@ -61,7 +61,8 @@ async fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::try_default().await.context("cannot find the cluster: set KUBECONFIG, or run in a pod")?;
     let namespace = args.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-    let report = doctor::examine(&client, &namespace, &args.portal).await?;
+    let outbound = Outbound::new(args.allow_local_addresses, STALL).context("cannot read the system's CA certificates")?;
+    let report = doctor::examine(&client, &namespace, &args.portal, args.label.as_deref(), &outbound).await?;
     match args.output {
         Output::Text => print!("{}", report.text()),
         Output::Json => println!("{}", report.json()?),

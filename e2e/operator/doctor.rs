@@ -50,7 +50,7 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
     // No operator was ever here: there is no ledger.
     stage.execute(NO_DDL).await;
     let before = stage.world().await;
-    let output = doctor(&stage, &["protected-planet"]).await;
+    let output = doctor(&stage, &["protected-planet", "--label", "Jul2026", "--allow-local-addresses"]).await;
     let report = text(&output);
     assert_eq!(output.status.code(), Some(0), "{report} {}", String::from_utf8_lossy(&output.stderr));
     for words in [
@@ -62,6 +62,7 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
         "nothing stands on the relations",
         "recent-backup passes",
         "a release needs about",
+        "the file of import country_statistics can be read, and its header fits",
         "a release would run AcquireLock, CreateStagingViews, Preflight",
         "0 fail: a release can go",
     ] {
@@ -70,8 +71,19 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
     assert!(!report.contains("FAIL"), "{report}");
     assert!(!report.contains(&stage.env["STAGE_DATABASE_URL"]), "no Secret is told");
     assert_eq!(stage.world().await, before, "nothing was written");
+    let unknown = text(&doctor(&stage, &["protected-planet"]).await);
+    assert!(unknown.contains("import country_statistics: its file depends on the release; give a --label to look at it"), "{unknown}");
+    let absent = doctor(&stage, &["protected-planet", "--label", "Nov2031", "--allow-local-addresses"]).await;
+    let (code, absent) = (absent.status.code(), text(&absent));
+    assert!(
+        code == Some(1) && absent.contains("country_statistics_Nov2031.csv cannot be read: there is no such bucket or object"),
+        "{absent}"
+    );
     assert_eq!(stage.text("SELECT to_regnamespace('portal_release') IS NULL").await, "true");
     stage.execute("DROP EVENT TRIGGER nobody").await;
+    stage.execute("ALTER TABLE country_statistics RENAME release_month TO month").await;
+    let other = text(&doctor(&stage, &["protected-planet", "--label", "Jul2026", "--allow-local-addresses"]).await);
+    assert!(other.contains("its column release_month is no column of country_statistics"), "{other}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

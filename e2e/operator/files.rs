@@ -9,12 +9,15 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::get,
 };
+use k8s_openapi::{ByteString, api::core::v1::ConfigMap};
+use kube::api::{Api, Patch, PatchParams};
 use portal_release_operator::{
-    api::{Csv, PhaseName, ReleaseState},
+    api::{Csv, PhaseName, RejectRule, ReleaseState},
     files::{content::Compression, content::Content, s3},
     outbound::{Outbound, STALL},
 };
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
 use crate::support::{Stage, operator::REFUSE_LOCAL, until, world::import};
@@ -45,6 +48,13 @@ impl Stage {
     async fn statistics_from(&self, csv: Value) {
         let csv: Csv = serde_json::from_value(csv).expect("a csv section");
         self.change_portal(|portal| import(portal, "country_statistics").csv = Some(csv.clone())).await;
+    }
+
+    /// Writes a file into the ConfigMap that the operator may read; as bytes, for text can hold no NUL there.
+    async fn put_file(&self, content: &str) {
+        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
+        let patch = json!({"binaryData": {"rows.csv": ByteString(content.as_bytes().to_vec())}});
+        maps.patch("portal-sql", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("the file is written");
     }
 
     /// Adds a key to a Secret or ConfigMap that the operator may read.
@@ -142,4 +152,70 @@ async fn files_come_from_urls_and_config_maps() {
     for (place, text) in [("events", events), ("log", operator.log()), ("log", careful_log)] {
         assert!(!text.contains("canary"), "a secret is told: {place}: {:?}", text.lines().find(|line| line.contains("canary")));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_file_are_rejected_within_the_limit_and_a_file_that_changed_is_imported_again() {
+    let stage = Stage::new("file-rows").await;
+    let plain = stage.statistics("Jul2026").await;
+    let lines: Vec<&str> = plain.lines().collect();
+    assert_eq!(lines[0].split(',').next(), Some("iso_3"), "{}", lines[0]);
+    // A line with another value in one of its fields.
+    let with = |line: usize, field: usize, value: &str| {
+        let mut fields: Vec<&str> = lines[line].split(',').collect();
+        fields[field] = value;
+        fields.join(",")
+    };
+    // An unknown code, no number, NULL, too few and too many fields, a NUL, and an endless value.
+    let (few, many, endless) = (with(4, 0, "ABC").replace(',', ";"), format!("{},1", lines[5]), "x".repeat(100_000));
+    let defects = [with(1, 0, "XXX"), with(2, 1, "many"), with(3, 1, ""), few, many, with(6, 0, "a\0b"), with(7, 2, &endless)];
+    let bad = format!("{plain}{}\n", defects.join("\n"));
+    let (good, read) = (lines.len() - 1, lines.len() - 1 + defects.len());
+    stage.put_file(&bad).await;
+    stage.statistics_from(json!({"configMapKeyRef": {"name": "portal-sql", "key": "rows.csv"}})).await;
+    let rule = |when: &str| vec![RejectRule { reason: "an unknown country".into(), when: when.into() }];
+    stage.change_portal(|portal| import(portal, "country_statistics").reject = rule("country NOT IN (SELECT iso_3 FROM countries)")).await;
+    let _operator = stage.operator_alone().await;
+    stage.make_release("jul2026", "Jul2026", "dryRun: true").await;
+    let words = ["import country_statistics", "reject 'an unknown country' is wrong", "column \"country\" does not exist"];
+    stage.wait_failed("jul2026", PhaseName::Preflight, &words).await;
+
+    stage.change_portal(|portal| import(portal, "country_statistics").reject = rule("iso_3 NOT IN (SELECT iso_3 FROM countries)")).await;
+    stage.edit("jul2026", r#"{"retry": 1}"#).await;
+    let words = [
+        &format!("import country_statistics: 7 of {read} rows were rejected, where 0% are accepted"),
+        "because of '",
+        "for example line ",
+        "maxRejected",
+    ];
+    stage.wait_failed("jul2026", PhaseName::ImportRelated, &words).await;
+    let keys = "SELECT string_agg(key, ',' ORDER BY key) FROM portal_release.rejected_rows";
+    let expected: Vec<String> = (1..=7).map(|row| format!("line {}", good + 1 + row)).collect();
+    let mut sorted = expected.clone();
+    sorted.sort();
+    assert_eq!(stage.text(keys).await, sorted.join(","));
+
+    stage.change_portal(|portal| import(portal, "country_statistics").max_rejected = "10%".into()).await;
+    stage.edit("jul2026", r#"{"retry": 2}"#).await;
+    stage.wait_state("jul2026", ReleaseState::DryRunComplete).await;
+    let account = "SELECT concat_ws(' ', rows_read, rows, rows_rejected, rows_collapsed) FROM portal_release.imports WHERE import = 'country_statistics'";
+    assert_eq!(stage.text(account).await, format!("{read} {good} 7 0"));
+    let manifest = stage.text("SELECT manifest::jsonb #> '{imports,country_statistics}' FROM portal_release.releases").await;
+    let sha256: String = Sha256::digest(bad.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let file = json!({"name": format!("ConfigMap {}/portal-sql, key rows.csv", stage.namespace), "bytes": bad.len(), "sha256": sha256});
+    let wanted = json!({"read": read, "imported": good, "rejected": 7, "collapsed": 0, "file": file});
+    assert_eq!(serde_json::from_str::<Value>(&manifest).expect("JSON"), wanted);
+
+    // The same bytes are no news; others are.
+    stage.put_file(&plain).await;
+    stage.edit("jul2026", r#"{"dryRun": false}"#).await;
+    stage.wait_state("jul2026", ReleaseState::Live).await;
+    let rebuilt = stage.audit("Jul2026", "StagingRebuilt").await;
+    let words = format!(
+        "files have changed since the staging was built (ConfigMap {}/portal-sql, key rows.csv of import country_statistics)",
+        stage.namespace
+    );
+    assert!(rebuilt.starts_with(&words) && rebuilt.lines().count() == 1, "{rebuilt}");
+    assert_eq!(stage.text(account).await, format!("{good} {good} 0 0"));
+    assert_eq!(stage.text("SELECT count(*) FROM portal_release.rejected_rows").await, "0");
 }

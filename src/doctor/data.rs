@@ -8,7 +8,6 @@ use crate::{
     database::{
         checks::{GateFailure, gate},
         portal_checks::DataCheck,
-        template::{ReleaseVariables, TemplateContext},
     },
 };
 
@@ -30,20 +29,7 @@ pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, re
     if good > 0 {
         report.add(Line::ok("data", format!("{good} of {} checks pass on what is live", checks.len())));
     }
-    let templates = TemplateContext {
-        schema: schema.to_owned(),
-        tables: patient.relations.tables.clone(),
-        lookups: patient.relations.lookups.clone(),
-        views: patient.relations.views.clone(),
-        // There are no staged twins: the live views stand for them.
-        create_staging: false,
-        release: ReleaseVariables {
-            label: "doctor".to_owned(),
-            date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
-            id: "0".to_owned(),
-        },
-        sample: None,
-    };
+    let templates = patient.templates(patient.label.as_deref().unwrap_or("doctor"));
     for check in patient.portal.gates.iter().filter(|gate| gate.phase == GatePhase::Preflight) {
         let sql = match templates.render(&format!("gate {}", check.name), check.sql.as_str(), None) {
             Ok(rendered) => rendered.sql,

@@ -3,6 +3,7 @@
 //! The session is read-only by the server's own word (`default_transaction_read_only`), and works before the ledger exists.
 
 mod data;
+mod files;
 mod leftovers;
 mod relations;
 mod report;
@@ -22,7 +23,10 @@ use crate::{
     database::{
         connection::{ConnectError, options},
         identifiers::Relations,
+        template::{ReleaseVariables, TemplateContext},
     },
+    outbound::Outbound,
+    phases::files::Place,
     release::{RunKind, plan},
 };
 
@@ -67,13 +71,41 @@ struct Patient {
     role: String,
     /// The ledger is there.
     ledger: bool,
+    /// Label of the release that is to come.
+    label: Option<String>,
 }
 
-/// Looks at everything.
+impl Patient {
+    /// What templates may use, for a release with this label.
+    fn templates(&self, label: &str) -> TemplateContext {
+        TemplateContext {
+            schema: self.relations.schema.clone(),
+            tables: self.relations.tables.clone(),
+            lookups: self.relations.lookups.clone(),
+            views: self.relations.views.clone(),
+            // There are no staged twins: the live views stand for them.
+            create_staging: false,
+            release: ReleaseVariables {
+                label: label.to_owned(),
+                date: jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
+                id: "0".to_owned(),
+            },
+            sample: None,
+        }
+    }
+}
+
+/// Looks at everything, for the release with `label` where one is given.
 ///
 /// # Errors
 /// When the Portal, its Secret or its database cannot be reached.
-pub async fn examine(client: &Client, namespace: &str, name: &str) -> Result<Report, DoctorError> {
+pub async fn examine(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    label: Option<&str>,
+    outbound: &Outbound,
+) -> Result<Report, DoctorError> {
     let api: Api<Portal> = Api::namespaced(client.clone(), namespace);
     let found = cluster::call(|| api.get_opt(name)).await.map_err(|cause| ClusterError::Call {
         action: "read",
@@ -107,12 +139,15 @@ pub async fn examine(client: &Client, namespace: &str, name: &str) -> Result<Rep
         ));
         return Ok(report);
     }
-    let patient = Patient { key, relations: Relations::of(&portal.spec), portal: portal.spec, options, role, ledger };
+    let label = label.map(str::to_owned);
+    let patient = Patient { key, relations: Relations::of(&portal.spec), portal: portal.spec, options, role, ledger, label };
 
     server::examine(&patient, &mut connection, &mut report).await;
     relations::examine(&patient, &mut connection, &mut report).await;
     leftovers::examine(&patient, &mut connection, &mut report).await;
     data::examine(&patient, &mut connection, &mut report).await;
+    let place = Place { client, namespace, outbound, stores: &patient.portal.object_stores };
+    files::examine(&patient, place, &mut connection, &mut report).await;
     report.add(planned(&patient.portal));
     Ok(report)
 }

@@ -73,6 +73,7 @@ pub struct Fingerprint {
 /// The content of a file, in chunks of bounded size.
 pub struct Content {
     name: String,
+    revision: Option<String>,
     compression: Compression,
     reader: Pin<Box<dyn AsyncRead + Send>>,
     fingerprint: oneshot::Receiver<Fingerprint>,
@@ -82,7 +83,7 @@ pub struct Content {
 impl Content {
     /// Begins to read.
     pub fn new(file: File, compression: Compression) -> Self {
-        let File { name, bytes } = file;
+        let File { name, revision, bytes } = file;
         let (sender, fingerprint) = oneshot::channel();
         let stored = StreamReader::new(fingerprinted(bytes, sender).boxed());
         let reader: Pin<Box<dyn AsyncRead + Send>> = match compression {
@@ -98,12 +99,17 @@ impl Content {
                 Box::pin(decoder)
             }
         };
-        Self { name, compression, reader, fingerprint, buffer: vec![0; CHUNK] }
+        Self { name, revision, compression, reader, fingerprint, buffer: vec![0; CHUNK] }
     }
 
     /// The file's name, for people.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What its server says of exactly this content; see [`File::revision`].
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
     }
 
     /// The next bytes; none at the end.
@@ -115,6 +121,15 @@ impl Content {
             Ok(count) => Ok(self.buffer.get(..count).unwrap_or_default()),
             Err(error) => Err(self.explained(error)),
         }
+    }
+
+    /// Reads on to the end, and gives the fingerprint.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn into_fingerprint(mut self) -> Result<Option<Fingerprint>, FileError> {
+        while !self.next().await?.is_empty() {}
+        Ok(self.fingerprint())
     }
 
     /// The fingerprint of the file, once it was read to its end.

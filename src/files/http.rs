@@ -26,8 +26,14 @@ pub async fn open(outbound: &Outbound, url: &str, header: Option<(&str, SecretVa
     }
     let answer = request.send().await.map_err(|error| FileError::of_request(&name, &error))?;
     accept(&name, &answer)?;
-    let of = name.clone();
-    Ok(File::new(name, answer.bytes_stream().map_err(move |error| FileError::of_request(&of, &error))))
+    let (of, revision) = (name.clone(), revision(&answer));
+    Ok(File::new(name, answer.bytes_stream().map_err(move |error| FileError::of_request(&of, &error))).of_revision(revision))
+}
+
+/// The entity tag, unless it is a weak one, which may stand for several contents.
+fn revision(answer: &Response) -> Option<String> {
+    let tag = answer.headers().get(header::ETAG)?.to_str().ok()?;
+    tag.starts_with('"').then(|| tag.to_owned())
 }
 
 /// The address without what may be secret: user, password, query and fragment.

@@ -15,6 +15,8 @@ use crate::outbound::Refusal;
 pub struct File {
     /// Where it is, for people. Holds no secret.
     pub name: String,
+    /// What its server says of exactly this content: another content has another revision. None where it says nothing of the kind.
+    pub revision: Option<String>,
     /// Its bytes.
     pub bytes: BoxStream<'static, Result<Bytes, FileError>>,
 }
@@ -22,7 +24,13 @@ pub struct File {
 impl File {
     /// A file from any stream of bytes.
     pub fn new(name: impl Into<String>, bytes: impl Stream<Item = Result<Bytes, FileError>> + Send + 'static) -> Self {
-        Self { name: name.into(), bytes: bytes.boxed() }
+        Self { name: name.into(), revision: None, bytes: bytes.boxed() }
+    }
+
+    /// The same, with its revision. One that is longer than 256 bytes is none: nobody wants to keep it.
+    #[must_use]
+    pub fn of_revision(self, revision: Option<String>) -> Self {
+        Self { revision: revision.filter(|revision| revision.len() <= 256), ..self }
     }
 
     /// A file that is in memory already.

@@ -52,8 +52,9 @@ pub async fn read(store: &dyn ObjectStore, url: &str, key: &str) -> Result<File,
     let name = format!("{}/{key}", url.trim_end_matches('/'));
     let path = Path::parse(key).map_err(|error| FileError::lasting(&name, format!("{error}; correct csv.path in the Portal")))?;
     let found = store.get(&path).await.map_err(|error| explained(&name, error))?;
-    let of = name.clone();
-    Ok(File::new(name, found.into_stream().map_err(move |error| explained(&of, error))))
+    let (of, size) = (name.clone(), found.meta.size);
+    let revision = found.meta.e_tag.as_ref().map(|tag| format!("{tag} {size}"));
+    Ok(File::new(name, found.into_stream().map_err(move |error| explained(&of, error))).of_revision(revision))
 }
 
 /// The store's own words are left out: they are of any length, and hold the access key's name.

@@ -1,13 +1,19 @@
 //! Files as import sources: opened here with what the cluster keeps, streamed into the staged table by the database's side.
 
-use super::{Context, PhaseError, imports::rules, of_database};
+use std::collections::BTreeMap;
+
+use kube::Client;
+use sqlx::PgConnection;
+
+use super::{Context, Definition, PhaseError, definition::templates, of_database};
 use crate::{
-    api::{Csv, FileCompression, Import},
+    api::{Csv, FileCompression, Import, ObjectStore},
     cluster::{self, ClusterError},
     database::{
         csv::{self, Accounting, CsvError, Format},
         identifiers::Generation,
         import::{Counts, Target},
+        ledger::{self, staging::FileRead},
         template::TemplateContext,
     },
     files::{
@@ -15,10 +21,27 @@ use crate::{
         content::{Compression, Content},
         http, s3,
     },
+    outbound::Outbound,
 };
 
+/// Where files are looked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub client: &'a Client,
+    pub namespace: &'a str,
+    pub outbound: &'a Outbound,
+    pub stores: &'a [ObjectStore],
+}
+
+impl<'a> From<&'a Context> for Place<'a> {
+    fn from(context: &'a Context) -> Self {
+        let (outbound, stores) = (&context.services.outbound, context.portal.object_stores.as_slice());
+        Self { client: &context.client, namespace: context.namespace.as_str(), outbound, stores }
+    }
+}
+
 /// An import's file, open for reading.
-pub(super) struct Source<'a> {
+pub(crate) struct Source<'a> {
     import: &'a Import,
     csv: &'a Csv,
     content: Content,
@@ -28,8 +51,8 @@ pub(super) struct Source<'a> {
 ///
 /// # Errors
 /// When the Secret, the store or the file is not there, not for us, or does not answer.
-pub(super) async fn open<'a>(
-    context: &Context,
+pub(crate) async fn open<'a>(
+    place: Place<'_>,
     templates: &TemplateContext,
     import: &'a Import,
     csv: &'a Csv,
@@ -38,9 +61,9 @@ pub(super) async fn open<'a>(
     let unreadable = |error| read_error(&what, error);
     let missing = |error| cluster_error(&what, error);
     let rendered = |template: &str| templates.render(&what, template, None).map(|rendered| rendered.sql).map_err(of_database);
-    let (client, namespace, outbound) = (&context.client, context.namespace.as_str(), &context.services.outbound);
+    let Place { client, namespace, outbound, stores } = place;
     let file = if let (Some(store), Some(path)) = (&csv.object_store_ref, &csv.path) {
-        let store = context.portal.object_stores.iter().find(|known| known.name == *store).ok_or_else(|| {
+        let store = stores.iter().find(|known| known.name == *store).ok_or_else(|| {
             PhaseError::Refused(format!(
                 "{what}: the Portal has no object store {store}; add it to objectStores, or correct csv.objectStoreRef"
             ))
@@ -76,15 +99,35 @@ pub(super) async fn open<'a>(
 }
 
 impl Source<'_> {
-    /// Looks whether the file's columns fit the staged table, and the import's rules its columns. Reads no further than the header.
+    /// Looks whether the file's columns fit a table, and the rules its columns. Reads no further than the header.
     ///
     /// # Errors
     /// When they do not, or the file cannot be read.
-    pub(super) async fn check(self, context: &Context, work: &mut super::Work, templates: &TemplateContext) -> Result<(), PhaseError> {
-        let staged = Generation::Staging.name(self.import.into.as_str());
-        let rules = rules(self.import, templates)?;
-        let target = target(context, self.import, &staged);
-        csv::check(work, target, self.content, &format(self.csv), &rules).await.map_err(csv_error)
+    pub(crate) async fn check(
+        self,
+        connection: &mut PgConnection,
+        schema: &str,
+        table: &str,
+        rules: &[(String, String)],
+    ) -> Result<(), PhaseError> {
+        let target = Target { import: self.import.name.as_str(), schema, table };
+        csv::check(connection, target, self.content, &format(self.csv), rules).await.map_err(csv_error)
+    }
+
+    /// The import whose file it is.
+    pub(super) fn import(&self) -> &Import {
+        self.import
+    }
+
+    /// It still is what an import has read. Where the server does not say so, the whole content does.
+    async fn is_same(self, then: &FileRead) -> Result<bool, FileError> {
+        if then.revision.is_some() && then.revision.as_deref() == self.content.revision() {
+            return Ok(true);
+        }
+        // Of a sample nobody knows the rest.
+        let Some(sha256) = &then.sha256 else { return Ok(false) };
+        let now = self.content.into_fingerprint().await?;
+        Ok(now.is_some_and(|now| now.sha256 == *sha256))
     }
 
     /// Loads the file in the transaction of `work` and returns what became of its rows.
@@ -95,7 +138,8 @@ impl Source<'_> {
         let staged = Generation::Staging.name(self.import.into.as_str());
         let sample = context.spec.imports.sample.and_then(|rows| u64::try_from(rows).ok());
         let name = self.content.name().to_owned();
-        let target = target(context, self.import, &staged);
+        let revision = self.content.revision().map(str::to_owned);
+        let target = Target { import: self.import.name.as_str(), schema: context.portal.database.schema.as_str(), table: &staged };
         let lookup = context.portal.tables.lookup.contains(&self.import.into);
         let accepted = self.import.max_rejected.fraction();
         let format = format(self.csv);
@@ -106,16 +150,44 @@ impl Source<'_> {
             csv::load(work, target, self.content, &format, sample).await
         };
         let loaded = loaded.map_err(csv_error)?;
-        match loaded.sha256 {
+        match &loaded.sha256 {
             Some(sha256) => context.say(format!("import {}: {name}, sha256 {sha256}", self.import.name)),
             None => context.say(format!("import {}: the first {} rows of {name}", self.import.name, loaded.counts.read)),
         }
+        let read = FileRead { name, revision, bytes: loaded.bytes, sha256: loaded.sha256 };
+        ledger::staging::set_file(work, context.release, self.import.name.as_str(), &read).await?;
         Ok(loaded.counts)
     }
 }
 
-fn target<'a>(context: &'a Context, import: &'a Import, staged: &'a str) -> Target<'a> {
-    Target { import: import.name.as_str(), schema: context.portal.database.schema.as_str(), table: staged }
+/// The files that are not any more what their imports have read, named for people. Imports that are to run again, or are not settled,
+/// read theirs anew in any case.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(super) async fn changed(
+    context: &Context,
+    definition: &Definition,
+    read: &BTreeMap<String, FileRead>,
+    again: &[String],
+) -> Result<Vec<String>, PhaseError> {
+    let mut work = context.work().await?;
+    let settled = ledger::imports::accounts(&mut work, context.release).await?;
+    work.commit().await?;
+    let templates = templates(context);
+    let mut changed = Vec::new();
+    for (import, _) in definition.imports().filter(|(import, _)| !again.contains(&import.name.0)) {
+        let (Some(csv), Some(then)) = (&import.csv, read.get(import.name.as_str())) else { continue };
+        if !settled.iter().any(|(name, _)| *name == import.name.0) {
+            continue;
+        }
+        context.say(format!("comparing {} with what was imported", then.name));
+        let now = open(context.into(), &templates, import, csv).await?;
+        if !now.is_same(then).await.map_err(|error| read_error(&format!("import {}", import.name), error))? {
+            changed.push(format!("{} of import {}", then.name, import.name));
+        }
+    }
+    Ok(changed)
 }
 
 fn format(csv: &Csv) -> Format {

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{PhaseError, source::SourceOfData};
-use crate::database::{checksum::Content, ledger::imports::Account};
+use crate::database::{
+    checksum::Content,
+    ledger::{imports::Account, staging::FileRead},
+};
 
 /// The manifest of one release, as JSON.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -46,11 +49,35 @@ pub(super) struct Rows {
     pub rejected: i64,
     /// Rows that the query folded into others, or that the look-up table knew already.
     pub collapsed: i64,
+    /// The file that they are from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<File>,
 }
 
-impl From<Account> for Rows {
-    fn from(account: Account) -> Self {
-        Self { read: account.read, imported: account.imported, rejected: account.rejected, collapsed: account.collapsed() }
+/// A file that an import read.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct File {
+    /// Where it was.
+    pub name: String,
+    /// How many bytes it had as it was stored; absent when only a sample was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Their SHA-256, hexadecimal; absent when only a sample was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+impl From<FileRead> for File {
+    fn from(read: FileRead) -> Self {
+        Self { name: read.name, bytes: read.bytes, sha256: read.sha256 }
+    }
+}
+
+impl Rows {
+    /// The account of an import, and the file that it read, if it read one.
+    pub(super) fn new(account: &Account, file: Option<FileRead>) -> Self {
+        let (rejected, collapsed) = (account.rejected, account.collapsed());
+        Self { read: account.read, imported: account.imported, rejected, collapsed, file: file.map(File::from) }
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod definition;
 mod downloads;
-mod files;
+pub(crate) mod files;
 mod freeze;
 mod imports;
 mod lock;

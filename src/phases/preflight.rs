@@ -103,7 +103,9 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
         check_rules(&mut work, target.import, &sql, &rules(import, templates)?).await.map_err(of_database)?;
     }
     for file in files? {
-        file.check(context, &mut work, templates).await?;
+        let staged = Generation::Staging.name(file.import().into.as_str());
+        let rules = rules(file.import(), templates)?;
+        file.check(&mut work, &tables.schema, &staged, &rules).await?;
     }
     // Dropped without a commit: nothing of it stays.
     Ok(())
@@ -119,7 +121,7 @@ async fn files<'a>(context: &Context, definition: &'a Definition, templates: &Te
         }
         for (import, _) in imports.iter().filter(|(import, _)| selection.runs(&import.name)) {
             if let Some(csv) = &import.csv {
-                opened.push(open(context, templates, import, csv).await?);
+                opened.push(open(context.into(), templates, import, csv).await?);
             }
         }
     }

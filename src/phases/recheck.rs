@@ -1,6 +1,6 @@
 //! Before a release goes on from a staging that has stood for a while: is what it was built from still the same?
 
-use super::{Context, Definition, PhaseError, of_database, views};
+use super::{Context, Definition, PhaseError, files, of_database, views};
 use crate::{
     api::PhaseName,
     database::{
@@ -25,7 +25,7 @@ pub(super) fn is_due(phase: PhaseName) -> bool {
     )
 }
 
-/// Compares the staging with the Portal, the live tables and the source.
+/// Compares the staging with the Portal, the live tables, the source and the files.
 ///
 /// # Errors
 /// [`PhaseError::Stale`] with what has changed.
@@ -57,6 +57,13 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
                 changed.join(", ")
             )));
         }
+    }
+    let changed = files::changed(context, &definition, &origin.files, &again).await?;
+    if !changed.is_empty() {
+        return Err(PhaseError::Stale(format!(
+            "files have changed since the staging was built ({}): it is built again",
+            changed.join(", ")
+        )));
     }
     let mut work = context.work().await?;
     phases::rechecked(&mut work, context.run.id).await?;

@@ -7,7 +7,7 @@ use super::{
     Context, Done, PhaseError,
     definition::{hex, templates},
     imports,
-    manifest::{Manifest, Part},
+    manifest::{Manifest, Part, Rows},
     of_database, parallel, preflight, source,
 };
 use crate::{
@@ -135,6 +135,7 @@ fn memory_share(context: &Context, builds: usize) -> Option<u64> {
 }
 
 async fn manifest(context: &Context, relations: &Relations, origin: ledger::staging::StagingOrigin) -> Result<Manifest, PhaseError> {
+    let mut files = origin.files;
     let mut manifest = Manifest {
         portal: context.portal_name.clone(),
         namespace: context.namespace.clone(),
@@ -151,7 +152,8 @@ async fn manifest(context: &Context, relations: &Relations, origin: ledger::stag
     manifest.tables.extend(parallel::all(context, parts).await?);
     let mut work = context.work().await?;
     for (name, account) in ledger::imports::accounts(&mut work, context.release).await? {
-        manifest.imports.insert(name, account.into());
+        let file = files.remove(&name);
+        manifest.imports.insert(name, Rows::new(&account, file));
     }
     manifest.validated_at = ledger::now(&mut work).await?;
     work.commit().await?;

@@ -25,8 +25,41 @@ pub struct StagingOrigin {
     pub structure: Option<String>,
     /// The views that the imports read.
     pub views: BTreeMap<String, Content>,
+    /// The files that imports read, by import.
+    pub files: BTreeMap<String, FileRead>,
     /// When the staged tables were complete: a snapshot from before sees none of their rows.
     pub horizon: Option<Horizon>,
+}
+
+/// A file that an import has read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FileRead {
+    /// Where it was, for people.
+    pub name: String,
+    /// What its server said of exactly this content.
+    pub revision: Option<String>,
+    /// How many bytes it had as it was stored; none when only a sample was read.
+    pub bytes: Option<u64>,
+    /// Hexadecimal SHA-256 of them; none when only a sample was read.
+    pub sha256: Option<String>,
+}
+
+/// Notes the file that an import has read. Imports side by side do not undo each other's notes.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn set_file(tx: &mut PgConnection, release: i64, import: &str, file: &FileRead) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE portal_release.releases
+         SET staging = staging || jsonb_build_object('files', coalesce(staging -> 'files', '{}') || jsonb_build_object($2::text, $3::jsonb)) WHERE id = $1",
+    )
+    .bind(release)
+    .bind(import)
+    .bind(Json(file))
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 /// Reads what the staging was built from.

@@ -48,6 +48,7 @@ pub(super) async fn prepare(context: &Context, definition: &Definition) -> Resul
     ledger::imports::reset_some(&mut work, context.release, &names).await?;
     let mut origin = ledger::staging::origin(&mut work, context.release).await?;
     let hashes = definition.import_hashes.iter().filter(|(name, _)| names.contains(name));
+    origin.files.retain(|import, _| !names.contains(import));
     origin.imports.extend(hashes.map(|(name, hash)| (name.clone(), hash.clone())));
     ledger::staging::set_origin(&mut work, context.release, &origin).await?;
     let message = format!("{}: their staged tables are emptied", names.join(", "));

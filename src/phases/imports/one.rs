@@ -150,7 +150,7 @@ impl<'a> One<'a> {
     }
 
     async fn csv(&self, work: &mut Work, file: &Csv) -> Result<Counts, PhaseError> {
-        let file = files::open(self.context, self.templates, self.import, file).await?;
+        let file = files::open(self.context.into(), self.templates, self.import, file).await?;
         file.load(self.context, work, &self.rules).await
     }
 
