@@ -182,12 +182,8 @@ async fn rows_of_a_file_are_rejected_within_the_limit_and_a_file_that_changed_is
 
     stage.change_portal(|portal| import(portal, "country_statistics").reject = rule("iso_3 NOT IN (SELECT iso_3 FROM countries)")).await;
     stage.edit("jul2026", r#"{"retry": 1}"#).await;
-    let words = [
-        &format!("import country_statistics: 7 of {read} rows were rejected, where 0% are accepted"),
-        "because of '",
-        "for example line ",
-        "maxRejected",
-    ];
+    let limit = format!("import country_statistics: 7 of {read} rows were rejected, where 0% are accepted");
+    let words = ["because of '", limit.as_str(), "for example line ", "maxRejected"];
     stage.wait_failed("jul2026", PhaseName::ImportRelated, &words).await;
     let keys = "SELECT string_agg(key, ',' ORDER BY key) FROM portal_release.rejected_rows";
     let expected: Vec<String> = (1..=7).map(|row| format!("line {}", good + 1 + row)).collect();
