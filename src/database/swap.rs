@@ -385,7 +385,9 @@ async fn prepare(
         match sqlx::raw_sql(assembled(sql)).execute(&mut *tx).await.map_err(failed("renaming the indexes")) {
             Ok(_) => Ok(Outcome::Prepared),
             // What was to be renamed is there no more, or something has its name.
-            Err(error) if error.code().is_some_and(|code| matches!(code.as_str(), "42P01" | "42704" | "42P07")) => Ok(Outcome::Changed),
+            Err(error) if error.code().is_some_and(|code| matches!(code.as_str(), "42P01" | "42704" | "42P07" | CHANGED)) => {
+                Ok(Outcome::Changed)
+            }
             Err(error) => Err(error),
         }
     };
