@@ -1,6 +1,6 @@
 //! The plan of a swap: everything that can be read, decided and written down before anybody has to wait.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use sqlx::{Connection, PgConnection, postgres::types::Oid};
 
@@ -37,6 +37,9 @@ pub struct Plan {
 
 /// Raised under the locks when the catalogue has changed since the plan was made.
 pub(super) const CHANGED: &str = "PR001";
+
+/// How often the query is run beforehand: the first time it is planned, the second time the session still fills its caches.
+const WARM: usize = 3;
 
 /// The name under which the server remembers the query for the version.
 const VERSION: &str = "portal_release_version";
@@ -92,7 +95,7 @@ impl Plan {
             late.extend(order.finally.iter().cloned());
         }
         Ok(Self {
-            early: format!("{};\n{ready};\n{check}", joined(&names.early(schema))),
+            early: format!("{};\n{ready};\n{}", joined(&names.early(schema)), [check.as_str(); WARM].join(";\n")),
             locks: locks::list(relations, &dependents, &found),
             check,
             late: joined(&late),
@@ -106,16 +109,17 @@ impl Plan {
 impl Plan {
     /// What locks everything, for at most one and a half times `patience`.
     ///
-    /// The relation that a slow session holds comes last. Whoever waits behind us for it must not hold anything that we still need, or
-    /// the moment in which the slow session lets go finds us in a deadlock: so first the others, which are free within milliseconds.
-    pub(super) fn locking(&self, slow: Option<&str>, patience: Duration) -> String {
+    /// The relations that slow sessions hold, quoted and qualified, come last. Whoever waits behind us for one of them must not hold
+    /// anything that we still need, or the moment in which the slow session lets go finds us in a deadlock: so first the others, which
+    /// are free within milliseconds.
+    pub(super) fn locking(&self, slow: &BTreeSet<String>, patience: Duration) -> String {
         let set = |limit: Duration| format!("SET LOCAL statement_timeout = '{}ms'", limit.as_millis().max(1));
-        let (last, others): (Vec<&Lock>, Vec<&Lock>) = self.locks.iter().partition(|lock| Some(lock.name.as_str()) == slow);
+        let (last, others): (Vec<&Lock>, Vec<&Lock>) = self.locks.iter().partition(|lock| slow.contains(&lock.name));
         let others = block(&locks::statements(&others));
-        match last.first() {
-            Some(last) => format!("{}; {others}; {}; {}", set(patience / 2), set(patience), block(&[last.alone()])),
-            None => format!("{}; {others}", set(patience)),
+        if last.is_empty() {
+            return format!("{}; {others}", set(patience));
         }
+        format!("{}; {others}; {}; {}", set(patience / 2), set(patience), block(&locks::statements(&last)))
     }
 }
 
