@@ -14,7 +14,7 @@
 //! plan      from one snapshot of the catalogue; refuses what cannot be carried over    nobody waits
 //! prepare   fence, ledger rows, renames of indexes and statistics objects              nobody waits
 //! attempt   ┌ look-up rows                                                             writers of look-up tables wait
-//!           │ lock everything in one statement ─ give way after 20 to 130 ms, pause, again
+//!           │ lock everything in one statement ─ give way after 30 to 130 ms, pause, again
 //!           │ same catalogue as planned? ─ no: plan again
 //!           └ rename relations, write again what stands on them                        readers wait
 //! commit

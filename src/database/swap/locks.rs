@@ -18,8 +18,8 @@ use crate::database::{
 pub struct Limits {
     /// The total time for getting the locks.
     pub budget: Duration,
-    /// The longest that one attempt stands in the queue, and readers behind it; half as long again beside a slow session. The first
-    /// attempts are shorter.
+    /// The longest that one attempt stands in the queue, and readers behind it; half as long again beside a slow session. As long as
+    /// there is none, a quarter of it.
     pub attempt: Duration,
     /// The longest that a statement may run once everything is locked.
     pub statement: Duration,
@@ -40,8 +40,8 @@ impl Default for Limits {
 
 /// The attempts so far.
 ///
-/// Most readers are gone at once, and what looks like a slow one may be a deadlock, which only giving way resolves: so patience
-/// grows from attempt to attempt, and begins again.
+/// Most readers are gone at once, and what looks like a slow one may be a deadlock, which only giving way resolves: so patience is
+/// short, grows only when many attempts were in vain, and begins again.
 #[derive(Debug)]
 pub(super) struct Queue {
     limits: Limits,
@@ -59,6 +59,8 @@ pub(super) struct Queue {
 const SLOW_SECONDS: i64 = 2;
 /// Nor is one that was in the way of as many attempts in a row.
 const SLOW_TIMES: u32 = 5;
+/// After as many attempts in vain, the next ones are more patient.
+const IN_VAIN: u32 = 16;
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
@@ -66,15 +68,11 @@ impl Queue {
             limits,
             started: Instant::now(),
             attempts: 0,
-            patience: Self::shortest(&limits),
+            patience: limits.attempt / 4,
             slow: BTreeSet::new(),
             seen: HashMap::new(),
             blockers: Vec::new(),
         }
-    }
-
-    fn shortest(limits: &Limits) -> Duration {
-        limits.attempt.min(Duration::from_millis(20))
     }
 
     pub(super) fn waited(&self) -> Duration {
@@ -115,11 +113,12 @@ impl Queue {
                 blockers: std::mem::take(&mut self.blockers),
             });
         }
-        let most = self.limits.attempt;
-        self.patience = match self.patience {
-            _ if !self.slow.is_empty() => most,
-            patience if patience < most => most.min(patience * 2),
-            _ => Self::shortest(&self.limits),
+        let longest = self.limits.attempt;
+        self.patience = match self.attempts / IN_VAIN % 3 {
+            _ if !self.slow.is_empty() => longest,
+            0 => longest / 4,
+            1 => longest / 2,
+            _ => longest,
         };
         Ok(pause)
     }
