@@ -14,7 +14,7 @@
 //! plan      from one snapshot of the catalogue; refuses what cannot be carried over    nobody waits
 //! prepare   fence, ledger rows, renames of indexes and statistics objects              nobody waits
 //! attempt   ┌ look-up rows                                                             writers of look-up tables wait
-//!           │ lock everything in one statement ─ give way after 20 to 130 ms, pause, again
+//!           │ lock everything in one statement ─ give way after 30 to 130 ms, pause, again
 //!           │ same catalogue as planned? ─ no: plan again
 //!           └ rename relations, write again what stands on them                        readers wait
 //! commit
@@ -52,7 +52,7 @@ use super::{
 };
 
 /// How long what was prepared may stand: others who want to write to the ledger, or an index, wait no longer.
-const FRESH: Duration = Duration::from_secs(2);
+const FRESH: Duration = Duration::from_secs(5);
 
 /// A swap that did not happen. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
@@ -306,18 +306,15 @@ async fn give_way<F: Frame>(
     seen: &[Blocker],
     cancel: &CancellationToken,
 ) -> Result<(), SwapError> {
+    let relations = order.relations;
+    let mut names = relations.names(&Generation::Live);
+    names.extend(relations.names(order.incoming));
+    let holders = blockers::holders(pool, &relations.schema, &names).await?;
     // On a busy machine the attempt may be over before anybody has looked; who stays long can still be seen.
-    let stayed = if seen.is_empty() {
-        let mut names = order.relations.names(&Generation::Live);
-        names.extend(order.relations.names(order.incoming));
-        blockers::holders(pool, &order.relations.schema, &names).await?
-    } else {
-        Vec::new()
-    };
-    let blockers = if seen.is_empty() { stayed.as_slice() } else { seen };
+    let blockers = if seen.is_empty() { holders.as_slice() } else { seen };
     let sent_away = blockers::send_away(pool, blockers, &order.send_away).await?;
     frame.gave_way(&GaveWay { attempts: queue.attempts, waited: queue.waited(), blockers, sent_away: &sent_away });
-    let pause = queue.gave_way(blockers)?;
+    let pause = queue.gave_way(blockers, &holders)?;
     tokio::select! {
         () = cancel.cancelled() => Err(SwapError::Cancelled),
         () = tokio::time::sleep(pause) => Ok(()),
@@ -385,7 +382,9 @@ async fn prepare(
         match sqlx::raw_sql(assembled(sql)).execute(&mut *tx).await.map_err(failed("renaming the indexes")) {
             Ok(_) => Ok(Outcome::Prepared),
             // What was to be renamed is there no more, or something has its name.
-            Err(error) if error.code().is_some_and(|code| matches!(code.as_str(), "42P01" | "42704" | "42P07")) => Ok(Outcome::Changed),
+            Err(error) if error.code().is_some_and(|code| matches!(code.as_str(), "42P01" | "42704" | "42P07" | CHANGED)) => {
+                Ok(Outcome::Changed)
+            }
             Err(error) => Err(error),
         }
     };
@@ -416,11 +415,12 @@ async fn locked_exchange(tx: &mut PgConnection, plan: &Plan, order: &Order<'_>, 
     if *order.incoming == Generation::Staging {
         publish_lookups(tx, order.relations).await?;
     }
+    let slow = queue.slow.iter().map(|name| qualified(&order.relations.schema, name)).collect();
     // The statement timeout bounds the sum of all waits of one statement; the lock timeout bounds later ones.
     let sql = format!(
         "{}; SET LOCAL statement_timeout = '{}ms'; {}; {};
          SELECT extract(epoch FROM clock_timestamp() - current_setting('portal_release.locked_at')::timestamptz)::float8",
-        plan.locking(queue.slow.as_deref(), queue.patience),
+        plan.locking(&slow, queue.patience),
         order.limits.statement.as_millis(),
         plan.check,
         plan.late

@@ -5,7 +5,7 @@
 use portal_release_operator::database::identifiers::{Generation, Relations};
 use portal_release_operator::database::staging;
 use portal_release_operator::database::views::{MaterializedViewSpec, create_staged};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgPool};
 
 /// The materialized views in the order in which they are built, with their queries.
 const VIEWS: [(&str, &str); 9] = [
@@ -168,7 +168,10 @@ pub(crate) async fn stage(owner: &PgPool, number: u32, sites: u32) {
     for (name, query) in VIEWS {
         let sql = of_generation(query, &Generation::Staging);
         let view = MaterializedViewSpec { name: name.to_owned(), sql, ..MaterializedViewSpec::default() };
-        create_staged(&mut conn, "public", &view).await.unwrap();
+        // In one transaction, as the operator does: autovacuum must not meet a half-finished one.
+        let mut tx = conn.begin().await.unwrap();
+        create_staged(&mut tx, "public", &view).await.unwrap();
+        tx.commit().await.unwrap();
     }
     for (name, columns, query) in TABLES {
         let table = Generation::Staging.name(name);

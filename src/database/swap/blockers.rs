@@ -26,8 +26,8 @@ pub struct Blocker {
     pub query: Option<String>,
     /// A relation that it holds and others wait for.
     pub relation: Option<String>,
-    /// The relation that is waited for, quoted and qualified.
-    pub(super) waited_for: Option<String>,
+    /// Those of the swap's relations that it holds; empty where nobody has looked.
+    pub(super) held: Vec<String>,
 }
 
 impl fmt::Display for Blocker {
@@ -63,11 +63,9 @@ const TOLD: &str = "a.pid, a.usename::text AS role, coalesce(nullif(a.applicatio
 /// When the database does not answer.
 pub(super) async fn of(pool: &PgPool, pid: i32) -> Result<Vec<Blocker>, SwapError> {
     sqlx::query_as(assembled(format!(
-        "SELECT {TOLD}, w.relation, w.waited_for
+        "SELECT {TOLD}, w.relation, ARRAY[]::text[] AS held
          FROM pg_stat_activity a LEFT JOIN LATERAL (
-             SELECT c.relname::text AS relation,
-                    format('\"%s\".\"%s\"', replace(n.nspname, '\"', '\"\"'), replace(c.relname, '\"', '\"\"')) AS waited_for
-             FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+             SELECT c.relname::text AS relation FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
              WHERE l.pid = $1 AND NOT l.granted LIMIT 1) AS w ON true
          WHERE a.pid = ANY (pg_blocking_pids($1)) ORDER BY a.pid LIMIT 20"
     )))
@@ -77,14 +75,14 @@ pub(super) async fn of(pool: &PgPool, pid: i32) -> Result<Vec<Blocker>, SwapErro
     .map_err(failed("looking for who holds the relations"))
 }
 
-/// The sessions that have held one of the relations for a second or more; those of other roles, whose age is hidden without
-/// `pg_read_all_stats`, however long.
+/// The sessions that hold one of the relations in a transaction of a second or more; those of other roles, whose age is hidden
+/// without `pg_read_all_stats`, however long.
 ///
 /// # Errors
 /// When the database does not answer.
 pub(super) async fn holders(pool: &PgPool, schema: &str, names: &[String]) -> Result<Vec<Blocker>, SwapError> {
     sqlx::query_as(assembled(format!(
-        "SELECT {TOLD}, min(c.relname)::text AS relation, NULL::text AS waited_for
+        "SELECT {TOLD}, min(c.relname)::text AS relation, array_agg(DISTINCT c.relname::text) AS held
          FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a ON a.pid = l.pid
          WHERE l.locktype = 'relation' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
            AND a.pid <> pg_backend_pid() AND n.nspname = $1 AND c.relname = ANY ($2)

@@ -18,8 +18,8 @@ use crate::database::{
 pub struct Limits {
     /// The total time for getting the locks.
     pub budget: Duration,
-    /// The longest that one attempt stands in the queue, and readers behind it; half as long again beside a slow session. The first
-    /// attempts are shorter.
+    /// The longest that one attempt stands in the queue, and readers behind it; half as long again beside a slow session. As long as
+    /// there is none, a quarter of it.
     pub attempt: Duration,
     /// The longest that a statement may run once everything is locked.
     pub statement: Duration,
@@ -40,16 +40,16 @@ impl Default for Limits {
 
 /// The attempts so far.
 ///
-/// Most readers are gone at once, and what looks like a slow one may be a deadlock, which only giving way resolves: so patience
-/// grows from attempt to attempt, and begins again.
+/// Most readers are gone at once, and what looks like a slow one may be a deadlock, which only giving way resolves: so patience is
+/// short, grows only when many attempts were in vain, and begins again.
 #[derive(Debug)]
 pub(super) struct Queue {
     limits: Limits,
     started: Instant,
     pub(super) attempts: u32,
     pub(super) patience: Duration,
-    /// The relation that a slow session holds, quoted and qualified.
-    pub(super) slow: Option<String>,
+    /// The relations that slow sessions have held, by their names.
+    pub(super) slow: BTreeSet<String>,
     /// Who was in the way of how many attempts in a row.
     seen: HashMap<i32, u32>,
     blockers: Vec<Blocker>,
@@ -59,6 +59,8 @@ pub(super) struct Queue {
 const SLOW_SECONDS: i64 = 2;
 /// Nor is one that was in the way of as many attempts in a row.
 const SLOW_TIMES: u32 = 5;
+/// After as many attempts in vain, the next ones are more patient.
+const IN_VAIN: u32 = 16;
 
 impl Queue {
     pub(super) fn new(limits: Limits) -> Self {
@@ -66,49 +68,43 @@ impl Queue {
             limits,
             started: Instant::now(),
             attempts: 0,
-            patience: Self::shortest(&limits),
-            slow: None,
+            patience: limits.attempt / 4,
+            slow: BTreeSet::new(),
             seen: HashMap::new(),
             blockers: Vec::new(),
         }
-    }
-
-    fn shortest(limits: &Limits) -> Duration {
-        limits.attempt.min(Duration::from_millis(20))
     }
 
     pub(super) fn waited(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Keeps in mind which relation a slow session holds.
-    fn notice(&mut self, blockers: &[Blocker]) {
+    /// Keeps in mind which relations slow sessions hold. Autovacuum is none of them: it is sent away as soon as it is waited for.
+    fn notice(&mut self, holders: &[Blocker]) {
         let again = |pid: i32| self.seen.get(&pid).map_or(1, |times| times + 1);
-        self.seen = blockers.iter().map(|blocker| (blocker.pid, again(blocker.pid))).collect();
+        self.seen = holders.iter().map(|holder| (holder.pid, again(holder.pid))).collect();
         // Without pg_read_all_stats the age of other roles' transactions is hidden; then it counts who is met at every attempt.
-        let is_slow = |blocker: &&Blocker| match blocker.seconds {
+        let is_slow = |holder: &&Blocker| match holder.seconds {
             Some(seconds) => seconds >= SLOW_SECONDS,
-            None => self.seen.get(&blocker.pid).is_some_and(|times| *times >= SLOW_TIMES),
+            None => self.seen.get(&holder.pid).is_some_and(|times| *times >= SLOW_TIMES),
         };
-        let slow = blockers.iter().filter(is_slow).max_by_key(|blocker| (blocker.seconds, self.seen.get(&blocker.pid)));
-        if let Some(relation) = slow.and_then(|blocker| blocker.waited_for.clone()) {
-            self.slow = Some(relation);
-        }
+        let slow = holders.iter().filter(|holder| holder.role.is_some()).filter(is_slow);
+        self.slow.extend(slow.flat_map(|holder| holder.held.iter().cloned()));
     }
 
-    /// The attempt gave way. How long to leave the others alone before the next one.
+    /// The attempt gave way to `blockers`, while `holders` held something. How long to leave the others alone before the next one.
     ///
     /// # Errors
     /// [`SwapError::Blocked`] when the time is used up.
-    pub(super) fn gave_way(&mut self, blockers: &[Blocker]) -> Result<Duration, SwapError> {
+    pub(super) fn gave_way(&mut self, blockers: &[Blocker], holders: &[Blocker]) -> Result<Duration, SwapError> {
         if !blockers.is_empty() {
             self.blockers = blockers.to_vec();
         }
-        self.notice(blockers);
+        self.notice(holders);
         // Half to one and a half times as long, so that two that collide do not collide again. A slow session lets go for a moment only,
         // so there the pause is shorter.
         let [random, ..] = uuid::Uuid::new_v4().into_bytes();
-        let share = if self.slow.is_some() { 2 } else { 1 };
+        let share = if self.slow.is_empty() { 1 } else { 2 };
         let pause = (self.patience / 2 + self.patience * u32::from(random) / 256) / share;
         if self.waited() + pause >= self.limits.budget {
             return Err(SwapError::Blocked {
@@ -117,11 +113,12 @@ impl Queue {
                 blockers: std::mem::take(&mut self.blockers),
             });
         }
-        let most = self.limits.attempt;
-        self.patience = match self.slow {
-            Some(_) => most,
-            None if self.patience < most => most.min(self.patience * 2),
-            None => Self::shortest(&self.limits),
+        let longest = self.limits.attempt;
+        self.patience = match self.attempts / IN_VAIN % 3 {
+            _ if !self.slow.is_empty() => longest,
+            0 => longest / 4,
+            1 => longest / 2,
+            _ => longest,
         };
         Ok(pause)
     }
@@ -134,13 +131,6 @@ pub(super) struct Lock {
     pub(super) name: String,
     /// A statement that locks it and changes nothing; `None` for a table, which is locked together with the others.
     own: Option<String>,
-}
-
-impl Lock {
-    /// The statement that locks this relation alone.
-    pub(super) fn alone(&self) -> String {
-        self.own.clone().unwrap_or_else(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", self.name))
-    }
 }
 
 /// Everything that is to be locked, in order. Views come first, as readers of a view take the view before its tables.

@@ -1,8 +1,8 @@
 //! The plan of a swap: everything that can be read, decided and written down before anybody has to wait.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, postgres::types::Oid};
 
 use super::{
     Moved, Order, SwapError, failed,
@@ -23,7 +23,7 @@ pub struct Plan {
     pub moved: Vec<Moved>,
     /// Views, functions, policies and foreign keys that are written again.
     pub repointed: Vec<String>,
-    /// What stands in nobody's way and is done before the locks are taken.
+    /// What stands in nobody's way and is done before the locks are taken; makes `check` ready.
     pub(super) early: String,
     /// What is to be locked.
     locks: Vec<Lock>,
@@ -37,6 +37,12 @@ pub struct Plan {
 
 /// Raised under the locks when the catalogue has changed since the plan was made.
 pub(super) const CHANGED: &str = "PR001";
+
+/// How often the query is run beforehand: the first time it is planned, the second time the session still fills its caches.
+const WARM: usize = 3;
+
+/// The name under which the server remembers the query for the version.
+const VERSION: &str = "portal_release_version";
 
 impl Plan {
     /// Reads and decides. `conn` waits for nobody longer than `patience`.
@@ -77,6 +83,8 @@ impl Plan {
         tx.rollback().await.map_err(reading())?;
 
         let schema = relations.schema.as_str();
+        let check = check(&version);
+        let ready = ready(schema, &all, &names.touched());
         let mut late: Vec<String> = dependents.iter().rev().filter_map(|it| it.before.clone()).collect();
         late.extend(names.late(schema));
         late.extend(dependents.iter().filter_map(|it| it.after.clone()));
@@ -87,9 +95,9 @@ impl Plan {
             late.extend(order.finally.iter().cloned());
         }
         Ok(Self {
-            early: joined(&names.early(schema)),
+            early: format!("{};\n{ready};\n{}", joined(&names.early(schema)), [check.as_str(); WARM].join(";\n")),
             locks: locks::list(relations, &dependents, &found),
-            check: check(schema, &all, &names.touched().iter().map(|oid| oid.0).collect::<Vec<_>>(), &version),
+            check,
             late: joined(&late),
             may_set_deadlock_timeout,
             moved: names.moved,
@@ -101,16 +109,17 @@ impl Plan {
 impl Plan {
     /// What locks everything, for at most one and a half times `patience`.
     ///
-    /// The relation that a slow session holds comes last. Whoever waits behind us for it must not hold anything that we still need, or
-    /// the moment in which the slow session lets go finds us in a deadlock: so first the others, which are free within milliseconds.
-    pub(super) fn locking(&self, slow: Option<&str>, patience: Duration) -> String {
+    /// The relations that slow sessions hold, quoted and qualified, come last. Whoever waits behind us for one of them must not hold
+    /// anything that we still need, or the moment in which the slow session lets go finds us in a deadlock: so first the others, which
+    /// are free within milliseconds.
+    pub(super) fn locking(&self, slow: &BTreeSet<String>, patience: Duration) -> String {
         let set = |limit: Duration| format!("SET LOCAL statement_timeout = '{}ms'", limit.as_millis().max(1));
-        let (last, others): (Vec<&Lock>, Vec<&Lock>) = self.locks.iter().partition(|lock| Some(lock.name.as_str()) == slow);
+        let (last, others): (Vec<&Lock>, Vec<&Lock>) = self.locks.iter().partition(|lock| slow.contains(&lock.name));
         let others = block(&locks::statements(&others));
-        match last.first() {
-            Some(last) => format!("{}; {others}; {}; {}", set(patience / 2), set(patience), block(&[last.alone()])),
-            None => format!("{}; {others}", set(patience)),
+        if last.is_empty() {
+            return format!("{}; {others}", set(patience));
         }
+        format!("{}; {others}; {}; {}", set(patience / 2), set(patience), block(&locks::statements(&last)))
     }
 }
 
@@ -126,16 +135,31 @@ fn block(body: &[String]) -> String {
     format!("DO {}", quote_literal(&format!("BEGIN\n{}\n{moment}\nEND", body.join("\n"))))
 }
 
-fn check(schema: &str, names: &[String], touched: &[u32], version: &str) -> String {
-    let list = |items: Vec<String>| items.join(", ");
-    let names = list(names.iter().map(|name| quote_literal(name)).collect());
-    let touched = list(touched.iter().map(ToString::to_string).collect());
+/// Lets the server remember the query for the catalogue's version under a name. Planning it takes several times as long as running it,
+/// and under the locks others wait for both. A connection of the pool may remember another one's.
+fn ready(schema: &str, names: &[String], touched: &[Oid]) -> String {
+    let names: Vec<String> = names.iter().map(|name| quote_literal(name)).collect();
+    let touched: Vec<String> = touched.iter().map(|oid| oid.0.to_string()).collect();
     let query = include_str!("version.sql")
         .replace("$1", &quote_literal(schema))
-        .replace("$2", &format!("ARRAY[{names}]::name[]"))
-        .replace("$3", &format!("ARRAY[{touched}]::oid[]"));
+        .replace("$2", &format!("ARRAY[{}]::name[]", names.join(", ")))
+        .replace("$3", &format!("ARRAY[{}]::oid[]", touched.join(", ")));
+    let forget = format!(
+        "BEGIN IF EXISTS (SELECT FROM pg_prepared_statements WHERE name = '{VERSION}') THEN EXECUTE 'DEALLOCATE {VERSION}'; END IF; END"
+    );
+    format!("DO {};\nPREPARE {VERSION} AS {query}", quote_literal(&forget))
+}
+
+/// Fails unless the catalogue's version is the one of the plan.
+fn check(version: &str) -> String {
     let body = format!(
-        "BEGIN IF ({query}) <> {} THEN RAISE EXCEPTION 'the catalogue has changed since the swap was planned' USING ERRCODE = '{CHANGED}'; END IF; END",
+        "DECLARE found text;
+         BEGIN
+             EXECUTE 'EXECUTE {VERSION}' INTO found;
+             IF found IS DISTINCT FROM {} THEN
+                 RAISE EXCEPTION 'the catalogue has changed since the swap was planned' USING ERRCODE = '{CHANGED}';
+             END IF;
+         END",
         quote_literal(version)
     );
     format!("DO {}", quote_literal(&body))
