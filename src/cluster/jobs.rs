@@ -1,6 +1,6 @@
 //! Kubernetes Jobs with an image of the user's own: making one, waiting for its end, taking it away.
 //!
-//! The operator needs `create`, `get`, `list`, `watch` and `delete` on `jobs`, `list` and `watch` on `pods`, and `get` on `pods/log`.
+//! The operator needs `create`, `list`, `watch` and `delete` on `jobs`, `list` and `watch` on `pods`, and `get` on `pods/log`.
 
 mod failure;
 mod manifest;
@@ -10,7 +10,7 @@ mod wait;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{
     Api, Client,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, ListParams, PostParams},
 };
 
 pub use failure::Failure;
@@ -45,7 +45,8 @@ pub async fn create(client: &Client, namespace: &str, job: &Job, dry_run: bool) 
 /// When the API server refuses to say or does not answer.
 pub async fn exists(client: &Client, namespace: &str, name: &str) -> Result<bool, ClusterError> {
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
-    call(|| api.get_opt(name)).await.map(|found| found.is_some()).map_err(failed("read", namespace, name))
+    let params = ListParams::default().fields(&format!("metadata.name={name}"));
+    call(|| api.list(&params)).await.map(|found| !found.items.is_empty()).map_err(failed("look for", namespace, name))
 }
 
 /// Deletes a Job; it is gone once its pods are. Nothing to do when there is none.
