@@ -224,8 +224,6 @@ async fn a_failed_job_tells_the_end_of_its_log_and_the_next_one_begins_anew_or_a
 async fn an_operator_killed_around_a_job_leaves_one_job() {
     let stage = Stage::new("jobkill").await;
     let containers = Containers::of(&stage);
-    // The operator makes the ledger, which the gate needs.
-    stage.operator_alone().await.terminate().await;
     stage.evaluations_by(&job(&format!("{PSQL} -c \"BEGIN; {EVALUATIONS}; {GATE}; COMMIT\""))).await;
     stage.make_release("jul2026", "Jul2026", "").await;
 
