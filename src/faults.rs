@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use crate::api::PhaseName;
 
-/// A phase's beginning and end, and those of its taking back.
-const PLACES: [&str; 4] = ["begin", "end", "undo", "undone"];
+/// A phase's beginning and end, those of its taking back, and the moment before it creates a Job.
+const PLACES: [&str; 5] = ["begin", "end", "undo", "undone", "job"];
 
 /// Where to halt.
 #[derive(Debug, Default)]

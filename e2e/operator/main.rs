@@ -21,6 +21,7 @@ mod freeze_timeout;
 mod http;
 mod imports;
 mod imports_again;
+mod jobs;
 mod kills;
 mod leaders;
 mod lifecycle;

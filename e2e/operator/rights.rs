@@ -11,10 +11,13 @@ use std::{
 
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use kube::{Api, api::ListParams};
-use portal_release_operator::api::ReleaseState;
+use portal_release_operator::api::{PhaseName, ReleaseState};
 use serde_json::Value;
 
-use crate::support::{Stage, gate::Gate, until};
+use crate::{
+    jobs::{EVALUATIONS, PSQL, job},
+    support::{Stage, containers::Containers, gate::Gate, until},
+};
 
 /// Group, resource with its subresource, and verb; the name is empty where a request or a rule has none.
 type Use = (String, String, String, String);
@@ -79,14 +82,20 @@ async fn every_right_is_used_and_none_is_missing() {
     let stage = Stage::new("rights").await;
     let operator = stage.operator().await;
     let gate = Gate::shut(&stage, "protected_areas").await;
+    let _containers = Containers::of(&stage);
+    let flag = stage.directory().join("flag");
+    stage.evaluations_by(&job(&format!("[ -e {} ]; {PSQL} -c \"{EVALUATIONS}\"", flag.display()))).await;
 
-    // Aborted, run again, live, rolled back and forward.
+    // Aborted, run again, failed with its Job, live, rolled back and forward.
     stage.make_release("jul2026", "Jul2026", "").await;
     gate.someone(&stage).await;
     stage.edit("jul2026", r#"{"abort": {"reason": "not today"}}"#).await;
     stage.wait_state("jul2026", ReleaseState::Aborted).await;
     gate.open().await;
     stage.edit("jul2026", r#"{"retry": 1}"#).await;
+    stage.wait_failed("jul2026", PhaseName::ImportRelated, &["exit code 1"]).await;
+    std::fs::write(&flag, "").expect("the flag");
+    stage.edit("jul2026", r#"{"retry": 2}"#).await;
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;
     let manifest = reqwest::get(status.manifest.expect("a manifest").url).await.expect("an answer");
     assert_eq!(manifest.status(), 200);
@@ -146,6 +155,8 @@ async fn the_operator_reads_no_other_secret_and_no_other_namespace() {
         &["get", "secrets/slack"],
         &["get", "configmaps/portal-sql"],
         &["patch", "deployments.apps/importer-worker", "--subresource=scale"],
+        &["create", "jobs.batch"],
+        &["get", "pods", "--subresource=log"],
     ] {
         assert!(may(&stage, allowed).await, "{allowed:?}");
     }
@@ -160,6 +171,9 @@ async fn the_operator_reads_no_other_secret_and_no_other_namespace() {
         &["delete", "pods"],
         &["create", "pods", "--subresource=exec"],
         &["create", "pods"],
+        &["get", "pods"],
+        &["update", "jobs.batch"],
+        &["patch", "jobs.batch"],
         &["delete", "portalreleases.portalrelease.dev"],
         &["impersonate", "users"],
         &["escalate", "roles.rbac.authorization.k8s.io"],
@@ -173,6 +187,8 @@ async fn the_operator_reads_no_other_secret_and_no_other_namespace() {
             &["list", "secrets"],
             &["get", "configmaps/portal-sql"],
             &["list", "pods"],
+            &["create", "jobs.batch"],
+            &["get", "pods", "--subresource=log"],
             &["patch", "deployments.apps/importer-worker", "--subresource=scale"],
             &["patch", "cronjobs.batch/nightly-exports"],
             &["create", "events.events.k8s.io"],

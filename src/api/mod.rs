@@ -4,6 +4,7 @@
 //! use them.
 
 mod crd;
+mod job;
 mod phase;
 mod portal;
 mod portal_status;
@@ -12,6 +13,7 @@ mod scalars;
 mod status;
 
 pub use crd::{crds, crds_yaml};
+pub use job::*;
 pub use phase::PhaseName;
 pub use portal::*;
 pub use portal_status::*;

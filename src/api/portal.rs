@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DataKey, Duration, Identifier, ItemName, Megabytes, ObjectName, Percentage, PhaseName, PortalStatus, Sql};
+use super::{DataKey, Duration, Identifier, ItemName, JobSource, Megabytes, ObjectName, Percentage, PhaseName, PortalStatus, Sql};
 
 /// One portal: its database, tables, views, imports, workers, gates and defaults. Written by the platform team; it may
 /// contain SQL and name Secrets and workloads of its own namespace.
@@ -450,9 +450,10 @@ fn default_parallel() -> u8 {
 /// One import into one staged table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.query), has(self.queryFrom), has(self.csv)].filter(x, x).size() == 1").message("an import needs exactly one of query, queryFrom and csv"))]
-#[x_kube(validation = Rule::new("!(has(self.key) && has(self.csv))").message("key ranges are for queries; a csv import is one unit"))]
+#[x_kube(validation = Rule::new("[has(self.query), has(self.queryFrom), has(self.csv), has(self.job)].filter(x, x).size() == 1").message("an import needs exactly one of query, queryFrom, csv and job"))]
+#[x_kube(validation = Rule::new("!(has(self.key) && (has(self.csv) || has(self.job)))").message("key ranges are for queries; a csv import and a job are one unit"))]
 #[x_kube(validation = Rule::new("!(has(self.csv) && has(self.reads))").message("reads is for queries; a csv file has the rows that it has"))]
+#[x_kube(validation = Rule::new("!has(self.job) || (self.reject.size() == 0 && !has(self.reads))").message("reject and reads are not for a job; it turns rows away with portal_release.reject_row"))]
 #[x_kube(validation = Rule::new("!self.dependsOn.exists(d, d == self.name)").message("an import cannot depend on itself"))]
 pub struct Import {
     /// Its name in messages, metrics and `imports.only`.
@@ -479,6 +480,9 @@ pub struct Import {
     /// A CSV file, loaded through COPY.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub csv: Option<Csv>,
+    /// A Kubernetes Job with an image of your own, which fills the staged table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobSource>,
     /// Rows that are turned away, with a reason. Rows that the database itself refuses are turned away too: of a query in any case, of
     /// a CSV file with a rule or a `maxRejected` above 0 %. Without these a file fails at its first wrong line.
     #[serde(default)]

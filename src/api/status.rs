@@ -226,6 +226,10 @@ pub struct ImportStatus {
     /// Seconds that the rest takes at this rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<i64>,
+    /// The Job that makes it, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub job: Option<String>,
     /// How far it got.
     pub state: PhaseState,
 }

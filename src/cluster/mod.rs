@@ -1,8 +1,9 @@
-//! Effects on the cluster: workloads, Secrets, ConfigMaps, events, status.
+//! Effects on the cluster: workloads, Jobs, Secrets, ConfigMaps, events, status.
 //!
 //! Nothing here decides anything. Every request goes through [`call`], which bounds its time and repeats what may pass
 //! when it is repeated.
 
+pub mod jobs;
 mod portal_events;
 pub mod workers;
 
@@ -268,6 +269,11 @@ pub async fn is_terminating(client: &Client, namespace: &str) -> bool {
         Ok(None) => true,
         Err(_) => false,
     }
+}
+
+/// The operator lacks the right.
+pub fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_forbidden())
 }
 
 /// The object does not exist.

@@ -128,7 +128,52 @@ pub fn options(url: &str, schema: &str, application: &str) -> Result<PgConnectOp
     Ok(options)
 }
 
+/// The parts of a connection URL that nobody may read: the URL itself and its password, as it is written there and as it is.
+pub fn secrets(url: &str) -> Vec<String> {
+    let mut secrets = vec![url.to_owned()];
+    if let Ok(parsed) = reqwest::Url::parse(url) {
+        secrets.extend(parsed.password().map(str::to_owned));
+        secrets.extend(parsed.password().map(decoded));
+        secrets.extend(parsed.query_pairs().filter(|(name, _)| name == "password").map(|(_, value)| value.into_owned()));
+    }
+    secrets.dedup();
+    secrets.retain(|secret| !secret.is_empty());
+    secrets
+}
+
+/// A text with its `%41` as what they stand for.
+fn decoded(text: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+    while let Some((&byte, more)) = rest.split_first() {
+        let hex = more.get(..2).filter(|_| byte == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(value) => {
+                bytes.push(value);
+                rest = more.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(byte);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 fn search_path(schema: &str) -> String {
     // `options` is split at spaces by the server, so there are none here.
     if schema == "public" { "public".to_owned() } else { format!("{schema},public") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_known_however_it_is_written() {
+        let url = "postgres://me:p%40ss%2Fw@db:5432/portal?password=other";
+        assert_eq!(secrets(url), [url, "p%40ss%2Fw", "p@ss/w", "other"]);
+        assert_eq!(secrets("postgres://me@db/portal"), ["postgres://me@db/portal"]);
+        assert_eq!(decoded("100%"), "100%");
+    }
 }

@@ -147,6 +147,12 @@ impl TemplateContext {
         environment
     }
 
+    /// Every relation that `staging()` knows, with what it gives for it.
+    pub fn staged(&self) -> Vec<(String, String)> {
+        let all = self.tables.iter().chain(&self.lookups).chain(&self.views);
+        all.filter_map(|name| Some((name.clone(), self.staging(name).ok()?))).collect()
+    }
+
     fn staging(&self, name: &str) -> Result<String, Error> {
         let is_one_of = |names: &[String]| names.iter().any(|known| known == name);
         if is_one_of(&self.tables) || is_one_of(&self.lookups) || (self.create_staging && is_one_of(&self.views)) {

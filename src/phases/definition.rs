@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Context, PhaseError};
 use crate::{
-    api::{ConfigMapKeyRef, Import, QuerySource, Sql},
+    api::{ConfigMapKeyRef, DataKey, Import, JobSource, JobTemplateRef, ObjectName, QuerySource, Sql},
     cluster,
     database::template::{ReleaseVariables, TemplateContext},
 };
@@ -17,10 +17,12 @@ use crate::{
 pub struct Definition {
     /// Templates of the materialized views, in building order.
     pub views: Vec<(String, String)>,
-    /// The imports with their query templates; a CSV import has none.
+    /// The imports with their query templates; one from a file or by a Job has none.
     pub core: Vec<(Import, Option<String>)>,
     /// As `core`.
     pub related: Vec<(Import, Option<String>)>,
+    /// The templates of imports by a Job, by the import's name.
+    pub jobs: ByName<String>,
     /// Hash over views and tables and what the release says about them.
     pub hash: String,
     /// Hash of each import.
@@ -42,6 +44,13 @@ impl Definition {
         }
         let core = imports(context, &context.portal.imports.core).await?;
         let related = imports(context, &context.portal.imports.related).await?;
+        let mut jobs = ByName::new();
+        for import in context.portal.imports.core.iter().chain(&context.portal.imports.related) {
+            if let Some(job) = &import.job {
+                let JobTemplateRef { name, key } = &job.template_config_map_ref;
+                jobs.insert(import.name.0.clone(), config_map_key(context, name, key, &format!("import {}", import.name)).await?);
+            }
+        }
         let hash = hash(&(
             &context.portal.tables,
             &context.portal.materialized_views,
@@ -52,9 +61,21 @@ impl Definition {
         let mut import_hashes = ByName::new();
         for (import, sql) in core.iter().chain(&related) {
             // Raising a limit is no reason to import again.
-            import_hashes.insert(import.name.0.clone(), self::hash(&(Import { max_rejected: "0%".into(), ..import.clone() }, sql))?);
+            let import = Import { max_rejected: "0%".into(), ..import.clone() };
+            import_hashes.insert(
+                import.name.0.clone(),
+                match jobs.get(import.name.as_str()) {
+                    Some(job) => self::hash(&(&import, job))?,
+                    None => self::hash(&(&import, sql))?,
+                },
+            );
         }
-        Ok(Self { views, core, related, hash, import_hashes, selection })
+        Ok(Self { views, core, related, jobs, hash, import_hashes, selection })
+    }
+
+    /// Where the template of an import's Job is, and the template; `None` for any other import.
+    pub fn job<'a>(&'a self, import: &'a Import) -> Option<(&'a JobSource, &'a str)> {
+        Some((import.job.as_ref()?, self.jobs.get(import.name.as_str())?.as_str()))
     }
 
     /// The imports of both phases.
@@ -76,18 +97,17 @@ async fn query(context: &Context, here: &Option<Sql>, there: &Option<QuerySource
     match (here, there) {
         (Some(sql), _) => Ok(Some(sql.0.clone())),
         (None, Some(QuerySource { config_map_key_ref: ConfigMapKeyRef { name, key } })) => {
-            cluster::read_config_map_key(&context.client, &context.namespace, name.as_str(), key.as_str()).await.map(Some).map_err(
-                |error| {
-                    if error.is_missing() {
-                        PhaseError::Refused(format!("{what}: {error}"))
-                    } else {
-                        PhaseError::Failed(format!("{what}: {error}"))
-                    }
-                },
-            )
+            config_map_key(context, name, key, what).await.map(Some)
         }
         (None, None) => Ok(None),
     }
+}
+
+async fn config_map_key(context: &Context, name: &ObjectName, key: &DataKey, what: &str) -> Result<String, PhaseError> {
+    cluster::read_config_map_key(&context.client, &context.namespace, name.as_str(), key.as_str()).await.map_err(|error| {
+        let text = format!("{what}: {error}");
+        if error.is_missing() { PhaseError::Refused(text) } else { PhaseError::Failed(text) }
+    })
 }
 
 fn hash(of: &impl Serialize) -> Result<String, PhaseError> {

@@ -1,14 +1,18 @@
-//! ImportCore and ImportRelated: set-based inserts into the staged tables, and CSV files through COPY.
+//! ImportCore and ImportRelated: set-based inserts into the staged tables, CSV files through COPY, Jobs with the user's own image.
 //!
 //! An import with a key is cut into ranges, every other one is one range. As many ranges as the Portal allows run at once, each in a
 //! transaction of its own that also writes its checkpoint; so a killed import goes on with the ranges that are missing. Imports that
 //! do not touch each other's tables run side by side, the others in the Portal's order.
 
 mod again;
+mod job;
 mod one;
 mod schedule;
 
 use futures::{StreamExt, stream::FuturesUnordered};
+use tokio_util::sync::CancellationToken;
+
+pub(super) use job::JobImport;
 
 use self::{
     one::One,
@@ -17,7 +21,7 @@ use self::{
 use super::{
     Context, Definition, Done, PhaseError,
     definition::templates,
-    of_database,
+    jobs, of_database,
     order::in_order,
     parallel::{self, cut_off},
 };
@@ -34,29 +38,31 @@ use crate::{
 pub(super) async fn core(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
     again::prepare(context, &definition).await?;
-    run(context, &definition.core).await
+    run(context, &definition, &definition.core).await
 }
 
 pub(super) async fn related(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
     again::prepare(context, &definition).await?;
-    run(context, &definition.related).await
+    run(context, &definition, &definition.related).await
 }
 
-/// Forgets the checkpoints and the rejected rows; the tables go with BuildStaging's undo.
+/// Takes the Jobs away, forgets the checkpoints and the rejected rows; the tables go with BuildStaging's undo.
 pub(super) async fn undo(context: &Context) -> Result<Done, PhaseError> {
+    jobs::stop_all(context).await?;
     let mut work = context.work().await?;
     ledger::imports::reset_imports(&mut work, context.release).await?;
     work.complete_undo("imported rows are dropped with the staged tables").await
 }
 
-async fn run(context: &Context, imports: &[(Import, Option<String>)]) -> Result<Done, PhaseError> {
+async fn run(context: &Context, definition: &Definition, imports: &[(Import, Option<String>)]) -> Result<Done, PhaseError> {
     let templates = templates(context);
     let ordered = in_order(imports)?;
     let needs = needs(context, &ordered, &templates).await?;
-    let ones: Vec<One<'_>> =
-        ordered.into_iter().map(|(import, source)| One::new(context, import, source, &templates)).collect::<Result<_, _>>()?;
-    load(context, &ones, Schedule::new(needs)).await?;
+    let cut = CancellationToken::new();
+    let one = |(import, source)| One::new(context, definition, import, source, &templates, &cut);
+    let ones: Vec<One<'_>> = ordered.into_iter().map(one).collect::<Result<_, _>>()?;
+    load(context, &ones, Schedule::new(needs), &cut).await?;
     let mut work = context.work().await?;
     let names = imports.iter().map(|(import, _)| import.name.as_str());
     let (rows, rejected) = ledger::imports::imported_rows(&mut work, context.release, names).await?;
@@ -65,8 +71,8 @@ async fn run(context: &Context, imports: &[(Import, Option<String>)]) -> Result<
 }
 
 /// Runs every piece, as many at once as the Portal allows. The first error stops the others: their statements are ended, and it waits
-/// until nothing of them runs any more.
-async fn load(context: &Context, ones: &[One<'_>], mut schedule: Schedule) -> Result<(), PhaseError> {
+/// until nothing of them runs any more. Jobs go on until the next attempt of the phase; there is none after a final error.
+async fn load(context: &Context, ones: &[One<'_>], mut schedule: Schedule, cut: &CancellationToken) -> Result<(), PhaseError> {
     let mut running = FuturesUnordered::new();
     let mut stopped: Option<PhaseError> = None;
     loop {
@@ -90,7 +96,14 @@ async fn load(context: &Context, ones: &[One<'_>], mut schedule: Schedule) -> Re
             None => break,
             Some((index, Ok(outcome))) => schedule.ended(index, outcome),
             Some((_, Err(error))) => {
+                cut.cancel();
                 cut_off(context, &mut running).await;
+                if context.is_final(&error) {
+                    let names: Vec<String> = ones.iter().map(|one| one.name().to_owned()).collect();
+                    job::stop(context, &names, true).await.unwrap_or_else(|left| {
+                        tracing::warn!(label = %context.label(), error = %left, "{}: Jobs run on until the staging is made anew: {left}", context.label());
+                    });
+                }
                 stopped = Some(error);
             }
         }

@@ -8,6 +8,7 @@ mod downloads;
 pub(crate) mod files;
 mod freeze;
 mod imports;
+mod jobs;
 mod lock;
 mod manifest;
 mod order;
@@ -50,7 +51,7 @@ use crate::{
         portal::PortalDatabase,
         run_sql,
     },
-    release::RunRecord,
+    release::{RunRecord, phase::facts},
     runner::Progress,
     services::Services,
 };
@@ -272,6 +273,17 @@ impl Context {
     /// Says what happens right now.
     pub fn say(&self, what: impl Into<String>) {
         self.progress.say(what.into());
+    }
+
+    /// The phase is not tried again after this error.
+    fn is_final(&self, error: &PhaseError) -> bool {
+        let phase = self.attempt.phase;
+        let failures = self.run.phases.iter().find(|record| record.name == phase).map_or(0, |record| record.failures);
+        match error {
+            PhaseError::Refused(_) | PhaseError::Stopped(_) => true,
+            PhaseError::Failed(_) => failures + 1 >= facts(phase).attempts,
+            _ => false,
+        }
     }
 
     /// Ends here when a suspension waits for a safe point.

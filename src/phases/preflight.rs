@@ -5,12 +5,12 @@ use super::{
     definition::templates,
     downloads,
     files::{Source, open},
-    imports::rules,
+    imports::{JobImport, rules},
     of_database, order, swap,
     views::contents,
 };
 use crate::{
-    api::{GatePhase, PhaseName, PhaseState},
+    api::{GatePhase, Import, PhaseName, PhaseState},
     database::{
         checks::{Finding, GateFailure, gate, missing_relations},
         dependents, disk,
@@ -107,22 +107,30 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
         let rules = rules(file.import(), templates)?;
         file.check(&mut work, &tables.schema, &staged, &rules).await?;
     }
-    // Dropped without a commit: nothing of it stays.
+    // Nothing of it stays.
+    work.rollback().await?;
+    for (import, _) in running(context, definition) {
+        if let Some((source, text)) = definition.job(import) {
+            JobImport::new(context, import, templates, source, text).check().await?;
+        }
+    }
     Ok(())
 }
 
+/// The imports that this release runs.
+fn running<'a>(context: &'a Context, definition: &'a Definition) -> impl Iterator<Item = &'a (Import, Option<String>)> {
+    let runs = |phase| context.run.state_of(phase) != Some(PhaseState::Skipped);
+    let core = definition.core.iter().filter(move |_| runs(PhaseName::ImportCore));
+    let related = definition.related.iter().filter(move |_| runs(PhaseName::ImportRelated));
+    core.chain(related).filter(|(import, _)| context.spec.imports.runs(&import.name))
+}
+
 /// The files of the imports that this release runs: hours of other imports should not come before one that cannot be read.
-async fn files<'a>(context: &Context, definition: &'a Definition, templates: &TemplateContext) -> Result<Vec<Source<'a>>, PhaseError> {
-    let selection = &context.spec.imports;
+async fn files<'a>(context: &'a Context, definition: &'a Definition, templates: &TemplateContext) -> Result<Vec<Source<'a>>, PhaseError> {
     let mut opened = Vec::new();
-    for (phase, imports) in [(PhaseName::ImportCore, &definition.core), (PhaseName::ImportRelated, &definition.related)] {
-        if context.run.state_of(phase) == Some(PhaseState::Skipped) {
-            continue;
-        }
-        for (import, _) in imports.iter().filter(|(import, _)| selection.runs(&import.name)) {
-            if let Some(csv) = &import.csv {
-                opened.push(open(context.into(), templates, import, csv).await?);
-            }
+    for (import, _) in running(context, definition) {
+        if let Some(csv) = &import.csv {
+            opened.push(open(context.into(), templates, import, csv).await?);
         }
     }
     Ok(opened)

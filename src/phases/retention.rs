@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Context, Done, PhaseError, counted, of_database};
+use super::{Context, Done, PhaseError, counted, jobs, of_database};
 use crate::{
     cluster::EventType,
     database::{
@@ -54,6 +54,10 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     for sentence in held {
         context.services.event(context.object.clone(), EventType::Warning, "BackupHeld", sentence.clone());
         message.push_str(&format!("; {sentence}"));
+    }
+    // They go with the release's object at the latest.
+    if let Err(error) = jobs::stop_all(context).await {
+        tracing::warn!(label = %context.label(), %error, "{}: Jobs that failed are left: {error}", context.label());
     }
     let mut work = context.work().await?;
     if ledger::staging::owns_staging(&mut work, &context.key(), context.release).await? {

@@ -42,7 +42,8 @@ pub(super) async fn look(context: &Context) -> Result<SourceOfData, PhaseError> 
     let templates = templates(context);
     for (import, source) in definition.imports().filter(|(import, _)| context.spec.imports.runs(&import.name)) {
         let Some(source) = source else {
-            because.push(format!("import {} reads a file", import.name));
+            let what = if import.job.is_some() { "is made by a Job" } else { "reads a file" };
+            because.push(format!("import {} {what}", import.name));
             continue;
         };
         let reads = read_by(&mut work, import, source, &templates).await?;

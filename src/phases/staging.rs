@@ -1,6 +1,6 @@
 //! BuildStaging: the staged copies of the tables.
 
-use super::{Context, Definition, Done, PhaseError, of_database, views};
+use super::{Context, Definition, Done, PhaseError, jobs, of_database, views};
 use crate::database::{
     catalog,
     identifiers::Relations,
@@ -16,6 +16,7 @@ pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
     let imports: Vec<(String, bool)> =
         definition.imports().map(|(import, _)| (import.name.0.clone(), !context.spec.imports.runs(&import.name))).collect();
 
+    jobs::stop_all(context).await?;
     let mut work = context.work().await?;
     views::claim(&mut work, context).await?;
     drop_all(&mut work, &tables).await.map_err(of_database)?;

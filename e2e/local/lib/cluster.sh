@@ -53,7 +53,7 @@ options:
   kwokControllerBinary: $bin/kwok
   kubectlBinary: $bin/kubectl
   kubeAuditPolicy: $HERE/cluster/audit-policy.yaml
-  enableCRDs: [Stage]
+  enableCRDs: [Stage, Logs]
 CONFIG
   cluster_kwokctl "$state" "$bin" create cluster --config "$state/kwok/config.yaml" \
     --kubeconfig "$state/kubeconfig" --wait 120s
@@ -80,7 +80,7 @@ cluster_up() { # STATE BIN
         die "kwokctl could not make the control plane: see the end of $state/log/kwokctl.log and $(cluster_dir "$state")/logs, then run 'local down ${state##*/}' and try again."
       say "kwokctl could not make the control plane (attempt $attempt of 3): trying again"
     done
-    cluster_kubectl "$state" "$bin" wait --for=condition=Established crd/stages.kwok.x-k8s.io --timeout 30s >/dev/null
+    cluster_kubectl "$state" "$bin" wait --for=condition=Established crd/stages.kwok.x-k8s.io crd/logs.kwok.x-k8s.io --timeout 30s >/dev/null
     cluster_kubectl "$state" "$bin" apply --server-side -f "$HERE/cluster/stages.yaml" \
       -f "$HERE/cluster/node.yaml" >/dev/null
     touch "$state/kwok/created"

@@ -1,5 +1,6 @@
 //! What every test stands on.
 
+pub mod containers;
 pub mod gate;
 pub mod looks;
 pub mod operator;

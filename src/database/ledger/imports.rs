@@ -29,6 +29,9 @@ pub struct ImportRecord {
     /// Rows that came in or were turned away before this attempt.
     #[serde(default)]
     pub began_rows: i64,
+    /// The Job that makes it, while there is one.
+    #[serde(default)]
+    pub job: Option<String>,
     /// When rows last arrived.
     #[serde(default)]
     pub moved_at: Option<Timestamp>,
@@ -54,6 +57,7 @@ impl From<ImportRecord> for ImportStatus {
             percent,
             rows_per_second: per_second.map(|rate| rate.round() as i64).filter(|rate| *rate > 0),
             remaining_seconds: open.zip(per_second).filter(|(_, rate)| *rate > 0.0).map(|(open, rate)| (open / rate).ceil() as i64),
+            job: record.job,
             state: record.state,
         }
     }
@@ -93,6 +97,7 @@ pub async fn reset_imports(tx: &mut PgConnection, release: i64) -> Result<(), sq
 /// When the database does not answer.
 pub async fn reset_some(tx: &mut PgConnection, release: i64, imports: &[String]) -> Result<(), sqlx::Error> {
     for sql in [
+        "UPDATE portal_release.import_jobs SET running = false, checkpoint = NULL WHERE release_id = $1 AND import = ANY($2)",
         "DELETE FROM portal_release.checkpoints WHERE release_id = $1 AND import = ANY($2)",
         "DELETE FROM portal_release.rejected_rows WHERE release_id = $1 AND import = ANY($2)",
         "UPDATE portal_release.imports SET state = 'Pending', rows = 0, rows_total = NULL, rows_read = 0, rows_rejected = 0, rows_collapsed = 0, source_rows = NULL,

@@ -6,6 +6,7 @@
 pub mod downloads;
 pub mod exchange;
 pub mod imports;
+pub mod jobs;
 pub mod phases;
 pub mod runs;
 pub mod staging;
@@ -97,7 +98,8 @@ pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -
                      WHERE u.portal = $1 AND u.closed_at IS NULL),
             'staging_owner', (SELECT jsonb_build_object('id', o.id, 'name', o.name, 'state', o.state)
                      FROM portal_release.portals p JOIN portal_release.releases o ON o.id = p.staging_release WHERE p.portal = $1),
-            'imports', (SELECT coalesce(jsonb_agg(to_jsonb(i) ORDER BY i.position), '[]') FROM portal_release.imports i WHERE i.release_id = (SELECT id FROM r)),
+            'imports', (SELECT coalesce(jsonb_agg(to_jsonb(i) || jsonb_build_object('job', j.job) ORDER BY i.position), '[]')
+                     FROM portal_release.imports i LEFT JOIN portal_release.import_jobs j USING (release_id, import) WHERE i.release_id = (SELECT id FROM r)),
             'frozen', (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', f.kind, 'name', f.name, 'replicas', f.replicas) ORDER BY f.kind, f.name), '[]')
                      FROM portal_release.frozen_workloads f WHERE f.portal = $1 AND f.release_id = (SELECT id FROM r)),
             'backups', (SELECT coalesce(jsonb_agg(jsonb_build_object('stamp', b.stamp, 'label',

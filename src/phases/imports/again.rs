@@ -5,7 +5,7 @@
 
 use super::{
     super::{Context, Definition, PhaseError, Work, definition::templates, of_database},
-    is_over_limit,
+    is_over_limit, job,
     one::ENOUGH_REJECTED,
     read_by, reads_table,
 };
@@ -32,6 +32,10 @@ pub(super) async fn prepare(context: &Context, definition: &Definition) -> Resul
     if again.is_empty() {
         return work.commit().await;
     }
+    work.commit().await?;
+    let names: Vec<String> = again.iter().map(|import| import.name.0.clone()).collect();
+    job::stop(context, &names, false).await?;
+    let mut work = context.work().await?;
     // Emptied here, the table of such an import would stay empty: ImportCore is over.
     let is_core = |import: &Import| definition.core.iter().any(|(core, _)| core.name == import.name);
     if context.attempt.phase == PhaseName::ImportRelated
@@ -44,7 +48,6 @@ pub(super) async fn prepare(context: &Context, definition: &Definition) -> Resul
     }
     refuse_stale(&mut work, context, definition, &again).await?;
     empty(&mut work, context, &again).await?;
-    let names: Vec<String> = again.iter().map(|import| import.name.0.clone()).collect();
     ledger::imports::reset_some(&mut work, context.release, &names).await?;
     let mut origin = ledger::staging::origin(&mut work, context.release).await?;
     let hashes = definition.import_hashes.iter().filter(|(name, _)| names.contains(name));

@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
-    super::{Context, PhaseError, Work, files, of_database},
-    is_over_limit, rules,
+    super::{Context, Definition, PhaseError, Work, files, of_database},
+    JobImport, is_over_limit, rules,
     schedule::Outcome,
 };
 use crate::{
@@ -38,18 +40,22 @@ pub(super) struct One<'a> {
     templates: &'a TemplateContext,
     source: Option<Source<'a>>,
     rules: Vec<(String, String)>,
+    job: Option<JobImport<'a>>,
+    cut: &'a CancellationToken,
     staged: String,
     columns: OnceLock<Vec<OutputColumn>>,
     told: Mutex<(Instant, Instant)>,
 }
 
 impl<'a> One<'a> {
-    /// An import with its query's template; a CSV import has none.
+    /// An import with its query's template; one from a file or by a Job has none. Once `cut` is cancelled, it does not wait for a Job.
     pub(super) fn new(
         context: &'a Context,
+        definition: &'a Definition,
         import: &'a Import,
         template: Option<&'a String>,
         templates: &'a TemplateContext,
+        cut: &'a CancellationToken,
     ) -> Result<Self, PhaseError> {
         let sample = context.spec.imports.sample;
         let is_lookup = context.portal.tables.lookup.contains(&import.into);
@@ -62,10 +68,11 @@ impl<'a> One<'a> {
         });
         let now = Instant::now();
         let staged = Generation::Staging.name(import.into.as_str());
-        Ok(Self { context, import, templates, source, rules, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
+        let job = definition.job(import).map(|(source, text)| JobImport::new(context, import, templates, source, text));
+        Ok(Self { context, import, templates, source, rules, job, cut, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.import.name.as_str()
     }
 
@@ -105,6 +112,9 @@ impl<'a> One<'a> {
 
     async fn plan(&self, work: &mut Work) -> Result<(), PhaseError> {
         let (mut ranges, mut total, mut read) = (vec![KeyRange::whole()], None, None);
+        if let Some(job) = &self.job {
+            job.plan(work).await?;
+        }
         if let Some(source) = &self.source {
             self.columns(work, source).await?;
             if let Some(key) = source.key {
@@ -125,20 +135,29 @@ impl<'a> One<'a> {
     /// Loads one range; its rows and its checkpoint commit together.
     pub(super) async fn load(&self, position: i32, range: &KeyRange) -> Result<Outcome, PhaseError> {
         let release = self.context.release;
+        // No transaction is open while a Job runs.
+        let done = match &self.job {
+            Some(job) => Some((job, job.finished(self.cut).await?)),
+            None => None,
+        };
         let mut work = self.context.work().await?;
-        let counts = match (&self.source, &self.import.csv) {
-            (Some(source), _) => {
+        let counts = match (&self.source, &self.import.csv, &done) {
+            (_, _, Some((job, name))) => job.counts(&mut work, name).await?,
+            (Some(source), _, None) => {
                 let columns = self.columns(&mut work, source).await?;
                 let range = source.key.is_some().then_some(range);
                 let is_lookup = self.context.portal.tables.lookup.contains(&self.import.into);
                 let load_range = Load { release, target: self.target(), columns, source, range, lookup: is_lookup };
                 load(&mut work, &load_range).await.map_err(of_database)?
             }
-            (None, Some(file)) => self.csv(&mut work, file).await?,
-            (None, None) => Counts::default(),
+            (None, Some(file), None) => self.csv(&mut work, file).await?,
+            (None, None, None) => Counts::default(),
         };
         let account = ledger::imports::complete_range(&mut work, release, self.name(), position, counts).await?;
         work.commit().await?;
+        if let Some((job, name)) = done {
+            job.tidy(&name).await?;
+        }
         let metrics = &self.context.services.metrics;
         metrics.rows_imported(self.name(), counts.imported, counts.rejected);
         metrics.progressed();
