@@ -120,7 +120,7 @@ impl Source<'_> {
     }
 
     /// It still is what an import has read. Where the server does not say so, the whole content does.
-    async fn is_same(self, then: &FileRead) -> Result<bool, FileError> {
+    async fn unchanged(self, then: &FileRead) -> Result<bool, FileError> {
         if then.revision.is_some() && then.revision.as_deref() == self.content.revision() {
             return Ok(true);
         }
@@ -183,7 +183,7 @@ pub(super) async fn changed(
         }
         context.say(format!("comparing {} with what was imported", then.name));
         let now = open(context.into(), &templates, import, csv).await?;
-        if !now.is_same(then).await.map_err(|error| read_error(&format!("import {}", import.name), error))? {
+        if !now.unchanged(then).await.map_err(|error| read_error(&format!("import {}", import.name), error))? {
             changed.push(format!("{} of import {}", then.name, import.name));
         }
     }
