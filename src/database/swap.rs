@@ -242,8 +242,8 @@ pub async fn exchange<F: Frame>(
         queue.attempts += 1;
         let plan = match planned(pool, order, queue.patience).await? {
             Turn::Done(plan) => plan,
-            Turn::GaveWay(blockers) => {
-                give_way(pool, order, frame, &mut queue, &blockers, cancel).await?;
+            Turn::GaveWay(hindrance) => {
+                give_way(pool, order, frame, &mut queue, &hindrance, cancel).await?;
                 continue;
             }
         };
@@ -253,7 +253,7 @@ pub async fn exchange<F: Frame>(
         let mut turn = prepare(&mut tx, pool, pid, &plan, order, queue.patience).await?;
         let mut prepared = false;
         loop {
-            let blockers = match turn {
+            let hindrance = match turn {
                 Turn::Done(Outcome::Exchanged { locked }) => {
                     let Plan { moved, repointed, .. } = plan;
                     return Ok((tx, Exchanged { moved, repointed, locked, attempts: queue.attempts }));
@@ -264,17 +264,17 @@ pub async fn exchange<F: Frame>(
                 }
                 Turn::Done(Outcome::Changed) => {
                     prepared = false;
-                    Some(Vec::new())
+                    Some(Hindrance::default())
                 }
-                Turn::GaveWay(blockers) => Some(blockers),
+                Turn::GaveWay(hindrance) => Some(hindrance),
             };
-            if let Some(blockers) = blockers {
+            if let Some(hindrance) = hindrance {
                 if !prepared || fresh.elapsed() > FRESH {
                     drop(tx);
-                    give_way(pool, order, frame, &mut queue, &blockers, cancel).await?;
+                    give_way(pool, order, frame, &mut queue, &hindrance, cancel).await?;
                     break;
                 }
-                give_way(pool, order, frame, &mut queue, &blockers, cancel).await?;
+                give_way(pool, order, frame, &mut queue, &hindrance, cancel).await?;
                 queue.attempts += 1;
             }
             turn = attempt(&mut tx, pool, pid, &plan, order, &queue).await?;
@@ -285,7 +285,16 @@ pub async fn exchange<F: Frame>(
 /// What became of something that others may be in the way of.
 enum Turn<T> {
     Done(T),
-    GaveWay(Vec<Blocker>),
+    GaveWay(Hindrance),
+}
+
+/// Who was in the way.
+#[derive(Default)]
+struct Hindrance {
+    /// Empty when it was over before anybody had looked.
+    seen: Vec<Blocker>,
+    /// They waited for the swap in turn.
+    in_deadlock: bool,
 }
 
 /// How far a transaction has come.
@@ -303,7 +312,7 @@ async fn give_way<F: Frame>(
     order: &Order<'_>,
     frame: &F,
     queue: &mut Queue,
-    seen: &[Blocker],
+    hindrance: &Hindrance,
     cancel: &CancellationToken,
 ) -> Result<(), SwapError> {
     let relations = order.relations;
@@ -311,10 +320,11 @@ async fn give_way<F: Frame>(
     names.extend(relations.names(order.incoming));
     let holders = blockers::holders(pool, &relations.schema, &names).await?;
     // On a busy machine the attempt may be over before anybody has looked; who stays long can still be seen.
-    let blockers = if seen.is_empty() { holders.as_slice() } else { seen };
+    let staying: Vec<Blocker> = holders.iter().filter(|holder| holder.stays()).cloned().collect();
+    let blockers = if hindrance.seen.is_empty() { &staying } else { &hindrance.seen };
     let sent_away = blockers::send_away(pool, blockers, &order.send_away).await?;
     frame.gave_way(&GaveWay { attempts: queue.attempts, waited: queue.waited(), blockers, sent_away: &sent_away });
-    let pause = queue.gave_way(blockers, &holders)?;
+    let pause = queue.gave_way(blockers, &holders, hindrance.in_deadlock)?;
     tokio::select! {
         () = cancel.cancelled() => Err(SwapError::Cancelled),
         () = tokio::time::sleep(pause) => Ok(()),
@@ -353,7 +363,10 @@ async fn watched<T>(
     };
     match done {
         Ok(done) => Ok(Turn::Done(done)),
-        Err(error) if error.is_busy() => Ok(Turn::GaveWay(seen)),
+        Err(error) if error.is_busy() => {
+            let in_deadlock = error.code().as_deref() == Some("40P01");
+            Ok(Turn::GaveWay(Hindrance { seen, in_deadlock }))
+        }
         Err(error) => Err(error),
     }
 }
@@ -415,12 +428,12 @@ async fn locked_exchange(tx: &mut PgConnection, plan: &Plan, order: &Order<'_>, 
     if *order.incoming == Generation::Staging {
         publish_lookups(tx, order.relations).await?;
     }
-    let slow = queue.slow.iter().map(|name| qualified(&order.relations.schema, name)).collect();
+    let last: Vec<String> = queue.last().into_iter().map(|name| qualified(&order.relations.schema, name)).collect();
     // The statement timeout bounds the sum of all waits of one statement; the lock timeout bounds later ones.
     let sql = format!(
         "{}; SET LOCAL statement_timeout = '{}ms'; {}; {};
          SELECT extract(epoch FROM clock_timestamp() - current_setting('portal_release.locked_at')::timestamptz)::float8",
-        plan.locking(&slow, queue.patience),
+        plan.locking(&last, queue.patience),
         order.limits.statement.as_millis(),
         plan.check,
         plan.late

@@ -30,6 +30,13 @@ pub struct Blocker {
     pub(super) held: Vec<String>,
 }
 
+impl Blocker {
+    /// Its transaction has been open for a while. Without `pg_read_all_stats` Postgres hides it of sessions of other roles; those count.
+    pub(super) fn stays(&self) -> bool {
+        self.seconds.is_none_or(|seconds| seconds >= 1)
+    }
+}
+
 impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "pid {} (role {}, application {}", self.pid, or_unknown(&self.role), or_unknown(&self.application))?;
@@ -75,8 +82,7 @@ pub(super) async fn of(pool: &PgPool, pid: i32) -> Result<Vec<Blocker>, SwapErro
     .map_err(failed("looking for who holds the relations"))
 }
 
-/// The sessions that hold one of the relations in a transaction of a second or more; those of other roles, whose age is hidden
-/// without `pg_read_all_stats`, however long.
+/// The sessions that hold one of the relations at this moment, the oldest transaction first.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -86,8 +92,8 @@ pub(super) async fn holders(pool: &PgPool, schema: &str, names: &[String]) -> Re
          FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_stat_activity a ON a.pid = l.pid
          WHERE l.locktype = 'relation' AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
            AND a.pid <> pg_backend_pid() AND n.nspname = $1 AND c.relname = ANY ($2)
-           AND coalesce(a.xact_start < clock_timestamp() - interval '1 second', true)
-         GROUP BY a.pid, a.usename, a.application_name, a.backend_type, a.state, a.query_start, a.xact_start, a.query ORDER BY a.pid LIMIT 20"
+         GROUP BY a.pid, a.usename, a.application_name, a.backend_type, a.state, a.query_start, a.xact_start, a.query
+         ORDER BY a.xact_start, a.pid LIMIT 200"
     )))
     .bind(schema)
     .bind(names)

@@ -49,7 +49,9 @@ pub(super) struct Queue {
     pub(super) attempts: u32,
     pub(super) patience: Duration,
     /// The relations that slow sessions have held, by their names.
-    pub(super) slow: BTreeSet<String>,
+    slow: BTreeSet<String>,
+    /// How often somebody was met who held a relation.
+    met: HashMap<String, u32>,
     /// Who was in the way of how many attempts in a row.
     seen: HashMap<i32, u32>,
     blockers: Vec<Blocker>,
@@ -70,6 +72,7 @@ impl Queue {
             attempts: 0,
             patience: limits.attempt / 4,
             slow: BTreeSet::new(),
+            met: HashMap::new(),
             seen: HashMap::new(),
             blockers: Vec::new(),
         }
@@ -90,21 +93,36 @@ impl Queue {
         };
         let slow = holders.iter().filter(|holder| holder.role.is_some()).filter(is_slow);
         self.slow.extend(slow.flat_map(|holder| holder.held.iter().cloned()));
+        for relation in holders.iter().flat_map(|holder| &holder.held) {
+            *self.met.entry(relation.clone()).or_default() += 1;
+        }
+    }
+
+    /// The relations that are to be locked last, the one that is read most first: once the swap stands in the queue for it, its other
+    /// readers wait behind, and hold nothing.
+    pub(super) fn last(&self) -> Vec<&str> {
+        let mut last: Vec<&str> = self.slow.iter().map(String::as_str).collect();
+        last.sort_by_key(|name| std::cmp::Reverse(self.met.get(*name)));
+        last
     }
 
     /// The attempt gave way to `blockers`, while `holders` held something. How long to leave the others alone before the next one.
     ///
     /// # Errors
     /// [`SwapError::Blocked`] when the time is used up.
-    pub(super) fn gave_way(&mut self, blockers: &[Blocker], holders: &[Blocker]) -> Result<Duration, SwapError> {
+    pub(super) fn gave_way(&mut self, blockers: &[Blocker], holders: &[Blocker], in_deadlock: bool) -> Result<Duration, SwapError> {
         if !blockers.is_empty() {
             self.blockers = blockers.to_vec();
         }
         self.notice(holders);
         // Half to one and a half times as long, so that two that collide do not collide again. A slow session lets go for a moment only,
-        // so there the pause is shorter.
+        // so there the pause is shorter, and a deadlock is no reason to rest: it was over soon.
+        let share = match (self.slow.is_empty(), in_deadlock) {
+            (true, _) => 1,
+            (false, false) => 2,
+            (false, true) => 16,
+        };
         let [random, ..] = uuid::Uuid::new_v4().into_bytes();
-        let share = if self.slow.is_empty() { 1 } else { 2 };
         let pause = (self.patience / 2 + self.patience * u32::from(random) / 256) / share;
         if self.waited() + pause >= self.limits.budget {
             return Err(SwapError::Blocked {
@@ -131,6 +149,13 @@ pub(super) struct Lock {
     pub(super) name: String,
     /// A statement that locks it and changes nothing; `None` for a table, which is locked together with the others.
     own: Option<String>,
+}
+
+impl Lock {
+    /// The statement that locks this relation alone.
+    pub(super) fn alone(&self) -> String {
+        self.own.clone().unwrap_or_else(|| format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE;", self.name))
+    }
 }
 
 /// Everything that is to be locked, in order. Views come first, as readers of a view take the view before its tables.

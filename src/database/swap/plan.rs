@@ -1,6 +1,6 @@
 //! The plan of a swap: everything that can be read, decided and written down before anybody has to wait.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, postgres::types::Oid};
 
@@ -109,17 +109,18 @@ impl Plan {
 impl Plan {
     /// What locks everything, for at most one and a half times `patience`.
     ///
-    /// The relations that slow sessions hold, quoted and qualified, come last. Whoever waits behind us for one of them must not hold
+    /// The relations that slow sessions hold, quoted and qualified, come `last`. Whoever waits behind us for one of them must not hold
     /// anything that we still need, or the moment in which the slow session lets go finds us in a deadlock: so first the others, which
     /// are free within milliseconds.
-    pub(super) fn locking(&self, slow: &BTreeSet<String>, patience: Duration) -> String {
+    pub(super) fn locking(&self, last: &[String], patience: Duration) -> String {
         let set = |limit: Duration| format!("SET LOCAL statement_timeout = '{}ms'", limit.as_millis().max(1));
-        let (last, others): (Vec<&Lock>, Vec<&Lock>) = self.locks.iter().partition(|lock| slow.contains(&lock.name));
+        let others: Vec<&Lock> = self.locks.iter().filter(|lock| !last.contains(&lock.name)).collect();
         let others = block(&locks::statements(&others));
+        let last: Vec<String> = last.iter().filter_map(|name| self.locks.iter().find(|lock| lock.name == *name)).map(Lock::alone).collect();
         if last.is_empty() {
             return format!("{}; {others}", set(patience));
         }
-        format!("{}; {others}; {}; {}", set(patience / 2), set(patience), block(&locks::statements(&last)))
+        format!("{}; {others}; {}; {}", set(patience / 2), set(patience), block(&last))
     }
 }
 
