@@ -181,6 +181,10 @@ impl Bench {
             tokio::time::sleep(run.at_most).await;
         }
         phase.seen = readers.stop().await;
+        if matches!(run.way, Way::Operator) && incoming != backup() {
+            // The next phase begins as this one did.
+            ours::one_swap(&database.owner, &relations, &incoming, &outgoing).await.expect("the way back, with nobody in it");
+        }
         phase.seen.reads.retain(|read| read.began >= began_at);
         if run.slow {
             eprintln!("{name}: autovacuum was at work before {autovacuums} of {} swaps", phase.swaps.len());
