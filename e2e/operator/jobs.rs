@@ -303,7 +303,7 @@ async fn templates_that_cannot_be_meant_are_refused_in_preflight() {
         (good.replace("\"command\"", "\"comand\""), "has a field that no Job has: spec.template.spec.containers[0].comand"),
         // Only the API server knows these.
         (good.replace("postgres:15", ""), "cannot create Job"),
-        (good.replace("\"Never\"", "\"Always\""), "Unsupported value: \"Always\""),
+        (good.replace("\"Never\"", "\"Always\""), "spec.template.spec.restartPolicy: Required value"),
     ];
     for (retry, (template, words)) in (1..).zip(cases) {
         stage.template(&template).await;
