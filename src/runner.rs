@@ -35,6 +35,7 @@ pub type Waker = UnboundedSender<ObjectRef<PortalRelease>>;
 pub struct Progress {
     message: Mutex<String>,
     blocked: Mutex<Option<String>>,
+    /// When the reconcile was woken last, or will be next.
     woken: Mutex<Option<Instant>>,
     waker: Waker,
     object: ObjectRef<PortalRelease>,
@@ -62,10 +63,25 @@ impl Progress {
 
     /// The ledger has changed: people should see it soon.
     pub fn moved(&self) {
+        let now = Instant::now();
         let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
-        if woken.is_none_or(|at| at.elapsed() >= WAKE_EVERY) {
-            *woken = Some(Instant::now());
-            self.wake();
+        match *woken {
+            // One is on its way, and will find this too.
+            Some(at) if at > now => {}
+            // What is said last may stay true for hours, so it is not passed over.
+            Some(at) if now - at < WAKE_EVERY => {
+                let due = at + WAKE_EVERY;
+                *woken = Some(due);
+                let (waker, object) = (self.waker.clone(), self.object.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(due.into()).await;
+                    let _ = waker.unbounded_send(object);
+                });
+            }
+            _ => {
+                *woken = Some(now);
+                self.wake();
+            }
         }
     }
 
