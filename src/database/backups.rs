@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 
 use super::identifiers::{BackupStamp, Generation, InvalidStamp, Relations};
 use super::staging::{StagingError, drop_relations};
+use super::swap::busy;
 
 /// A backup that could not be listed or named.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +32,7 @@ impl BackupError {
     /// May the same succeed when other sessions have let go?
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        let Self::Drop(StagingError::Statement { source, .. }) = self else { return false };
-        let code = source.as_database_error().and_then(|error| error.code());
-        matches!(code.as_deref(), Some("55P03" | "40P01" | "57014"))
+        matches!(self, Self::Drop(StagingError::Statement { source, .. }) if busy(source))
     }
 }
 

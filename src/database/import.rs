@@ -19,6 +19,9 @@ use super::identifiers::{qualified, quote_ident};
 use super::template::TemplateError;
 use super::views::{OutputColumn, ViewError, verify_query};
 
+/// With more rejected rows than this, and than are accepted, an import is given up before its end.
+pub const ENOUGH_REJECTED: i64 = 10_000;
+
 /// What is being filled, for the statements and for the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target<'a> {

@@ -146,7 +146,7 @@ fn or_unknown(text: &Option<String>) -> &str {
 }
 
 /// Lock not available, deadlock detected, query cancelled (by the statement timeout).
-fn busy(error: &sqlx::Error) -> bool {
+pub(super) fn busy(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("55P03" | "40P01" | "57014"))
 }
@@ -320,7 +320,7 @@ async fn give_way<F: Frame>(
     names.extend(relations.names(order.incoming));
     let holders = blockers::holders(pool, &relations.schema, &names).await?;
     // On a busy machine the attempt may be over before anybody has looked; who stays long can still be seen.
-    let staying: Vec<Blocker> = holders.iter().filter(|holder| holder.stays()).cloned().collect();
+    let staying: Vec<Blocker> = holders.iter().filter(|holder| holder.stays()).take(blockers::MOST_NAMED).cloned().collect();
     let blockers = if hindrance.seen.is_empty() { &staying } else { &hindrance.seen };
     let sent_away = blockers::send_away(pool, blockers, &order.send_away).await?;
     frame.gave_way(&GaveWay { attempts: queue.attempts, waited: queue.waited(), blockers, sent_away: &sent_away });

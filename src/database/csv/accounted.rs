@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use super::{Begun, Copy, CsvError, Format, Loaded, Stop, begin, finish, loaded, records::Records};
 use crate::{
-    database::import::{FileRows, ImportError, Load, Origin, Source, Target, load_file},
+    database::import::{ENOUGH_REJECTED, FileRows, ImportError, Load, Origin, Source, Target, load_file},
     files::content::Content,
 };
 
@@ -12,8 +12,6 @@ use crate::{
 const CHUNK: usize = 64 * 1024;
 /// What is no row in binary: it announces more fields than there are.
 const NO_ROW: &[u8] = &[0x7f, 0xff];
-/// A file is not given up for fewer refused rows than this.
-const ENOUGH_REFUSED: i64 = 10_000;
 
 /// How the rows of a file are accounted for.
 #[derive(Debug, Clone)]
@@ -56,7 +54,7 @@ pub async fn load_accounted(
 
 #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "a limit, and no account")]
 fn most(read: u64, accepted: f64) -> i64 {
-    ENOUGH_REFUSED.max((read as f64 * accepted).ceil() as i64)
+    ENOUGH_REJECTED.max((read as f64 * accepted).ceil() as i64)
 }
 
 /// Keeps the rows in a temporary table, and returns how many there are.

@@ -98,7 +98,7 @@ pub async fn forget(tx: &mut PgConnection, job: &str) -> Result<(), sqlx::Error>
     Ok(())
 }
 
-/// The Jobs that may be there, of every release of a portal, each with whether it may write.
+/// The Jobs that may be there, of every release of a portal.
 ///
 /// # Errors
 /// When the database does not answer.

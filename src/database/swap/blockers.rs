@@ -60,6 +60,9 @@ pub(super) fn named(blockers: &[Blocker]) -> String {
     blockers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// So many sessions are named at most.
+pub(super) const MOST_NAMED: usize = 20;
+
 /// What is told of a session.
 const TOLD: &str = "a.pid, a.usename::text AS role, coalesce(nullif(a.application_name, ''), nullif(a.backend_type, 'client backend')) AS application,
     a.state, a.query_start::text AS since, extract(epoch FROM clock_timestamp() - a.xact_start)::bigint AS seconds, left(a.query, 200) AS query";
@@ -74,7 +77,7 @@ pub(super) async fn of(pool: &PgPool, pid: i32) -> Result<Vec<Blocker>, SwapErro
          FROM pg_stat_activity a LEFT JOIN LATERAL (
              SELECT c.relname::text AS relation FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
              WHERE l.pid = $1 AND NOT l.granted LIMIT 1) AS w ON true
-         WHERE a.pid = ANY (pg_blocking_pids($1)) ORDER BY a.pid LIMIT 20"
+         WHERE a.pid = ANY (pg_blocking_pids($1)) ORDER BY a.pid LIMIT {MOST_NAMED}"
     )))
     .bind(pid)
     .fetch_all(pool)

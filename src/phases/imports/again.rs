@@ -5,14 +5,13 @@
 
 use super::{
     super::{Context, Definition, PhaseError, Work, definition::templates, of_database},
-    is_over_limit, job,
-    one::ENOUGH_REJECTED,
-    read_by, reads_table,
+    is_over_limit, job, read_by, reads_table,
 };
 use crate::{
     api::{Import, PhaseName},
     database::{
         identifiers::Relations,
+        import::ENOUGH_REJECTED,
         ledger,
         staging::{build, build_lookup, drop_all, drop_keys_to},
     },

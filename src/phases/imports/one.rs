@@ -17,7 +17,7 @@ use crate::{
     database::{
         checks::one_number,
         identifiers::{Generation, qualified},
-        import::{Counts, KeyRange, Load, Origin, Source, Target, columns, load, plan_ranges},
+        import::{Counts, ENOUGH_REJECTED, KeyRange, Load, Origin, Source, Target, columns, load, plan_ranges},
         ledger::{self, imports::Account},
         run_sql,
         template::TemplateContext,
@@ -30,8 +30,6 @@ use crate::{
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How often progress is shown in the status.
 const SHOW_EVERY: Duration = Duration::from_secs(3);
-/// With more rejected rows than this, and than are allowed, an import does not go on to its end.
-pub(super) const ENOUGH_REJECTED: i64 = 10_000;
 
 /// One import at work.
 pub(super) struct One<'a> {
