@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{Context, PhaseError};
 use crate::{
     api::{ConfigMapKeyRef, DataKey, Import, JobSource, JobTemplateRef, ObjectName, QuerySource, Sql},
-    cluster,
+    cluster::{self, ClusterError},
     database::template::{ReleaseVariables, TemplateContext},
 };
 
@@ -104,10 +104,14 @@ async fn query(context: &Context, here: &Option<Sql>, there: &Option<QuerySource
 }
 
 async fn config_map_key(context: &Context, name: &ObjectName, key: &DataKey, what: &str) -> Result<String, PhaseError> {
-    cluster::read_config_map_key(&context.client, &context.namespace, name.as_str(), key.as_str()).await.map_err(|error| {
-        let text = format!("{what}: {error}");
-        if error.is_missing() { PhaseError::Refused(text) } else { PhaseError::Failed(text) }
-    })
+    let read = cluster::read_config_map_key(&context.client, &context.namespace, name.as_str(), key.as_str()).await;
+    read.map_err(|error| unreadable(what, &error))
+}
+
+/// Something of the cluster that `what` needs: only what is not there stays so.
+pub(super) fn unreadable(what: &str, error: &ClusterError) -> PhaseError {
+    let text = format!("{what}: {error}");
+    if error.is_missing() { PhaseError::Refused(text) } else { PhaseError::Failed(text) }
 }
 
 fn hash(of: &impl Serialize) -> Result<String, PhaseError> {

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use kube::Client;
 use sqlx::PgConnection;
 
-use super::{Context, Definition, PhaseError, definition::templates, of_database};
+use super::{Context, Definition, PhaseError, definition, of_database};
 use crate::{
     api::{Csv, FileCompression, Import, ObjectStore},
-    cluster::{self, ClusterError},
+    cluster,
     database::{
         csv::{self, Accounting, CsvError, Format},
         identifiers::Generation,
@@ -59,7 +59,7 @@ pub(crate) async fn open<'a>(
 ) -> Result<Source<'a>, PhaseError> {
     let what = format!("import {}", import.name);
     let unreadable = |error| read_error(&what, error);
-    let missing = |error| cluster_error(&what, error);
+    let missing = |error| definition::unreadable(&what, &error);
     let rendered = |template: &str| templates.render(&what, template, None).map(|rendered| rendered.sql).map_err(of_database);
     let Place { client, namespace, outbound, stores } = place;
     let file = if let (Some(store), Some(path)) = (&csv.object_store_ref, &csv.path) {
@@ -174,7 +174,7 @@ pub(super) async fn changed(
     let mut work = context.work().await?;
     let settled = ledger::imports::accounts(&mut work, context.release).await?;
     work.commit().await?;
-    let templates = templates(context);
+    let templates = definition::templates(context);
     let mut changed = Vec::new();
     for (import, _) in definition.imports().filter(|(import, _)| !again.contains(&import.name.0)) {
         let (Some(csv), Some(then)) = (&import.csv, read.get(import.name.as_str())) else { continue };
@@ -210,9 +210,4 @@ fn csv_error(error: CsvError) -> PhaseError {
         CsvError::Read { import, source } => read_error(&format!("import {import}"), source),
         error => of_database(error),
     }
-}
-
-fn cluster_error(what: &str, error: ClusterError) -> PhaseError {
-    let text = format!("{what}: {error}");
-    if error.is_missing() { PhaseError::Refused(text) } else { PhaseError::Failed(text) }
 }
