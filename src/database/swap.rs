@@ -13,6 +13,7 @@
 //! ```text
 //! plan      from one snapshot of the catalogue; refuses what cannot be carried over    nobody waits
 //! prepare   fence, ledger rows, renames of indexes and statistics objects              nobody waits
+//!           room in the write-ahead log                                                nobody waits
 //! attempt   ┌ look-up rows                                                             writers of look-up tables wait
 //!           │ lock everything in one statement ─ give way after 30 to 130 ms, pause, again
 //!           │ same catalogue as planned? ─ no: plan again
@@ -23,6 +24,7 @@
 mod blockers;
 mod keys;
 mod locks;
+mod log_room;
 mod plan;
 mod renames;
 mod snapshots;
@@ -260,6 +262,7 @@ pub async fn exchange<F: Frame>(
                 }
                 Turn::Done(Outcome::Prepared) => {
                     prepared = true;
+                    log_room::make(pool).await;
                     None
                 }
                 Turn::Done(Outcome::Changed) => {
@@ -431,8 +434,9 @@ async fn locked_exchange(tx: &mut PgConnection, plan: &Plan, order: &Order<'_>, 
     let last: Vec<String> = queue.last().into_iter().map(|name| qualified(&order.relations.schema, name)).collect();
     // The statement timeout bounds the sum of all waits of one statement; the lock timeout bounds later ones.
     let sql = format!(
-        "{}; SET LOCAL statement_timeout = '{}ms'; {}; {};
+        "{}; {}; SET LOCAL statement_timeout = '{}ms'; {}; {};
          SELECT extract(epoch FROM clock_timestamp() - current_setting('portal_release.locked_at')::timestamptz)::float8",
+        plan.check,
         plan.locking(&last, queue.patience),
         order.limits.statement.as_millis(),
         plan.check,
