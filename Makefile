@@ -32,6 +32,10 @@ test-unit: ## The unit tests; they need no cluster.
 bench-swap: ## What readers notice of 1,000 swaps, and of other ways to swap: a table, raw figures and a plot. QUICK=1 takes 5 minutes.
 	@e2e/bench/run $(if $(QUICK),--quick)
 
+.PHONY: bench-import
+bench-import: ## An import of 300,000 sites beside a script by hand, COPY and batches of 10: a table and a plot. QUICK=1 takes 3 minutes.
+	@e2e/bench/import/run $(if $(QUICK),--quick)
+
 .PHONY: lint
 lint: ## Format, clippy with warnings as errors, and shellcheck where it is installed.
 	@cargo fmt --version >/dev/null 2>&1 || { echo "rustfmt is missing: run 'rustup component add rustfmt'" >&2; exit 1; }

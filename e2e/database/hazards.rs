@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use portal_release_operator::database::identifiers::{Generation, MAX_NAME_BYTES, Relations};
 use portal_release_operator::database::{backups, catalog, staging, swap};
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Portal, order, same, with_portal};
+use crate::harness::{Portal, order, same, until_true, with_portal};
 
 fn backup(stamp: &str) -> Generation {
     Generation::Backup(stamp.parse().unwrap())
@@ -23,6 +23,29 @@ const PREPARED: [(&str, &str); 6] = [
     ("by_rows", "SELECT release, count(*) FROM largest() GROUP BY release"),
 ];
 
+/// Else COMMIT makes the next segment of the write-ahead log while readers wait for it.
+#[test]
+fn a_swap_finds_room_in_the_log() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let log = "FROM (SELECT pg_current_wal_insert_lsn() AS position, setting::bigint AS size FROM pg_settings WHERE name = 'wal_segment_size') l,
+                        LATERAL (SELECT size - (position - '0/0') % size AS room) r";
+        // A megabyte is left: more than this swap needs, and less than what it sees to.
+        let fill =
+            format!("SELECT pg_logical_emit_message(false, 'test', repeat(' ', (room - 1048576)::integer)) {log} WHERE room > 1048576");
+        let full = format!("SELECT pg_walfile_name(position) {log} WHERE room < 2097152");
+        let mut segment: Option<String> = None;
+        until_true("a segment that is nearly full, whatever the other tests write", async || {
+            portal.run(&fill).await;
+            segment = sqlx::query_scalar(AssertSqlSafe(full.clone())).fetch_optional(&portal.pool).await.unwrap();
+            segment.is_some()
+        })
+        .await;
+        portal.exchange(&Generation::Staging, &backup("2607011200")).await;
+        assert_ne!(Some(portal.get::<String>("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").await), segment);
+    });
+}
+
 #[test]
 fn prepared_statements_of_one_session_read_every_release() {
     with_portal(async |portal| {
@@ -30,7 +53,7 @@ fn prepared_statements_of_one_session_read_every_release() {
         let mut session = PgConnection::connect_with(portal.pool.connect_options().as_ref()).await.unwrap();
         sqlx::raw_sql("SET plan_cache_mode = force_generic_plan").execute(&mut session).await.unwrap();
         for (name, query) in PREPARED {
-            sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PREPARE {name} AS {query}"))).execute(&mut session).await.unwrap();
+            sqlx::raw_sql(AssertSqlSafe(format!("PREPARE {name} AS {query}"))).execute(&mut session).await.unwrap();
         }
         all_read(&mut session, "first").await;
         portal.stage("second").await;
@@ -54,7 +77,7 @@ fn a_call_that_was_under_way_finds_its_function() {
         let mut under_way = portal.pool.begin().await.unwrap();
         for (name, query) in [("a", "SELECT release FROM largest()"), ("b", "SELECT largest_count()::text")] {
             let declare = format!("DECLARE {name} CURSOR FOR {query}");
-            sqlx::raw_sql(sqlx::AssertSqlSafe(declare)).execute(&mut *under_way).await.unwrap();
+            sqlx::raw_sql(AssertSqlSafe(declare)).execute(&mut *under_way).await.unwrap();
         }
         swap_of(&portal, &portal.relations, &Generation::Staging, &backup("2607011200")).await;
         let rows: Vec<String> = sqlx::query_scalar("FETCH ALL FROM a").fetch_all(&mut *under_way).await.unwrap();
@@ -77,8 +100,7 @@ async fn all_read(session: &mut PgConnection, release: &str) {
     for (name, query) in PREPARED {
         // Prepared in SQL, and by the driver, which keeps the statement and the types of its columns.
         let execute = format!("EXECUTE {name}");
-        let rows =
-            sqlx::raw_sql(sqlx::AssertSqlSafe(execute)).fetch_all(&mut *session).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let rows = sqlx::raw_sql(AssertSqlSafe(execute)).fetch_all(&mut *session).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(rows.len(), 1, "{name}");
         assert_eq!(rows[0].get::<String, _>("release"), release, "{name}");
         let row = sqlx::query(query).fetch_one(&mut *session).await.unwrap_or_else(|error| panic!("{query}: {error}"));

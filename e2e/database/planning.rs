@@ -1,13 +1,14 @@
 //! The swap is planned before anything is locked: what changes in between is seen under the locks, and planned again.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use portal_release_operator::database::identifiers::Generation;
 use portal_release_operator::database::swap::{self, Frame, Plan, SwapError};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{order, with_portal};
+use crate::harness::{order, until_true, with_portal};
 
 /// Somebody changes the database right after the swap was planned, once.
 struct Meddler<'a> {
@@ -64,6 +65,39 @@ fn what_changes_after_the_plan_was_made_makes_another_plan() {
             assert_eq!(portal.get::<i64>(behind).await, 0, "{change}");
             std::mem::swap(&mut incoming, &mut outgoing);
         }
+    });
+}
+
+/// The catalogue is looked at before the locks are asked for; under them only when a transaction has ended since.
+#[test]
+fn what_changes_while_the_swap_waits_for_its_locks_makes_another_plan() {
+    with_portal(async |portal| {
+        portal.stage("second").await;
+        let mut reader = portal.pool.begin().await.unwrap();
+        sqlx::raw_sql("SELECT FROM sources").execute(&mut *reader).await.unwrap();
+        let grant = format!("GRANT DELETE ON protected_areas TO {}", portal.role("reader"));
+        let meddler = Meddler { pool: &portal.pool, sql: Mutex::default(), plans: Mutex::default() };
+        let outgoing = Generation::Backup("2607011200".parse().unwrap());
+        let mut order = order(&portal.relations, &Generation::Staging, &outgoing);
+        // The attempts are long enough for the reader to go in the middle of one.
+        order.limits.attempt = Duration::from_secs(20);
+        let swap = async {
+            let (tx, exchanged) = swap::exchange(&portal.pool, &order, &meddler, &CancellationToken::new()).await.unwrap();
+            swap::commit(tx).await.unwrap();
+            exchanged
+        };
+        let meddle = async {
+            let waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'sources'::regclass)";
+            until_true("a swap that waits", async || portal.get::<bool>(waits).await).await;
+            portal.run(&grant).await;
+            reader.rollback().await.unwrap();
+        };
+        let (exchanged, ()) = tokio::join!(swap, meddle);
+        assert_eq!(exchanged.attempts, 2, "the change came in the middle of an attempt");
+        assert_eq!(*meddler.plans.lock().unwrap(), 2);
+        let granted = format!("SELECT has_table_privilege('{}', 'protected_areas', 'DELETE')", portal.role("reader"));
+        assert!(portal.get::<bool>(&granted).await);
+        assert_eq!(portal.release().await, "second");
     });
 }
 

@@ -11,10 +11,10 @@ use super::{
     of_database, parallel, preflight, source,
 };
 use crate::{
-    api::GatePhase,
+    api::{GatePhase, TableGeometry},
     database::{
         catalog::{self, Stage},
-        checks::{GeometryRule, geometry, max_shrink, non_empty},
+        checks::{Finding, GeometryRule, geometry, max_shrink, non_empty},
         checksum,
         identifiers::{Generation, Relations, qualified},
         ledger, run_sql,
@@ -57,19 +57,16 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         findings.extend(non_empty(&mut work, schema, &Generation::Staging.name(table.as_str())).await.map_err(of_database)?);
         work.commit().await?;
     }
-    for check in &validation.geometry {
-        context.say(format!("checking the geometry of {}", check.table));
-        let rule = GeometryRule { column: check.column.as_str(), srid: None, nullable: false };
-        let mut work = context.work().await?;
-        findings.extend(geometry(&mut work, schema, &Generation::Staging.name(check.table.as_str()), rule).await.map_err(of_database)?);
-        work.commit().await?;
-    }
+    let geometries = validation.geometry.iter().map(|check| check_geometry(context, schema, check).boxed()).collect();
+    findings.extend(parallel::all(context, geometries).await?.into_iter().flatten());
     for (table, share) in &validation.max_shrink {
         let mut work = context.work().await?;
         findings
             .extend(max_shrink(&mut work, schema, table, &Generation::Staging.name(table), share.fraction()).await.map_err(of_database)?);
         work.commit().await?;
     }
+    // The checks end in any order.
+    findings.sort_by(|one, other| one.object.cmp(&other.object));
     preflight::refuse(findings)?;
     let gates = preflight::gates(context, GatePhase::ValidateAndManifest, &templates(context)).await?;
 
@@ -80,6 +77,15 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let mut work = context.work().await?;
     ledger::staging::set_manifest(&mut work, context.release, &text, &sha256).await?;
     work.complete(&format!("{rows} rows in {} tables{gates}; manifest sha256 {sha256}", manifest.tables.len())).await
+}
+
+async fn check_geometry(context: &Context, schema: &str, check: &TableGeometry) -> Result<Vec<Finding>, PhaseError> {
+    context.say(format!("checking the geometry of {}", check.table));
+    let rule = GeometryRule { column: check.column.as_str(), srid: None, nullable: false };
+    let mut work = context.work().await?;
+    let findings = geometry(&mut work, schema, &Generation::Staging.name(check.table.as_str()), rule).await.map_err(of_database)?;
+    work.commit().await?;
+    Ok(findings)
 }
 
 /// Indexes, keys and triggers where staging lacks them; then statistics and the visibility map, which survive the swap. Each statement

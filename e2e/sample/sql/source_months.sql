@@ -25,6 +25,7 @@ CREATE TABLE sample.state (
 -- 64 outlines of about unit size, moved and scaled to where a site lies: as cheap as a circle, and prettier on a map.
 -- Distance from the centre is a sum of sines and never below 0.6, so an outline cannot cross itself. A few have
 -- some 400 vertices (6 KB, stored out of line, as real borders are), holes, or a second part.
+-- Variable detail: so many times as many vertices. With 6, a polygon has 6 KB on average, as in the real portal.
 CREATE TABLE sample.shapes AS
 WITH outlines AS (
   SELECT n, ST_MakePolygon(ST_MakeLine(ST_MakePoint(r * cos(angle), r * sin(angle)) ORDER BY k)) AS outline
@@ -35,7 +36,7 @@ WITH outlines AS (
     FROM (
       SELECT n, k, 2 * pi() * (k % vertices) / vertices AS angle
       FROM generate_series(0, 63) AS n
-      CROSS JOIN LATERAL (VALUES (CASE WHEN n < 50 THEN 32 WHEN n < 61 THEN 96 ELSE 384 END)) AS v(vertices)
+      CROSS JOIN LATERAL (VALUES (CASE WHEN n < 50 THEN 32 WHEN n < 61 THEN 96 ELSE 384 END * :detail)) AS v(vertices)
       CROSS JOIN LATERAL generate_series(0, vertices) AS k
     ) AS steps
   ) AS points
