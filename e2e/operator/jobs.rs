@@ -147,10 +147,13 @@ async fn a_failed_job_tells_the_end_of_its_log_and_the_next_one_begins_anew_or_a
     let script = format!(
         "echo \"attempt $PORTAL_JOB, from [$PORTAL_CHECKPOINT], by $DATABASE_URL\"
          [ -e {flag} ] || {{ {PSQL} -c \"{EVALUATIONS} LIMIT 3\"; echo 'no checkpoint' >&2; exit 3; }}
+         d='$' name='(PORTAL_NAME)'
+         checkpoint=\"$d$d$name $d$name 5\"
          if [ -z \"$PORTAL_CHECKPOINT\" ]; then
-           {PSQL} -c \"BEGIN; {EVALUATIONS} ORDER BY e.asmt_id LIMIT 5; SELECT portal_release.set_checkpoint('$PORTAL_JOB', '\\$(HOME) 5'); COMMIT\"
+           {PSQL} -c \"BEGIN; {EVALUATIONS} ORDER BY e.asmt_id LIMIT 5; SELECT portal_release.set_checkpoint('$PORTAL_JOB', '$checkpoint'); COMMIT\"
            {PSQL} -c \"SELECT 'stored ' || portal_release.checkpoint('$PORTAL_JOB')\"; exit 4
          fi
+         [ \"$PORTAL_CHECKPOINT\" = \"$checkpoint\" ] || {{ echo \"a variable took the place of something: [$PORTAL_CHECKPOINT]\"; exit 5; }}
          {PSQL} -c \"{EVALUATIONS} ORDER BY e.asmt_id OFFSET ${{PORTAL_CHECKPOINT##* }}\"",
         flag = stage.directory().join("flag").display(),
     );
@@ -180,7 +183,7 @@ async fn a_failed_job_tells_the_end_of_its_log_and_the_next_one_begins_anew_or_a
 
     std::fs::write(stage.directory().join("flag"), "").expect("the flag");
     stage.edit("jul2026", r#"{"retry": 1}"#).await;
-    let words = ["jul2026-pame-evaluations-2-", "exit code 4", "from [], by", "stored $(HOME) 5"];
+    let words = ["jul2026-pame-evaluations-2-", "exit code 4", "from [], by", "stored $$(PORTAL_NAME) $(PORTAL_NAME) 5"];
     stage.wait_failed("jul2026", PhaseName::ImportRelated, &words).await;
     assert_eq!(stage.staged_evaluations().await, "5", "the 3 rows of the first Job are gone");
     assert_eq!(stage.jobs().await.len(), 1, "the first Job is gone");

@@ -94,9 +94,9 @@ fn environment(context: &Context, name: &str, templates: &TemplateContext, more:
     variables
 }
 
-/// A value as Kubernetes has to be given it: `$(NAME)` would be replaced by the variable of that name.
+/// A value as Kubernetes has to be given it: `$(NAME)` would be replaced by the variable of that name, and `$$` by `$`.
 fn literal(value: &str) -> String {
-    value.replace("$(", "$$(")
+    value.replace('$', "$$")
 }
 
 /// Takes Jobs away and waits until nothing of them runs: no pod, no session. Then the ledger forgets them.

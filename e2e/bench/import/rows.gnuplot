@@ -4,7 +4,7 @@ set output directory.'/rows.png'
 set title 'Rows that are in the new tables and views'
 set xlabel 'seconds since it was begun'
 set ylabel 'rows'
-set format y '%.0s%c'
+set format y '%.1s%c'
 set grid lc rgb '#dddddd'
 set key left top
 set yrange [0:*]
