@@ -30,7 +30,7 @@ test-unit: ## The unit tests; they need no cluster.
 
 .PHONY: bench-swap
 bench-swap: ## What readers notice of 1,000 swaps, and of other ways to swap: a table, raw figures and a plot. QUICK=1 takes 5 minutes.
-	@e2e/bench/run $(if $(QUICK),--quick)
+	@e2e/bench/swap/run $(if $(QUICK),--quick)
 
 .PHONY: bench-import
 bench-import: ## An import of 300,000 sites beside a script by hand, COPY and batches of 10: a table and a plot. QUICK=1 takes 3 minutes.

@@ -12,7 +12,7 @@ mod record;
 mod report;
 mod rivals;
 mod server;
-#[path = "../database/portal_shape/shape.rs"]
+#[path = "../../database/portal_shape/shape.rs"]
 mod shape;
 
 use std::process::ExitCode;
