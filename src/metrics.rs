@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::api::{PhaseName, PhaseState, ReleaseState};
+use crate::api::{ImportStatus, PhaseName, PhaseState, ReleaseState};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -20,6 +20,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 /// Seconds since 1970; NaN until it is known, because a 0 would look like a very old moment.
 type Moment = Gauge<f64, AtomicU64>;
+type Amount = Gauge<f64, AtomicU64>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
@@ -76,6 +77,9 @@ pub struct Metrics {
     worker_freeze: Histogram,
     import_rows: Family<ImporterLabel, Counter>,
     import_rows_rejected: Family<ImporterLabel, Counter>,
+    import_progress: Family<ImporterLabel, Amount>,
+    import_rate: Family<ImporterLabel, Amount>,
+    import_remaining: Family<ImporterLabel, Amount>,
     last_success: Moment,
     last_progress: Moment,
     notifications: Family<ResultLabel, Counter>,
@@ -102,6 +106,9 @@ impl Metrics {
             worker_freeze: long(),
             import_rows: Family::default(),
             import_rows_rejected: Family::default(),
+            import_progress: Family::default(),
+            import_rate: Family::default(),
+            import_remaining: Family::default(),
             last_success: unknown(),
             last_progress: unknown(),
             notifications: Family::default(),
@@ -126,6 +133,17 @@ impl Metrics {
         );
         registry.register("import_rows", "Rows imported into staged tables", self.import_rows.clone());
         registry.register("import_rows_rejected", "Rows that an import turned away", self.import_rows_rejected.clone());
+        registry.register(
+            "import_progress_ratio",
+            "Share of its rows that the running release's import has done",
+            self.import_progress.clone(),
+        );
+        registry.register("import_rows_per_second", "Rows that a running import does in a second", self.import_rate.clone());
+        registry.register(
+            "import_remaining_seconds",
+            "Time until a running import is done; NaN while unknown",
+            self.import_remaining.clone(),
+        );
         registry.register("last_success_timestamp_seconds", "When a release last went live", self.last_success.clone());
         registry.register("last_progress_timestamp_seconds", "When a running release last got on", self.last_progress.clone());
         registry.register("notifications", "Notifications, by what became of them", self.notifications.clone());
@@ -176,6 +194,24 @@ impl Metrics {
         let number = |rows: i64| u64::try_from(rows).unwrap_or_default();
         self.import_rows.get_or_create(&label).inc_by(number(imported));
         self.import_rows_rejected.get_or_create(&label).inc_by(number(rejected));
+    }
+
+    /// How far the imports of a running release are, as its status says.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn importing(&self, imports: &[ImportStatus]) {
+        for import in imports {
+            let label = ImporterLabel { importer: import.name.clone() };
+            let (rate, remaining) = match import.state {
+                PhaseState::Running => {
+                    (import.rows_per_second.unwrap_or_default() as f64, import.remaining_seconds.map(|seconds| seconds as f64))
+                }
+                PhaseState::Succeeded => (0.0, Some(0.0)),
+                _ => (0.0, None),
+            };
+            self.import_progress.get_or_create(&label).set(f64::from(import.percent.unwrap_or_default()) / 100.0);
+            self.import_rate.get_or_create(&label).set(rate);
+            self.import_remaining.get_or_create(&label).set(remaining.unwrap_or(f64::NAN));
+        }
     }
 
     /// A running release got on just now.
@@ -238,6 +274,22 @@ mod tests {
         metrics.swap_lock_held(Duration::from_millis(20));
         metrics.workers_frozen(Duration::from_secs(9));
         metrics.rows_imported("protected_areas", 1000, 2);
+        let import = |name: &str, state, percent, rate, remaining| ImportStatus {
+            name: name.to_owned(),
+            rows: 250,
+            rows_total: None,
+            rejected: 0,
+            percent,
+            rows_per_second: rate,
+            remaining_seconds: remaining,
+            job: None,
+            state,
+        };
+        metrics.importing(&[
+            import("protected_areas", PhaseState::Running, Some(25), Some(50), Some(15)),
+            import("sources", PhaseState::Succeeded, Some(100), Some(50), None),
+            import("by_job", PhaseState::Running, None, None, None),
+        ]);
         metrics.progressed();
         metrics.notification(Delivery::Dropped);
         metrics.reconciled(true, Duration::from_millis(3));
@@ -251,6 +303,13 @@ mod tests {
             "portalrelease_worker_freeze_seconds_count 1",
             "portalrelease_import_rows_total{importer=\"protected_areas\"} 1000",
             "portalrelease_import_rows_rejected_total{importer=\"protected_areas\"} 2",
+            "portalrelease_import_progress_ratio{importer=\"protected_areas\"} 0.25",
+            "portalrelease_import_rows_per_second{importer=\"protected_areas\"} 50.0",
+            "portalrelease_import_remaining_seconds{importer=\"protected_areas\"} 15.0",
+            "portalrelease_import_progress_ratio{importer=\"sources\"} 1.0",
+            "portalrelease_import_rows_per_second{importer=\"sources\"} 0.0",
+            "portalrelease_import_remaining_seconds{importer=\"sources\"} 0.0",
+            "portalrelease_import_remaining_seconds{importer=\"by_job\"} NaN",
             "portalrelease_last_success_timestamp_seconds 1",
             "portalrelease_last_progress_timestamp_seconds 1",
             "portalrelease_notifications_total{result=\"dropped\"} 1",

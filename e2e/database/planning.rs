@@ -80,7 +80,7 @@ fn what_changes_while_the_swap_waits_for_its_locks_makes_another_plan() {
         let outgoing = Generation::Backup("2607011200".parse().unwrap());
         let mut order = order(&portal.relations, &Generation::Staging, &outgoing);
         // The attempts are long enough for the reader to go in the middle of one.
-        order.limits.attempt = Duration::from_secs(100);
+        order.limits.attempt = Duration::from_secs(20);
         let swap = async {
             let (tx, exchanged) = swap::exchange(&portal.pool, &order, &meddler, &CancellationToken::new()).await.unwrap();
             swap::commit(tx).await.unwrap();

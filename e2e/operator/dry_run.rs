@@ -25,6 +25,9 @@ async fn a_dry_run_goes_live_with_the_rows_that_it_imported_and_holds_its_place_
     assert!(!stage.is_locked().await);
     assert_eq!(stage.text("SELECT DISTINCT release_month FROM staging_protected_areas").await, "1", "staging is there to be looked at");
     assert!(status.manifest.is_some());
+    let cold = "SELECT string_agg(relname, ', ') FROM pg_class WHERE relname LIKE 'staging\\_%' AND relkind IN ('r', 'm')
+                AND relname !~ '_(countries|designations|governances|iucn_categories|legal_statuses|realms)$' AND (reltuples < 0 OR relallvisible < relpages)";
+    assert_eq!(stage.text(cold).await, "", "relations without statistics or without a visibility map, which make the first queries slow");
 
     stage.edit("jul2026", r#"{"dryRun":false}"#).await;
     stage.wait_state("jul2026", ReleaseState::Live).await;

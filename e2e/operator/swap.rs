@@ -116,6 +116,26 @@ async fn a_release_that_keeps_trying_swaps_once_the_way_is_free() {
     assert_eq!(stage.workers().await, Stage::WORKERS);
 }
 
+/// A pg_dump, say: it has locked nothing yet that is swapped, and the rows that were imported after it began are not there for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_from_before_the_import_is_waited_for() {
+    let stage = Stage::new("snapshot").await;
+    let _operator = stage.operator().await;
+    let mut dump = PgConnection::connect(&stage.env["STAGE_READER_DATABASE_URL"]).await.expect("a session");
+    sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM countries").execute(&mut dump).await.expect("its snapshot");
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut dump).await.expect("its pid");
+    stage.make_release("jul2026", "Jul2026", "").await;
+    let (pid, empty) = (pid.to_string(), "would see empty tables after the swap");
+    let status = stage.wait("jul2026", "waiting", |status| status.message.contains(empty)).await;
+    assert!(status.message.contains(&pid), "{}", status.message);
+    assert_eq!(condition(&status, "DataSwapped").1, "Blocked");
+    let areas: i64 = sqlx::query_scalar("SELECT count(*) FROM protected_areas").fetch_one(&mut dump).await.expect("what it sees");
+    assert!(areas > 0, "it sees the old release");
+    dump.close().await.expect("the session ends");
+    stage.wait_state("jul2026", ReleaseState::Live).await;
+    assert_eq!(stage.live_month().await, "1");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_sessions_of_the_named_roles_are_sent_away() {
     let stage = Stage::new("sentaway").await;

@@ -16,7 +16,7 @@ use super::{
     observe::{Blind, Scene, observe},
 };
 use crate::{
-    api::{FINALIZER, PortalRelease, PortalReleaseStatus},
+    api::{FINALIZER, PortalRelease, PortalReleaseStatus, ReleaseState},
     cluster::{self, ClusterError, FIELD_MANAGER},
     release::{next, status},
 };
@@ -105,6 +105,9 @@ async fn project(
         before: before.clone(),
     };
     let status = status::project(&scene.observed, step, facts);
+    if status.state == Some(ReleaseState::Running) {
+        shared.services.metrics.importing(&status.imports);
+    }
     write_status(shared, release, before, status).await
 }
 

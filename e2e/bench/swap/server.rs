@@ -35,8 +35,8 @@ pub(crate) fn backup() -> Generation {
 impl Server {
     /// Connects to the server of `LOCAL_PG_URL` and prepares it.
     pub(crate) async fn connect() -> Self {
-        let url =
-            std::env::var("LOCAL_PG_URL").expect("LOCAL_PG_URL: the URL of a superuser on a throw-away Postgres; e2e/bench/swap/run sets it");
+        let url = std::env::var("LOCAL_PG_URL")
+            .expect("LOCAL_PG_URL: the URL of a superuser on a throw-away Postgres; e2e/bench/swap/run sets it");
         let options = PgConnectOptions::from_str(&url).unwrap();
         let mut server = Self { admin: PgConnection::connect_with(&options).await.unwrap(), options };
         for role in [OWNER, READER] {
