@@ -46,17 +46,6 @@ fn a_swap_finds_room_in_the_log() {
     });
 }
 
-/// The server answers such a COMMIT with ROLLBACK, and no error.
-#[test]
-fn the_commit_of_a_failed_transaction_is_a_failure() {
-    with_portal(async |portal| {
-        let mut tx = portal.pool.begin().await.unwrap();
-        sqlx::raw_sql("SELECT 1 / 0").execute(&mut *tx).await.unwrap_err();
-        let error = swap::commit(tx).await.unwrap_err();
-        assert!(!matches!(error, swap::SwapError::CommitUnknown(_)) && error.to_string().contains("nothing has changed"), "{error}");
-    });
-}
-
 #[test]
 fn prepared_statements_of_one_session_read_every_release() {
     with_portal(async |portal| {
