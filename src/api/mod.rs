@@ -5,6 +5,7 @@
 
 mod crd;
 mod job;
+mod named;
 mod phase;
 mod portal;
 mod portal_status;
@@ -14,6 +15,8 @@ mod status;
 
 pub use crd::{crds, crds_yaml};
 pub use job::*;
+pub use named::UnknownName;
+pub(crate) use named::named_enum;
 pub use phase::PhaseName;
 pub use portal::*;
 pub use portal_status::*;

@@ -1,12 +1,10 @@
 //! The status of a `PortalRelease`: a projection of the ledger.
 
-use std::fmt;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{PhaseName, WorkerKind};
+use super::{PhaseName, WorkerKind, named_enum};
 
 /// Where a release stands. Projected from the ledger; never read back to decide anything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -67,75 +65,31 @@ pub struct PortalReleaseStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Where a release stands as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum ReleaseState {
-    /// Seen, not started.
-    Pending,
-    /// Waits for another release of the portal.
-    Queued,
-    /// Its phases run.
-    Running,
-    /// Stopped at a safe point, or at the end of the selected phases.
-    Suspended,
-    /// Staging is built and validated; `dryRun: false` goes live with it.
-    DryRunComplete,
-    /// Its data is live.
-    Live,
-    /// Its data was live; a later release's is now.
-    Superseded,
-    /// Its data is being replaced by the former one.
-    RollingBack,
-    /// Its data was live and was rolled back; staging is kept to roll forward.
-    RolledBack,
-    /// Stopped on request before the swap; nothing of it is left.
-    Aborted,
-    /// Stopped by a failure; `retry` goes on.
-    Failed,
-}
-
-impl ReleaseState {
-    /// The name as it stands in the status and the ledger.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "Pending",
-            Self::Queued => "Queued",
-            Self::Running => "Running",
-            Self::Suspended => "Suspended",
-            Self::DryRunComplete => "DryRunComplete",
-            Self::Live => "Live",
-            Self::Superseded => "Superseded",
-            Self::RollingBack => "RollingBack",
-            Self::RolledBack => "RolledBack",
-            Self::Aborted => "Aborted",
-            Self::Failed => "Failed",
-        }
-    }
-
-    /// The state of that name, if there is one.
-    pub fn parse(name: &str) -> Option<Self> {
-        [
-            Self::Pending,
-            Self::Queued,
-            Self::Running,
-            Self::Suspended,
-            Self::DryRunComplete,
-            Self::Live,
-            Self::Superseded,
-            Self::RollingBack,
-            Self::RolledBack,
-            Self::Aborted,
-            Self::Failed,
-        ]
-        .into_iter()
-        .find(|state| state.as_str() == name)
-    }
-}
-
-impl fmt::Display for ReleaseState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+named_enum! {
+    /// Where a release stands as a whole.
+    pub enum ReleaseState {
+        /// Seen, not started.
+        Pending,
+        /// Waits for another release of the portal.
+        Queued,
+        /// Its phases run.
+        Running,
+        /// Stopped at a safe point, or at the end of the selected phases.
+        Suspended,
+        /// Staging is built and validated; `dryRun: false` goes live with it.
+        DryRunComplete,
+        /// Its data is live.
+        Live,
+        /// Its data was live; a later release's is now.
+        Superseded,
+        /// Its data is being replaced by the former one.
+        RollingBack,
+        /// Its data was live and was rolled back; staging is kept to roll forward.
+        RolledBack,
+        /// Stopped on request before the swap; nothing of it is left.
+        Aborted,
+        /// Stopped by a failure; `retry` goes on.
+        Failed,
     }
 }
 
@@ -162,42 +116,21 @@ pub struct PhaseStatus {
     pub message: String,
 }
 
-/// How far a phase got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum PhaseState {
-    /// Not begun.
-    Pending,
-    /// Begun.
-    Running,
-    /// Done.
-    Succeeded,
-    /// Ended with an error.
-    Failed,
-    /// Nothing to do, or left out on request.
-    Skipped,
-    /// Done, and then taken back.
-    Undone,
-}
-
-impl PhaseState {
-    /// The name as it stands in the status and the ledger.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "Pending",
-            Self::Running => "Running",
-            Self::Succeeded => "Succeeded",
-            Self::Failed => "Failed",
-            Self::Skipped => "Skipped",
-            Self::Undone => "Undone",
-        }
-    }
-
-    /// The state of that name, if there is one.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::Skipped, Self::Undone]
-            .into_iter()
-            .find(|state| state.as_str() == name)
+named_enum! {
+    /// How far a phase got.
+    pub enum PhaseState {
+        /// Not begun.
+        Pending,
+        /// Begun.
+        Running,
+        /// Done.
+        Succeeded,
+        /// Ended with an error.
+        Failed,
+        /// Nothing to do, or left out on request.
+        Skipped,
+        /// Done, and then taken back.
+        Undone,
     }
 }
 

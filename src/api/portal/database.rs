@@ -1,0 +1,103 @@
+//! How to reach the portal's database, and how patient to be with it.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::SecretKeyRef;
+use crate::api::{Duration, Identifier};
+
+/// How to reach the portal's database and how patient to be with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.lockTimeout) > duration('0s') && duration(self.lockTimeout) <= duration('1h')").message("database.lockTimeout must be more than 0s and at most 1h"))]
+#[x_kube(validation = Rule::new("duration(self.statementTimeout) > duration('0s') && duration(self.statementTimeout) <= duration('24h')").message("database.statementTimeout must be more than 0s and at most 24h"))]
+pub struct Database {
+    /// Secret key with a `postgres://` URL of a direct connection to the primary.
+    pub connection_secret_ref: SecretKeyRef,
+    /// The schema that holds the portal's relations.
+    #[serde(default = "default_schema")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "!self.startsWith('pg_') && self != 'portal_release' && self != 'information_schema'", "message": "database.schema must be the portal's own schema, not a system schema or the operator's ledger"}]))]
+    pub schema: Identifier,
+    /// Key of the advisory lock that keeps other release tools out.
+    #[serde(default = "default_lock_key")]
+    pub lock_key: i64,
+    /// Total budget for getting the swap's table locks, spent in short attempts.
+    #[serde(default = "default_lock_timeout")]
+    pub lock_timeout: Duration,
+    /// Limit of one statement of the swap.
+    #[serde(default = "default_statement_timeout")]
+    pub statement_timeout: Duration,
+    /// What a release does when `lockTimeout` is used up. Its staging is kept either way.
+    #[serde(default)]
+    pub on_lock_timeout: OnLockTimeout,
+    /// Whom the swap may send away when they keep it waiting: nobody, unless roles are named here.
+    #[serde(default)]
+    pub cancel_blockers: CancelBlockers,
+    /// What is done about standbys before the swap: new readers there wait, for up to `max_standby_streaming_delay`, until the readers
+    /// that the swap meets on the standby are gone.
+    #[serde(default)]
+    pub standbys: Standbys,
+}
+
+/// What a release does when the budget for the swap's locks is used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum OnLockTimeout {
+    /// The workers come back and the release is Suspended until `retry` is raised.
+    #[default]
+    Suspend,
+    /// The release keeps Running, with its workers frozen, and tries again until it succeeds or is aborted.
+    KeepTrying,
+}
+
+/// Sessions that the swap may send away when they keep it waiting. The operator's role needs `pg_signal_backend` and
+/// `pg_read_all_stats`, or membership in these roles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("duration(self.after) >= duration('0s') && duration(self.after) <= duration('1h')").message("database.cancelBlockers.after must be at least 0s and at most 1h"))]
+pub struct CancelBlockers {
+    /// Database roles. A running statement is cancelled, a session that is idle in a transaction is ended.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub roles: Vec<Identifier>,
+    /// Only transactions that have been open for at least as long.
+    #[serde(default = "default_cancel_after")]
+    pub after: Duration,
+}
+
+impl Default for CancelBlockers {
+    fn default() -> Self {
+        Self { roles: Vec::new(), after: default_cancel_after() }
+    }
+}
+
+fn default_cancel_after() -> Duration {
+    "5s".into()
+}
+
+/// What is done about standbys before the swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Standbys {
+    /// Wait, within `lockTimeout`, until they have caught up, so that the swap reaches their readers at once.
+    #[default]
+    Wait,
+    /// Swap whatever they do.
+    Ignore,
+}
+
+fn default_schema() -> Identifier {
+    "public".into()
+}
+
+fn default_lock_key() -> i64 {
+    42_000_001
+}
+
+fn default_lock_timeout() -> Duration {
+    "30s".into()
+}
+
+fn default_statement_timeout() -> Duration {
+    "5m".into()
+}

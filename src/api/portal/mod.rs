@@ -1,0 +1,155 @@
+//! `Portal`: everything about one portal that stays the same from release to release. One file for each part.
+
+#![allow(clippy::duplicated_attributes, reason = "printcolumn is given once a column")]
+
+mod checks;
+mod csv;
+mod database;
+mod hooks;
+mod imports;
+mod notifications;
+mod references;
+mod relations;
+mod workers;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use checks::*;
+pub use csv::*;
+pub use database::*;
+pub use hooks::*;
+pub use imports::*;
+pub use notifications::*;
+pub use references::*;
+pub use relations::*;
+pub use workers::*;
+
+use super::PortalStatus;
+
+/// One portal: its database, tables, views, imports, workers, gates and defaults. Written by the platform team; it may
+/// contain SQL and name Secrets and workloads of its own namespace.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "portalrelease.dev",
+    version = "v1alpha1",
+    kind = "Portal",
+    namespaced,
+    shortname = "portal",
+    category = "portal-release",
+    status = "PortalStatus",
+    derive = "PartialEq",
+    doc = "A data portal: its database, tables, views, imports, workers and gates.",
+    printcolumn(
+        name = "CURRENT",
+        type_ = "string",
+        json_path = ".status.currentLabel",
+        description = "Label of the release that readers see"
+    ),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "FROZEN", type_ = "boolean", json_path = ".spec.frozen", description = "Emergency freeze requested"),
+    printcolumn(name = "BACKUPS", type_ = "integer", json_path = ".status.backupCount", description = "Backups that are there"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "LAST-BACKUP", type_ = "date", json_path = ".status.backups[0].createdAt", priority = 1),
+    printcolumn(name = "BACKUP-SIZE", type_ = "string", json_path = ".status.backupSize", priority = 1),
+    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.materializedViews.all(v, has(v.query) != has(v.queryFrom))").message("each materialized view needs either query or queryFrom, and not both"))]
+#[x_kube(validation = Rule::new("!has(self.imports) || self.imports.core.all(i, self.imports.related.all(r, r.name != i.name))").message("an import's name must be unique among imports.core and imports.related"))]
+pub struct PortalSpec {
+    /// The portal's database.
+    pub database: Database,
+    /// A regular expression that every release's label must match.
+    #[serde(default = "default_label_pattern")]
+    #[schemars(length(min = 1, max = 256))]
+    pub label_pattern: String,
+    /// The relations that a release replaces, in swap order: independent, then main, then junction.
+    pub tables: Tables,
+    /// How staged tables are built.
+    #[serde(default)]
+    pub staging: Staging,
+    /// How materialized views are handled.
+    #[serde(default)]
+    pub views: Views,
+    /// Materialized views over the foreign tables, in the order in which they are built.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub materialized_views: Vec<MaterializedView>,
+    /// What must be true of the views before anything is imported.
+    #[serde(default)]
+    pub preflight: Preflight,
+    /// SQL checks: hard gates stop the release, soft ones are reported.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub gates: Vec<Gate>,
+    /// What fills the staged tables.
+    #[serde(default)]
+    pub imports: Imports,
+    /// What must be true of the staged tables before they may go live.
+    #[serde(default)]
+    pub validation: Validation,
+    /// The view that the site's download generators read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downloads_view: Option<DownloadsView>,
+    /// When and how workers are frozen.
+    #[serde(default)]
+    pub freeze: Freeze,
+    /// The workloads that must not run while data is swapped.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub workers: Vec<Worker>,
+    /// What happens after the swap and the workers' return: HTTP hooks, called in order.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub post_swap: Vec<Hook>,
+    /// Object stores that imports read from.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub object_stores: Vec<ObjectStore>,
+    /// Who is told about a release's progress.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
+    pub notifications: Vec<Notification>,
+    /// What a release uses where it says nothing.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// Emergency freeze: `true` scales the workers to zero now and keeps them there, with or without a release.
+    #[serde(default)]
+    pub frozen: bool,
+}
+
+fn default_label_pattern() -> String {
+    "^[A-Z][a-z]{2}[0-9]{4}$".to_owned()
+}
+
+/// What a release uses where it says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Defaults {
+    /// Backups kept after a successful release.
+    #[serde(default = "default_keep_backups")]
+    #[schemars(range(min = 0, max = 100))]
+    pub keep_backups: i32,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { keep_backups: default_keep_backups() }
+    }
+}
+
+fn default_keep_backups() -> i32 {
+    1
+}
+
+/// A default that is `true`.
+fn yes() -> bool {
+    true
+}

@@ -1,0 +1,40 @@
+//! Who is notified of a release's progress.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{SecretKeyRef, yes};
+use crate::api::ItemName;
+
+/// Someone who is told about a release's progress.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Notification {
+    /// Its name inside the Portal.
+    pub name: ItemName,
+    /// A Slack incoming webhook.
+    pub slack: Slack,
+    /// Tell when a release starts.
+    #[serde(default = "yes")]
+    pub start: bool,
+    /// Tell when a phase is complete.
+    #[serde(default = "yes")]
+    pub phase_complete: bool,
+    /// Tell how an import goes on.
+    #[serde(default = "yes")]
+    pub import_progress: bool,
+    /// Tell when a release is live.
+    #[serde(default = "yes")]
+    pub success: bool,
+    /// Tell when a release failed.
+    #[serde(default = "yes")]
+    pub failure: bool,
+}
+
+/// A Slack incoming webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Slack {
+    /// Secret key with the webhook's URL.
+    pub url_secret_ref: SecretKeyRef,
+}

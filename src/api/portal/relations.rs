@@ -1,0 +1,108 @@
+//! The relations that a release replaces, and how their staged twins are built.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{QuerySource, yes};
+use crate::api::{Identifier, Megabytes, Sql};
+
+/// The relations that a release replaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("self.independent.size() + self.main.size() + self.junction.size() > 0").message("tables must name at least one table to release"))]
+#[x_kube(validation = Rule::new("(self.independent + self.main + self.junction + self.lookup).all(t, (self.independent + self.main + self.junction + self.lookup).exists_one(o, o == t))").message("a table may be named only once in tables"))]
+#[x_kube(validation = Rule::new("(self.independent + self.main + self.junction + self.lookup).all(t, !t.startsWith('staging_') && !t.matches('^bk[0-9]{10}_'))").message("tables names live tables; staging_* and bkYYMMDDHHMM_* are made by the operator"))]
+pub struct Tables {
+    /// Tables without foreign keys to the other swapped tables.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub independent: Vec<Identifier>,
+    /// The main entities.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub main: Vec<Identifier>,
+    /// Tables that reference the others.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub junction: Vec<Identifier>,
+    /// Look-up tables: not swapped; their new rows are staged and published in the swap's transaction.
+    #[serde(default)]
+    #[schemars(length(max = 48))]
+    pub lookup: Vec<Identifier>,
+}
+
+impl Tables {
+    /// The swapped tables in swap order.
+    pub fn swapped(&self) -> Vec<String> {
+        self.independent.iter().chain(&self.main).chain(&self.junction).map(|name| name.0.clone()).collect()
+    }
+
+    /// The look-up tables.
+    pub fn lookups(&self) -> Vec<String> {
+        self.lookup.iter().map(|name| name.0.clone()).collect()
+    }
+}
+
+/// How staged tables are built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Staging {
+    /// Load first, then build indexes and foreign keys.
+    #[serde(default = "yes")]
+    pub lightweight: bool,
+    /// `maintenance_work_mem` of all index builds that run at once together, such as `512MB`: each of `imports.parallel` gets its share.
+    /// Where it is absent each build has what the server is set to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance_work_mem: Option<Megabytes>,
+}
+
+impl Default for Staging {
+    fn default() -> Self {
+        Self { lightweight: true, maintenance_work_mem: None }
+    }
+}
+
+/// How materialized views are handled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Views {
+    /// Refresh the live materialized views concurrently before the preflight.
+    #[serde(default)]
+    pub refresh: bool,
+    /// Build staged twins of the materialized views, which the imports read and the swap publishes.
+    #[serde(default = "yes")]
+    pub create_staging: bool,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Self { refresh: false, create_staging: true }
+    }
+}
+
+/// One materialized view over the foreign tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MaterializedView {
+    /// Name of the live view.
+    pub name: Identifier,
+    /// Columns of a unique index, needed to refresh it concurrently.
+    #[serde(default)]
+    #[schemars(length(max = 8))]
+    pub unique_key: Vec<Identifier>,
+    /// Template of the view's query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<Sql>,
+    /// Where the template is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_from: Option<QuerySource>,
+}
+
+/// The view that the site's download generators read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DownloadsView {
+    /// Its name.
+    pub name: Identifier,
+    /// Template of its query.
+    pub query: Sql,
+}

@@ -1,0 +1,80 @@
+//! The workloads that must not run while data is swapped.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{Duration, Identifier, ObjectName, PhaseName, named_enum};
+
+/// When and how workers are frozen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.timeout) > duration('0s') && duration(self.timeout) <= duration('24h')").message("freeze.timeout must be more than 0s and at most 24h"))]
+pub struct Freeze {
+    /// The phase just before which workers are frozen.
+    #[serde(default)]
+    pub before: FreezeBefore,
+    /// How long the workers may take to stop, and to come back.
+    #[serde(default = "default_freeze_timeout")]
+    pub timeout: Duration,
+    /// Database roles of which no session may be left once the workers are gone.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub database_roles: Vec<Identifier>,
+}
+
+impl Default for Freeze {
+    fn default() -> Self {
+        Self { before: FreezeBefore::default(), timeout: default_freeze_timeout(), database_roles: Vec::new() }
+    }
+}
+
+fn default_freeze_timeout() -> Duration {
+    "2m".into()
+}
+
+named_enum! {
+    /// Where Freeze stands in the plan.
+    #[derive(Default)]
+    pub enum FreezeBefore {
+        /// The golden sequence: workers rest during the whole release.
+        Preflight,
+        /// Workers rest from the building of the staged tables on.
+        BuildStaging,
+        /// As late as possible.
+        #[default]
+        FinaliseSwap,
+    }
+}
+
+impl FreezeBefore {
+    /// The phase that it names.
+    pub fn phase(self) -> PhaseName {
+        match self {
+            Self::Preflight => PhaseName::Preflight,
+            Self::BuildStaging => PhaseName::BuildStaging,
+            Self::FinaliseSwap => PhaseName::FinaliseSwap,
+        }
+    }
+}
+
+/// A workload that must not run while data is swapped.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub struct Worker {
+    /// Its kind.
+    pub kind: WorkerKind,
+    /// Its name.
+    pub name: ObjectName,
+}
+
+named_enum! {
+    /// The kinds of workloads that can be frozen.
+    pub enum WorkerKind {
+        /// Scaled to zero.
+        Deployment,
+        /// Scaled to zero.
+        StatefulSet,
+        /// Suspended.
+        CronJob,
+    }
+}
