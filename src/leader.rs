@@ -6,7 +6,6 @@
 
 use std::{
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +16,11 @@ use kube_lease_manager::{LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{FIELD_MANAGER, describe, is_not_found, truncate};
+use crate::{
+    cluster::{FIELD_MANAGER, describe, is_not_found},
+    term::Term,
+    text::truncate,
+};
 
 /// For how long the Lease is valid after a renewal, in seconds. Another operator may take over after that.
 const LEASE_SECONDS: u64 = 15;
@@ -35,42 +38,6 @@ const STANDBY_PAUSE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long the leader's work may take to end once the Lease is lost, and the release of the Lease at a clean stop.
 const WIND_DOWN: Duration = Duration::from_secs(2);
-
-/// Until when this process surely leads. Clones share it.
-///
-/// A process that slept past its Lease goes on exactly where it was when it wakes, before anything tells it about the loss. So
-/// whoever is about to act, and above all to end a predecessor's sessions, asks the clock first.
-#[derive(Clone, Debug, Default)]
-pub struct Term(Arc<Mutex<End>>);
-
-#[derive(Clone, Copy, Debug, Default)]
-enum End {
-    /// It has not begun.
-    #[default]
-    Over,
-    At(SystemTime),
-    Never,
-}
-
-impl Term {
-    /// The term of a process that is alone.
-    pub fn endless() -> Self {
-        Self(Arc::new(Mutex::new(End::Never)))
-    }
-
-    /// This process does not lead, or cannot be sure of it.
-    pub fn is_over(&self) -> bool {
-        match *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            End::Over => true,
-            End::At(end) => SystemTime::now() >= end,
-            End::Never => false,
-        }
-    }
-
-    fn lasts_until(&self, end: SystemTime) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = End::At(end);
-    }
-}
 
 /// Why this process does not lead.
 #[derive(Debug, thiserror::Error)]

@@ -8,18 +8,19 @@ use futures::future::join_all;
 use kube::Client;
 use portal_release_operator::{
     api,
+    cli::{Cli, Command, CrdArgs, DoctorArgs, Output, RunArgs},
     cluster::PortalEvents,
-    config::{Cli, Command, CrdArgs, DoctorArgs, Output, RunArgs},
     controller, doctor,
     faults::Faults,
     http::HttpServer,
-    leader::{self, Term},
+    leader,
     metrics::Metrics,
     notify::Notifier,
-    outbound::{Outbound, STALL},
     portals::Portals,
     services::Services,
+    storage::guard::{Outbound, STALL},
     telemetry,
+    term::Term,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},

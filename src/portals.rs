@@ -13,10 +13,11 @@ use tokio::sync::Mutex;
 
 use crate::{
     api::Portal,
-    cluster::{self, ClusterError, SecretValue},
+    cluster::{self, ClusterError},
     database::{connection::ConnectError, ledger, portal::PortalDatabase},
     http::ManifestSource,
-    leader::Term,
+    secret::SecretValue,
+    term::Term,
 };
 
 /// For how long a Secret counts as read: a new password is used after that.

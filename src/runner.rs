@@ -10,87 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt, channel::mpsc::UnboundedSender};
-use kube::runtime::reflector::ObjectRef;
+use futures::FutureExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    api::{PhaseName, PhaseState, PortalRelease, ReleaseState},
+    api::{PhaseName, PhaseState, ReleaseState},
     cluster::EventType,
     database::{ledger, lock::Fenced},
-    phases::{self, Context, Done, PhaseError},
-    release::{TaskView, phase::facts},
-    services::{Audience, Notice},
+    notify::Notice,
+    phases,
+    release::{Direction, TaskView, phase::facts},
+    text::bounded,
+    work::{Context, Done, PhaseError, Progress},
 };
 
 /// Pause before the taking back of a phase is tried again.
 const UNDO_PAUSE: Duration = Duration::from_secs(2);
-/// How often progress wakes the reconcile at most.
-const WAKE_EVERY: Duration = Duration::from_millis(500);
-
-/// Where releases are woken.
-pub type Waker = UnboundedSender<ObjectRef<PortalRelease>>;
-
-/// What a task says of itself.
-pub struct Progress {
-    message: Mutex<String>,
-    blocked: Mutex<Option<String>>,
-    /// When the reconcile was woken last, or will be next.
-    woken: Mutex<Option<Instant>>,
-    waker: Waker,
-    object: ObjectRef<PortalRelease>,
-}
-
-impl Progress {
-    /// Progress of a task for `object`.
-    pub fn new(waker: Waker, object: ObjectRef<PortalRelease>) -> Self {
-        Self { message: Mutex::default(), blocked: Mutex::default(), woken: Mutex::default(), waker, object }
-    }
-
-    /// Says what happens right now.
-    pub fn say(&self, what: String) {
-        tracing::debug!(release = self.object.name, "{what}");
-        *self.message.lock().unwrap_or_else(PoisonError::into_inner) = what;
-        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.moved();
-    }
-
-    /// Says who is in the way, until something else is said.
-    pub fn blocked(&self, by: String) {
-        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
-        self.moved();
-    }
-
-    /// The ledger has changed: people should see it soon.
-    pub fn moved(&self) {
-        let now = Instant::now();
-        let mut woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
-        match *woken {
-            // One is on its way, and will find this too.
-            Some(at) if at > now => {}
-            // What is said last may stay true for hours, so it is not passed over.
-            Some(at) if now - at < WAKE_EVERY => {
-                let due = at + WAKE_EVERY;
-                *woken = Some(due);
-                let (waker, object) = (self.waker.clone(), self.object.clone());
-                tokio::spawn(async move {
-                    tokio::time::sleep_until(due.into()).await;
-                    let _ = waker.unbounded_send(object);
-                });
-            }
-            _ => {
-                *woken = Some(now);
-                self.wake();
-            }
-        }
-    }
-
-    fn wake(&self) {
-        // The receiver is gone only when the operator ends.
-        let _ = self.waker.unbounded_send(self.object.clone());
-    }
-}
-
 /// One running task.
 struct Running {
     phase: PhaseName,
@@ -108,21 +43,12 @@ pub struct Runner {
     tracker: TaskTracker,
 }
 
-/// Whether a phase is done or taken back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Run it.
-    Do,
-    /// Take it back.
-    Undo,
-}
-
 impl Runner {
     /// What runs for the release with this uid.
     pub fn view(&self, uid: &str) -> Option<TaskView> {
         let running = self.get(uid)?;
-        let message = running.progress.message.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let blocked = running.progress.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let message = running.progress.message();
+        let blocked = running.progress.blocker();
         Some(TaskView { phase: Some(running.phase), message, blocked, stopping: running.stopping.load(Ordering::Relaxed) })
     }
 
@@ -157,12 +83,12 @@ impl Runner {
 
     /// Starts a task. The caller has seen that none runs for this release.
     pub fn start(&self, uid: &str, context: Context, direction: Direction) {
-        let phase = context.attempt.phase;
+        let phase = context.subject.attempt.phase;
         let running = Arc::new(Running {
             phase,
-            progress: context.progress.clone(),
-            cancel: context.cancel.clone(),
-            pause: context.pause.clone(),
+            progress: context.control.progress.clone(),
+            cancel: context.control.cancel.clone(),
+            pause: context.control.pause.clone(),
             stopping: AtomicBool::new(false),
         });
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), running.clone());
@@ -180,11 +106,11 @@ impl Runner {
 
 /// Runs the phase until it ends, is cancelled, or takes too long.
 async fn supervise(context: &Context, direction: Direction) -> Result<Done, PhaseError> {
-    let phase = context.attempt.phase;
+    let phase = context.subject.attempt.phase;
     let facts = facts(phase);
     tokio::select! {
-        () = context.services.faults.reach(phase, if direction == Direction::Do { "begin" } else { "undo" }) => {}
-        () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+        () = context.tools.services.faults.reach(phase, if direction == Direction::Do { "begin" } else { "undo" }) => {}
+        () = context.control.cancel.cancelled() => return Err(PhaseError::Cancelled),
     }
     let work = async {
         match direction {
@@ -197,7 +123,7 @@ async fn supervise(context: &Context, direction: Direction) -> Result<Done, Phas
     let ended = tokio::select! {
         ended = &mut work => Some(ended),
         // A swap that has begun looks for itself; everything else is cut off at once.
-        () = cancelled(&context.cancel, facts.interruptible) => None,
+        () = cancelled(&context.control.cancel, facts.interruptible) => None,
         () = tokio::time::sleep(facts.timeout) => {
             context.end_backends().await;
             return Err(PhaseError::Failed(format!("{phase} took longer than {}h", facts.timeout.as_secs() / 3600)));
@@ -223,13 +149,13 @@ async fn cancelled(cancel: &CancellationToken, interruptible: bool) {
 
 /// Writes down how the phase ended, tells people, and waits a little before what failed is tried again.
 async fn conclude(context: &Context, direction: Direction, result: Result<Done, PhaseError>, took: Duration) {
-    let (services, attempt, object) = (&context.services, context.attempt, context.object.clone());
+    let (services, attempt, object) = (&context.tools.services, context.subject.attempt, context.subject.object.clone());
     let phase = attempt.phase;
     let label = context.label();
     if result.is_err() && services.term.is_over() {
         // It slept, and its sessions were ended meanwhile: whoever leads now says how the phase goes.
         tracing::warn!(%label, phase = phase.as_str(), "{label}: {phase} is left to the operator that leads now");
-        context.database.forget().await;
+        context.tools.database.forget().await;
         return;
     }
     match (result, direction) {
@@ -239,7 +165,7 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
             services.metrics.progressed();
             let detail = ledger_message(context).await;
             services.event(object, EventType::Normal, facts(phase).done, format!("{phase}: {detail}"));
-            services.tell(Audience::from(context), Notice::PhaseComplete { phase, took, detail });
+            services.tell(context.audience(), Notice::PhaseComplete { phase, took, detail });
         }
         (Ok(_), Direction::Undo) => {
             tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} is taken back");
@@ -259,7 +185,7 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
         }
         (Err(PhaseError::Fenced(error)), _) => {
             tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase}: {error}");
-            context.database.forget().await;
+            context.tools.database.forget().await;
         }
         (Err(PhaseError::Stale(why)), Direction::Do) => {
             tracing::info!(%label, phase = phase.as_str(), why, "{label}: {why}");
@@ -273,7 +199,7 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
                 PhaseError::Stopped(_) => Failure::Ends(ReleaseState::Suspended),
                 _ => Failure::Counted,
             };
-            let text = crate::release::status::bounded(error.to_string(), 2000);
+            let text = bounded(error.to_string(), 2000);
             tracing::warn!(%label, phase = phase.as_str(), attempt = attempt.number, error = text, "{label}: {phase} failed");
             services.metrics.phase_ended(phase, PhaseState::Failed, took);
             services.event(object, EventType::Warning, "PhaseFailed", format!("{phase}: {text}"));
@@ -283,7 +209,7 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
             tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase} could not be taken back, trying again");
             context.say(format!("cannot be taken back yet, trying again: {error}"));
             tokio::select! {
-                () = context.cancel.cancelled() => {}
+                () = context.control.cancel.cancelled() => {}
                 () = tokio::time::sleep(UNDO_PAUSE) => {}
             }
         }
@@ -302,8 +228,8 @@ fn phases_to_rebuild() -> Vec<PhaseName> {
 
 async fn ledger_message(context: &Context) -> String {
     let read = async {
-        let mut connection = context.database.pool().acquire().await?;
-        ledger::phases::message(&mut connection, context.attempt.run, context.attempt.phase).await
+        let mut connection = context.tools.database.pool().acquire().await?;
+        ledger::phases::message(&mut connection, context.subject.attempt.run, context.subject.attempt.phase).await
     };
     read.await.unwrap_or_default()
 }
@@ -331,10 +257,10 @@ enum Note {
 /// Writes to the ledger what the phase could not write itself. Where the database does not answer, the phase counts as running and
 /// is run again once it does.
 async fn record(context: &Context, note: &Note) {
-    let attempt = context.attempt;
+    let attempt = context.subject.attempt;
     let write = async {
-        let mut tx = context.database.pool().begin().await?;
-        context.fence.check_if_held(&mut tx).await?;
+        let mut tx = context.tools.database.pool().begin().await?;
+        context.control.fence.check_if_held(&mut tx).await?;
         match note {
             Note::Paused => ledger::phases::pause(&mut tx, attempt).await?,
             Note::Stale(why) => {
@@ -343,7 +269,7 @@ async fn record(context: &Context, note: &Note) {
             Note::Failed { text, how } => {
                 ledger::phases::fail(&mut tx, attempt, text, *how == Failure::Final, *how != Failure::Uncounted).await?;
                 if let Failure::Ends(state) = how {
-                    ledger::runs::end(&mut tx, attempt.run, *state, context.spec.retry, text).await?;
+                    ledger::runs::end(&mut tx, attempt.run, *state, context.subject.spec.retry, text).await?;
                 }
             }
         }
@@ -352,7 +278,7 @@ async fn record(context: &Context, note: &Note) {
     if let Err(error) = write.await {
         tracing::warn!(%error, phase = attempt.phase.as_str(), "the ledger could not be written; the phase will be run again: {error}");
         if !matches!(error, Fenced::Database(_)) {
-            context.database.forget().await;
+            context.tools.database.forget().await;
         }
     }
 }

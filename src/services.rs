@@ -1,19 +1,18 @@
 //! What every part of the operator shares: metrics, events, notifications, addresses.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 
 use crate::{
-    api::{FrozenWorkload, ManifestRef, Notification, PhaseName},
+    api::ManifestRef,
     cluster::{self, EventType, PortalEvents},
     faults::Faults,
-    leader::Term,
     metrics::Metrics,
-    notify::{Notifier, message},
-    outbound::Outbound,
-    phases::Context,
+    notify::{Audience, Notice, Notifier},
+    storage::guard::Outbound,
+    term::Term,
 };
 
 /// Shared by everything.
@@ -38,72 +37,6 @@ pub struct Services {
     pub faults: Faults,
 }
 
-/// Something that people are told.
-#[derive(Clone, Debug)]
-pub enum Notice {
-    /// A release has started.
-    Started {
-        /// It will stop before the swap.
-        dry_run: bool,
-    },
-    /// A phase is complete.
-    PhaseComplete {
-        /// The phase.
-        phase: PhaseName,
-        /// How long it took.
-        took: Duration,
-        /// What it did.
-        detail: String,
-    },
-    /// An import goes on.
-    ImportProgress {
-        /// Its name.
-        import: String,
-        /// Rows so far.
-        rows: i64,
-        /// Rows of the source, once known.
-        total: Option<i64>,
-    },
-    /// A release is live.
-    Live {
-        /// How long it took.
-        took: Duration,
-        /// Rows imported.
-        rows: i64,
-    },
-    /// A release failed.
-    Failed {
-        /// In this phase.
-        phase: Option<PhaseName>,
-        /// Why.
-        cause: String,
-    },
-}
-
-/// Who is told: the Portal's notifications, in the name of one release.
-#[derive(Clone, Debug)]
-pub struct Audience {
-    /// Namespace of the Portal and its Secrets.
-    pub namespace: String,
-    /// Name of the Portal.
-    pub portal: String,
-    /// Label of the release.
-    pub label: String,
-    /// The Portal's notifications.
-    pub notifications: Vec<Notification>,
-}
-
-impl From<&Context> for Audience {
-    fn from(context: &Context) -> Self {
-        Self {
-            namespace: context.namespace.clone(),
-            portal: context.portal_name.clone(),
-            label: context.label().0.clone(),
-            notifications: context.portal.notifications.clone(),
-        }
-    }
-}
-
 impl Services {
     /// The namespace is being deleted: its Secrets, and the right to read them or to write events, go away in any order. A request
     /// would be refused, and nobody is left to be told.
@@ -113,7 +46,7 @@ impl Services {
 
     /// Tells everyone who wants to know, in the background: nothing waits for it.
     pub fn tell(self: &Arc<Self>, audience: Audience, notice: Notice) {
-        if !audience.notifications.iter().any(|notification| wants(notification, &notice)) {
+        if !audience.notifications.iter().any(|notification| notice.is_wanted(notification)) {
             return;
         }
         let services = self.clone();
@@ -121,8 +54,8 @@ impl Services {
             if services.is_going(&audience.namespace).await {
                 return;
             }
-            let text = text(&audience, &notice);
-            for notification in audience.notifications.iter().filter(|notification| wants(notification, &notice)) {
+            let text = notice.text(&audience);
+            for notification in audience.notifications.iter().filter(|notification| notice.is_wanted(notification)) {
                 let secret = &notification.slack.url_secret_ref;
                 match cluster::read_secret_key(&services.client, &audience.namespace, secret.name.as_str(), secret.key.as_str()).await {
                     Ok(url) => services.notifier.notify(url, text.clone()),
@@ -148,36 +81,4 @@ impl Services {
     pub fn manifest(&self, namespace: &str, portal: &str, label: &str, sha256: String) -> ManifestRef {
         ManifestRef { url: format!("{}/manifests/{namespace}/{portal}/{label}.json", self.public_url), sha256 }
     }
-}
-
-fn wants(notification: &Notification, notice: &Notice) -> bool {
-    match notice {
-        Notice::Started { .. } => notification.start,
-        Notice::PhaseComplete { .. } => notification.phase_complete,
-        Notice::ImportProgress { .. } => notification.import_progress,
-        Notice::Live { .. } => notification.success,
-        Notice::Failed { .. } => notification.failure,
-    }
-}
-
-fn text(audience: &Audience, notice: &Notice) -> String {
-    let (portal, label) = (audience.portal.as_str(), audience.label.as_str());
-    match notice {
-        Notice::Started { dry_run } => message::start(portal, label, *dry_run),
-        Notice::PhaseComplete { phase, took, detail } => message::phase_complete(portal, label, *phase, *took, detail),
-        Notice::ImportProgress { import, rows, total } => message::import_progress(portal, label, import, *rows, *total),
-        Notice::Live { took, rows } => message::success(portal, label, *took, *rows),
-        Notice::Failed { phase, cause } => {
-            message::failure(portal, label, *phase, cause, "Correct the cause, then raise spec.retry to go on from the failed phase.")
-        }
-    }
-}
-
-/// How workloads are, except where a record says how they were before somebody stopped them: a zero that is ours is never taken for
-/// theirs. Whoever stops workloads writes its record first, so a record that is read after the present numbers tells every such zero.
-pub fn corrected(now: Vec<FrozenWorkload>, recorded: &[FrozenWorkload]) -> Vec<FrozenWorkload> {
-    let before = |workload: FrozenWorkload| {
-        recorded.iter().find(|other| other.kind == workload.kind && other.name == workload.name).cloned().unwrap_or(workload)
-    };
-    now.into_iter().map(before).collect()
 }

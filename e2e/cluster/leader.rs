@@ -3,7 +3,10 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{coordination::v1::Lease, rbac::v1::Role};
 use kube::api::Patch;
-use portal_release_operator::leader::{LeaderError, Term, run_as_leader};
+use portal_release_operator::{
+    leader::{LeaderError, run_as_leader},
+    term::Term,
+};
 use serde_json::json;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;

@@ -8,8 +8,8 @@ use async_compression::{Level, zstd::CParameter};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use portal_release_operator::database::csv::Format;
-use portal_release_operator::files::content::{Compression, Content};
-use portal_release_operator::files::{File, FileError};
+use portal_release_operator::storage::content::{Compression, Content};
+use portal_release_operator::storage::{File, FileError};
 use tokio::io::AsyncWriteExt;
 
 use super::files::{TABLE, load_file, whole};

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use futures::stream;
 use portal_release_operator::database::csv::{self, Accounting, CsvError, Format, Loaded};
 use portal_release_operator::database::import::Counts;
-use portal_release_operator::files::content::{Compression, Content};
-use portal_release_operator::files::{File, FileError};
+use portal_release_operator::storage::content::{Compression, Content};
+use portal_release_operator::storage::{File, FileError};
 use sqlx::{Connection, PgConnection};
 
 use super::files::{endless, load_file, sha256};

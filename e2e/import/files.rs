@@ -4,8 +4,8 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use portal_release_operator::database::csv::{self, CsvError, Format, Loaded, MAX_ROW_BYTES};
 use portal_release_operator::database::import::Counts;
-use portal_release_operator::files::content::{Compression, Content};
-use portal_release_operator::files::{File, FileError};
+use portal_release_operator::storage::content::{Compression, Content};
+use portal_release_operator::storage::{File, FileError};
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 

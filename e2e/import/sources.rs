@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use portal_release_operator::cluster::SecretValue;
 use portal_release_operator::database::csv::{CsvError, Format};
-use portal_release_operator::files::{File, FileError, http, s3};
-use portal_release_operator::outbound::{Outbound, STALL};
+use portal_release_operator::secret::SecretValue;
+use portal_release_operator::storage::guard::{Outbound, STALL};
+use portal_release_operator::storage::{File, FileError, http, s3};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 

@@ -13,8 +13,11 @@ use k8s_openapi::{ByteString, api::core::v1::ConfigMap};
 use kube::api::{Api, Patch, PatchParams};
 use portal_release_operator::{
     api::{Csv, PhaseName, RejectRule, ReleaseState},
-    files::{content::Compression, content::Content, s3},
-    outbound::{Outbound, STALL},
+    storage::{
+        content::{Compression, Content},
+        guard::{Outbound, STALL},
+        s3,
+    },
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -24,6 +24,8 @@ use serde_json::json;
 pub use kube::runtime::events::EventType;
 pub use portal_events::PortalEvents;
 
+use crate::{secret::SecretValue, text::truncate};
+
 /// The one name under which the operator owns fields.
 pub const FIELD_MANAGER: &str = "portal-release-operator";
 
@@ -149,34 +151,6 @@ impl ClusterError {
             Self::Call { cause, .. } => Some(cause),
             _ => None,
         }
-    }
-}
-
-/// A secret text. Neither `Debug` nor `Display` shows it.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SecretValue(String);
-
-impl SecretValue {
-    /// Wraps a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself. Never log it or put it into a message.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
-    }
-}
-
-impl fmt::Display for SecretValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[secret]")
     }
 }
 
@@ -346,11 +320,6 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         next = cause.source();
     }
     text
-}
-
-/// The longest beginning of `text` that has at most `max` bytes and ends between two characters.
-pub fn truncate(text: &str, max: usize) -> &str {
-    text.get(..text.floor_char_boundary(max)).unwrap_or_default()
 }
 
 fn unreadable(kind: &'static str, namespace: &str, name: &str, key: &str, cause: CallError) -> ClusterError {

@@ -6,7 +6,8 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
-use super::{FIELD_MANAGER, describe, is_namespace_terminating, truncate};
+use super::{FIELD_MANAGER, describe, is_namespace_terminating};
+use crate::text::truncate;
 
 /// Longest note that the API server takes, in bytes.
 const MAX_NOTE_BYTES: usize = 1024;

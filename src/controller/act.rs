@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
-    observe::{Blind, Scene},
-    release::{ReconcileError, set_finalizer},
+    finalizer::{ReconcileError, set_finalizer},
+    observe::{ObserveError, Snapshot},
 };
 use crate::{
     api::{FrozenWorkload, PhaseName, PhaseState, PortalRelease, ReleaseState},
@@ -25,14 +25,13 @@ use crate::{
         },
         lock::{Fenced, LockError},
     },
-    phases::Context,
+    notify::{Audience, Notice},
     release::{
-        LockView, PlannedPhase, RunKind, Step,
+        Direction, LockView, PlannedPhase, RunKind, Step,
         plan::{imports_again, plan, replan},
         written::accepted,
     },
-    runner::{Direction, Progress},
-    services::{Audience, Notice},
+    work::{Context, Control, Progress, Subject, Tools},
 };
 
 /// While the lock is busy, or another thing is waited for that nobody tells of.
@@ -49,50 +48,50 @@ pub(super) enum Flow {
 }
 
 /// Takes one step.
-pub(super) async fn act(shared: &Shared, release: &PortalRelease, scene: &Scene, step: Step) -> Result<Flow, ReconcileError> {
+pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, step: Step) -> Result<Flow, ReconcileError> {
     let rest = || Ok(Flow::Wait(Action::await_change()));
     match step {
         Step::Rest | Step::Refuse(_) | Step::Queue(_) => {
             // A lock of a run that is over, or that belongs to nobody any more, is not kept.
-            if scene.observed.lock == LockView::Held && scene.ledger.open.is_none() {
-                scene.database.release().await;
+            if snapshot.observed.lock == LockView::Held && snapshot.ledger.open.is_none() {
+                snapshot.database.release().await;
             }
             rest()
         }
         Step::Hold => rest(),
         Step::Wait { again } => Ok(Flow::Wait(again.map_or_else(Action::await_change, Action::requeue))),
         Step::StopTask { now } => {
-            shared.runner.stop(&scene.observed.uid, now);
+            shared.runner.stop(&snapshot.observed.uid, now);
             rest()
         }
-        Step::Open(kind) => open(shared, release, scene, kind).await,
-        Step::Reopen => reopen(shared, release, scene).await,
+        Step::Open(kind) => open(shared, release, snapshot, kind).await,
+        Step::Reopen => reopen(shared, release, snapshot).await,
         Step::Adopt => {
-            if let Some(record) = &scene.observed.release {
-                let mut connection = scene.database.pool().acquire().await?;
-                runs::adopt(&mut connection, record.id, &release.name_any(), &scene.observed.uid).await?;
+            if let Some(record) = &snapshot.observed.release {
+                let mut connection = snapshot.database.pool().acquire().await?;
+                runs::adopt(&mut connection, record.id, &release.name_any(), &snapshot.observed.uid).await?;
             }
             Ok(Flow::Again)
         }
         Step::Settle => {
-            if let Some(record) = &scene.observed.release {
-                let mut connection = scene.database.pool().acquire().await?;
+            if let Some(record) = &snapshot.observed.release {
+                let mut connection = snapshot.database.pool().acquire().await?;
                 runs::settle(&mut connection, record.id).await?;
             }
             Ok(Flow::Again)
         }
         Step::End { state, message } => {
-            if let Some(run) = &scene.observed.run {
-                let mut connection = scene.database.pool().acquire().await?;
+            if let Some(run) = &snapshot.observed.run {
+                let mut connection = snapshot.database.pool().acquire().await?;
                 runs::end(&mut connection, run.id, state, release.spec.retry, &message).await?;
             }
             Ok(Flow::Again)
         }
-        Step::Reap(run) => reap(shared, release, scene, run).await,
-        Step::Acquire => acquire(release, scene).await,
-        Step::Run(phase) => start(shared, release, scene, phase, Direction::Do).await,
-        Step::Undo(phase) => start(shared, release, scene, phase, Direction::Undo).await,
-        Step::Close { state, message } => close(shared, release, scene, state, &message).await,
+        Step::Reap(run) => reap(shared, release, snapshot, run).await,
+        Step::Acquire => acquire(release, snapshot).await,
+        Step::Run(phase) => start(shared, release, snapshot, phase, Direction::Do).await,
+        Step::Undo(phase) => start(shared, release, snapshot, phase, Direction::Undo).await,
+        Step::Close { state, message } => close(shared, release, snapshot, state, &message).await,
         Step::Finalize => {
             set_finalizer(shared, release, false).await?;
             shared.wake_siblings(&release.namespace().unwrap_or_default(), release.spec.portal_ref.name.as_str());
@@ -101,8 +100,8 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, scene: &Scene,
     }
 }
 
-async fn open(shared: &Shared, release: &PortalRelease, scene: &Scene, kind: RunKind) -> Result<Flow, ReconcileError> {
-    let Ok(portal) = &scene.observed.portal else { return Ok(Flow::Wait(Action::await_change())) };
+async fn open(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, kind: RunKind) -> Result<Flow, ReconcileError> {
+    let Ok(portal) = &snapshot.observed.portal else { return Ok(Flow::Wait(Action::await_change())) };
     let planned: Vec<PlannedPhase> = plan(kind, portal, &release.spec);
     let rollback = release.spec.rollback.as_ref();
     let reason = match kind {
@@ -110,10 +109,10 @@ async fn open(shared: &Shared, release: &PortalRelease, scene: &Scene, kind: Run
         RunKind::Release | RunKind::RollForward => release.spec.reason.as_deref(),
     };
     let new = NewRun {
-        portal: scene.database.key(),
+        portal: snapshot.database.key(),
         label: release.spec.label.as_str(),
         name: &release.name_any(),
-        uid: &scene.observed.uid,
+        uid: &snapshot.observed.uid,
         reason,
         kind,
         target: rollback.map(|rollback| rollback.to.as_str()),
@@ -122,7 +121,7 @@ async fn open(shared: &Shared, release: &PortalRelease, scene: &Scene, kind: Run
         abort: release.spec.abort.as_ref().map(|abort| abort.reason.as_str()),
         plan: &planned,
     };
-    let mut connection = scene.database.pool().acquire().await?;
+    let mut connection = snapshot.database.pool().acquire().await?;
     if !runs::open(&mut connection, &new).await? {
         // Somebody was faster; what stands in the way is seen at the next look.
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
@@ -135,17 +134,17 @@ async fn open(shared: &Shared, release: &PortalRelease, scene: &Scene, kind: Run
     tracing::info!(release = release.name_any(), label = %release.spec.label, "{note}");
     shared.services.event(release.object_ref(&()), EventType::Normal, reason, note);
     if kind == RunKind::Release {
-        shared.services.tell(audience(release, scene), Notice::Started { dry_run: release.spec.dry_run });
+        shared.services.tell(audience(release, snapshot), Notice::Started { dry_run: release.spec.dry_run });
     }
     Ok(Flow::Again)
 }
 
-async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Result<Flow, ReconcileError> {
-    let (Ok(portal), Some(run), Some(record)) = (&scene.observed.portal, &scene.observed.run, &scene.observed.release) else {
+async fn reopen(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot) -> Result<Flow, ReconcileError> {
+    let (Ok(portal), Some(run), Some(record)) = (&snapshot.observed.portal, &snapshot.observed.run, &snapshot.observed.release) else {
         return Ok(Flow::Wait(Action::await_change()));
     };
     let swapped = run.is_done(PhaseName::FinaliseSwap);
-    let fresh = !swapped && run.kind == RunKind::Release && (record.state == ReleaseState::Aborted || !scene.observed.owns_staging);
+    let fresh = !swapped && run.kind == RunKind::Release && (record.state == ReleaseState::Aborted || !snapshot.observed.owns_staging);
     let reimport =
         !fresh && !swapped && run.kind == RunKind::Release && release.spec.retry > record.retry_seen && imports_again(&release.spec);
     let phases = replan(&run.phases, plan(run.kind, portal, &release.spec), fresh, reimport);
@@ -167,7 +166,7 @@ async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Resu
         recheck: !fresh && !swapped && run.kind == RunKind::Release,
         why,
     };
-    let mut connection = scene.database.pool().acquire().await?;
+    let mut connection = snapshot.database.pool().acquire().await?;
     if !runs::reopen(&mut connection, &how).await? {
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
@@ -176,9 +175,9 @@ async fn reopen(shared: &Shared, release: &PortalRelease, scene: &Scene) -> Resu
     Ok(Flow::Again)
 }
 
-async fn acquire(release: &PortalRelease, scene: &Scene) -> Result<Flow, ReconcileError> {
-    let lock_key = scene.portal.spec.database.lock_key;
-    match scene.database.acquire(lock_key).await {
+async fn acquire(release: &PortalRelease, snapshot: &Snapshot) -> Result<Flow, ReconcileError> {
+    let lock_key = snapshot.portal.spec.database.lock_key;
+    match snapshot.database.acquire(lock_key).await {
         Ok(()) => Ok(Flow::Again),
         Err(error @ LockError::Busy { .. }) => {
             tracing::info!(release = release.name_any(), "{}: {error}", release.name_any());
@@ -193,26 +192,26 @@ async fn acquire(release: &PortalRelease, scene: &Scene) -> Result<Flow, Reconci
 async fn start(
     shared: &Shared,
     release: &PortalRelease,
-    scene: &Scene,
+    snapshot: &Snapshot,
     phase: PhaseName,
     direction: Direction,
 ) -> Result<Flow, ReconcileError> {
-    let (Some(run), Some(record)) = (&scene.observed.run, &scene.observed.release) else {
+    let (Some(run), Some(record)) = (&snapshot.observed.run, &snapshot.observed.release) else {
         return Ok(Flow::Wait(Action::await_change()));
     };
-    let portal = &scene.portal;
+    let portal = &snapshot.portal;
     // After ReleaseLock the fence is not needed any more; nothing but this release's own rows is touched.
-    let Some(fence) = scene.database.fence().await.or_else(|| run.is_done(PhaseName::ReleaseLock).then(Default::default)) else {
+    let Some(fence) = snapshot.database.fence().await.or_else(|| run.is_done(PhaseName::ReleaseLock).then(Default::default)) else {
         return Ok(Flow::Again);
     };
-    let mut connection = scene.database.pool().acquire().await?;
+    let mut connection = snapshot.database.pool().acquire().await?;
     let attempt = match direction {
         Direction::Do => match begin(&mut connection, record.id, run.id, phase, &fence).await {
             Ok(attempt) => attempt,
             Err(Fenced::Database(error)) => return Err(error.into()),
             Err(fenced) => {
                 tracing::warn!(release = release.name_any(), "{}: {fenced}", release.name_any());
-                scene.database.forget().await;
+                snapshot.database.forget().await;
                 return Ok(Flow::Again);
             }
         },
@@ -223,33 +222,29 @@ async fn start(
         tracing::debug!("the lock is released once ReleaseLock is done");
     }
     let namespace = release.namespace().unwrap_or_default();
-    let terminating = scene.observed.deleting && cluster::is_terminating(&shared.client, &namespace).await;
+    let terminating = snapshot.observed.deleting && cluster::is_terminating(&shared.client, &namespace).await;
     let progress = Arc::new(Progress::new(shared.waker.clone(), ObjectRef::from_obj(release)));
     let context = Context {
-        client: shared.client.clone(),
-        namespace,
-        name: release.name_any(),
-        object: release.object_ref(&()),
-        portal_name: portal.name_any(),
-        portal: portal.spec.clone(),
-        spec: release.spec.clone(),
-        release: record.id,
-        parked: record.parked.clone(),
-        backup: record.backup.clone(),
-        started_at: record.started_at.unwrap_or_else(jiff::Timestamp::now),
-        run: run.clone(),
-        database: scene.database.clone(),
-        fence,
-        attempt,
-        namespace_terminating: terminating,
-        cancel: shared.runner.token(),
-        pause: CancellationToken::new(),
-        progress,
-        services: shared.services.clone(),
-        backends: Arc::default(),
+        subject: Subject {
+            namespace,
+            name: release.name_any(),
+            object: release.object_ref(&()),
+            portal_name: portal.name_any(),
+            portal: portal.spec.clone(),
+            spec: release.spec.clone(),
+            release_id: record.id,
+            parked: record.parked.clone(),
+            backup: record.backup.clone(),
+            started_at: record.started_at.unwrap_or_else(jiff::Timestamp::now),
+            run: run.clone(),
+            attempt,
+            namespace_terminating: terminating,
+        },
+        tools: Tools { client: shared.client.clone(), database: snapshot.database.clone(), services: shared.services.clone() },
+        control: Control { fence, cancel: shared.runner.token(), pause: CancellationToken::new(), progress, backends: Arc::default() },
     };
     tracing::info!(release = release.name_any(), label = %release.spec.label, phase = phase.as_str(), attempt = attempt.number, "{}: {phase} {}", release.spec.label, if direction == Direction::Do { "begins" } else { "is being taken back" });
-    shared.runner.start(&scene.observed.uid, context, direction);
+    shared.runner.start(&snapshot.observed.uid, context, direction);
     Ok(Flow::Again)
 }
 
@@ -257,22 +252,22 @@ async fn start(
 async fn close(
     shared: &Shared,
     release: &PortalRelease,
-    scene: &Scene,
+    snapshot: &Snapshot,
     state: ReleaseState,
     message: &str,
 ) -> Result<Flow, ReconcileError> {
-    let Some(run) = &scene.observed.run else { return Ok(Flow::Wait(Action::await_change())) };
-    let mut connection = scene.database.pool().acquire().await?;
+    let Some(run) = &snapshot.observed.run else { return Ok(Flow::Wait(Action::await_change())) };
+    let mut connection = snapshot.database.pool().acquire().await?;
     runs::close(&mut connection, run.id, state, message).await?;
     drop(connection);
-    scene.database.release().await;
+    snapshot.database.release().await;
 
-    let took = scene
+    let took = snapshot
         .observed
         .release
         .as_ref()
         .and_then(|record| record.started_at)
-        .map_or(Duration::ZERO, |started| Duration::try_from(scene.observed.now.duration_since(started)).unwrap_or_default());
+        .map_or(Duration::ZERO, |started| Duration::try_from(snapshot.observed.now.duration_since(started)).unwrap_or_default());
     let services = &shared.services;
     services.metrics.release_ended(state, took);
     tracing::info!(release = release.name_any(), label = %release.spec.label, state = state.as_str(), "{} is {state}: {message}", release.spec.label);
@@ -288,11 +283,11 @@ async fn close(
     let failed_in = run.phases.iter().find(|phase| phase.state == PhaseState::Failed).map(|phase| phase.name);
     match state {
         ReleaseState::Live => {
-            let rows = scene.ledger.imports.iter().map(|import| import.rows).sum();
-            services.tell(audience(release, scene), Notice::Live { took, rows });
+            let rows = snapshot.ledger.imports.iter().map(|import| import.rows).sum();
+            services.tell(audience(release, snapshot), Notice::Live { took, rows });
         }
         ReleaseState::Failed | ReleaseState::Aborted => {
-            services.tell(audience(release, scene), Notice::Failed { phase: failed_in, cause: message.to_owned() })
+            services.tell(audience(release, snapshot), Notice::Failed { phase: failed_in, cause: message.to_owned() })
         }
         _ => {}
     }
@@ -300,48 +295,48 @@ async fn close(
     Ok(Flow::Again)
 }
 
-fn audience(release: &PortalRelease, scene: &Scene) -> Audience {
+fn audience(release: &PortalRelease, snapshot: &Snapshot) -> Audience {
     Audience {
         namespace: release.namespace().unwrap_or_default(),
         portal: release.spec.portal_ref.name.0.clone(),
         label: release.spec.label.0.clone(),
-        notifications: scene.portal.spec.notifications.clone(),
+        notifications: snapshot.portal.spec.notifications.clone(),
     }
 }
 
 /// Winds up the run of a release whose object is gone: its workers come back, its run is closed.
-async fn reap(shared: &Shared, release: &PortalRelease, scene: &Scene, run: i64) -> Result<Flow, ReconcileError> {
+async fn reap(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, run: i64) -> Result<Flow, ReconcileError> {
     // Its task may still be at work in this very process.
-    if let Some(open) = &scene.ledger.open
+    if let Some(open) = &snapshot.ledger.open
         && shared.runner.view(&open.uid).is_some()
     {
         shared.runner.stop(&open.uid, true);
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
-    let lock_key = scene.portal.spec.database.lock_key;
-    match scene.database.acquire(lock_key).await {
+    let lock_key = snapshot.portal.spec.database.lock_key;
+    match snapshot.database.acquire(lock_key).await {
         Ok(()) => {}
         Err(LockError::Busy { .. } | LockError::Over) => return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),
         Err(LockError::Database(error)) => return Err(error.into()),
     }
-    let mut connection = scene.database.pool().acquire().await?;
-    let frozen = workloads::frozen(&mut connection, scene.database.key()).await?;
+    let mut connection = snapshot.database.pool().acquire().await?;
+    let frozen = workloads::frozen(&mut connection, snapshot.database.key()).await?;
     let namespace = release.namespace().unwrap_or_default();
     if let Err(error) = workers::start(&shared.client, &namespace, &frozen).await {
         tracing::warn!(%error, "the workers of a release whose object is gone are not back yet: {error}");
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
-    workloads::forget_frozen(&mut connection, scene.database.key()).await?;
+    workloads::forget_frozen(&mut connection, snapshot.database.key()).await?;
     let state = if exchange::run_has_swapped(&mut connection, run).await? { ReleaseState::Live } else { ReleaseState::Aborted };
     runs::close(&mut connection, run, state, "the PortalRelease was removed without the operator; its run was wound up").await?;
     drop(connection);
-    scene.database.release().await;
+    snapshot.database.release().await;
     tracing::info!(run, "the run of a release whose object is gone was wound up");
     Ok(Flow::Again)
 }
 
 /// A deleted object whose ledger cannot be read: the workers come back from what the status says. Gives `true` once it is let go.
-pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, blind: &Blind) -> Result<bool, ReconcileError> {
+pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, blind: &ObserveError) -> Result<bool, ReconcileError> {
     let namespace = release.namespace().unwrap_or_default();
     let waited = release
         .metadata
@@ -349,9 +344,9 @@ pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, bli
         .as_ref()
         .map_or(Duration::ZERO, |since| Duration::try_from(jiff::Timestamp::now().duration_since(since.0)).unwrap_or_default());
     let cause = match blind {
-        Blind::Refused(refusal) => refusal.message.clone(),
-        Blind::Unreachable(message) if waited > PATIENCE => message.clone(),
-        Blind::Unreachable(_) => return Ok(false),
+        ObserveError::Refused(refusal) => refusal.message.clone(),
+        ObserveError::Unreachable(message) if waited > PATIENCE => message.clone(),
+        ObserveError::Unreachable(_) => return Ok(false),
     };
     if !cluster::is_terminating(&shared.client, &namespace).await {
         let frozen: Vec<FrozenWorkload> = release.status.as_ref().map(|status| status.frozen_workloads.clone()).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! The controllers: observe, decide, do one step, project the status, and look again when something has changed.
 
 mod act;
+mod finalizer;
 mod observe;
 mod portal;
 mod portal_backups;
@@ -23,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{Portal, PortalRelease},
     portals::Portals,
-    runner::{Runner, Waker},
+    runner::Runner,
     services::Services,
+    work::Waker,
 };
 
 /// Reconciles that may run at the same time; phases are tasks of their own.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What was observed, and the handles to act on it.
-pub(super) struct Scene {
+pub(super) struct Snapshot {
     pub observed: Observed,
     pub ledger: ledger::View,
     pub portal: Arc<Portal>,
@@ -23,7 +23,7 @@ pub(super) struct Scene {
 
 /// Why nothing can be decided.
 #[derive(Debug)]
-pub(super) enum Blind {
+pub(super) enum ObserveError {
     /// Somebody has to change something first.
     Refused(Refusal),
     /// The database, or the Secret, cannot be reached right now.
@@ -31,14 +31,14 @@ pub(super) enum Blind {
 }
 
 /// Gathers everything that a decision about `release` depends on.
-pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<Scene, Blind> {
+pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<Snapshot, ObserveError> {
     let namespace = release.namespace().unwrap_or_default();
     let portal_name = release.spec.portal_ref.name.as_str();
     let Known { portal, database } = portal_of(shared, release, &namespace, portal_name).await?;
     let uid = release.uid().unwrap_or_default();
     // The tasks first: one that ends in between has written to the ledger what is read after it.
     let task = shared.runner.view(&uid);
-    let view = read(&database, release).await.map_err(|error| Blind::Unreachable(format!("the ledger cannot be read: {error}")))?;
+    let view = read(&database, release).await.map_err(|error| ObserveError::Unreachable(format!("the ledger cannot be read: {error}")))?;
 
     let siblings = shared.releases.state();
     let blocker = blocker(release, &uid, &view, &siblings);
@@ -67,7 +67,7 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         observed.current = false;
         observed.workers_frozen = false;
     }
-    Ok(Scene { observed, ledger: view, portal, database })
+    Ok(Snapshot { observed, ledger: view, portal, database })
 }
 
 async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledger::View, sqlx::Error> {
@@ -77,11 +77,11 @@ async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledg
 
 /// The Portal and its database. A deleted object is wound up with what is known although the Portal is gone, or its Secret, or the
 /// right to read it: a namespace that is being deleted loses them in any order.
-async fn portal_of(shared: &Shared, release: &PortalRelease, namespace: &str, name: &str) -> Result<Known, Blind> {
+async fn portal_of(shared: &Shared, release: &PortalRelease, namespace: &str, name: &str) -> Result<Known, ObserveError> {
     let known = shared.portals.known(namespace, name).await.filter(|_| release.metadata.deletion_timestamp.is_some());
     let Some(portal) = shared.portal_objects.get(&ObjectRef::new(name).within(namespace)) else {
         return known.ok_or_else(|| {
-            Blind::Refused(Refusal {
+            ObserveError::Refused(Refusal {
                 reason: "PortalNotFound",
                 message: format!("Portal {name} does not exist in namespace {namespace}; create it or correct spec.portalRef"),
             })
@@ -90,8 +90,10 @@ async fn portal_of(shared: &Shared, release: &PortalRelease, namespace: &str, na
     match (shared.portals.database(&portal).await, known) {
         (Ok(database), _) => Ok(Known { portal, database }),
         (Err(PortalError::Secret(_)), Some(known)) => Ok(known),
-        (Err(error), _) if error.is_missing() => Err(Blind::Refused(Refusal { reason: "SecretMissing", message: error.to_string() })),
-        (Err(error), _) => Err(Blind::Unreachable(error.to_string())),
+        (Err(error), _) if error.is_missing() => {
+            Err(ObserveError::Refused(Refusal { reason: "SecretMissing", message: error.to_string() }))
+        }
+        (Err(error), _) => Err(ObserveError::Unreachable(error.to_string())),
     }
 }
 

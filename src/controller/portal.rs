@@ -5,12 +5,12 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::controller::Action};
 
-use super::{Shared, release::ReconcileError};
+use super::{Shared, finalizer::ReconcileError};
 use crate::{
     api::{FrozenWorkload, Label, Portal, PortalRelease, PortalStatus},
+    cluster::workers::corrected,
     cluster::{self, ClusterError, EventType, workers},
     database::{inventory::human, ledger},
-    services::corrected,
 };
 
 /// Pause after a failure.
@@ -42,10 +42,10 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
             type_: type_.to_owned(),
             status: status_word.to_owned(),
             reason: reason.to_owned(),
-            message: crate::release::status::bounded(message.to_owned(), 2048),
+            message: crate::text::bounded(message.to_owned(), 2048),
             observed_generation: Some(generation),
             last_transition_time: since.map_or_else(
-                || Time(crate::release::status::whole_seconds(jiff::Timestamp::now())),
+                || Time(crate::text::whole_seconds(jiff::Timestamp::now())),
                 |condition| condition.last_transition_time.clone(),
             ),
         });

@@ -9,7 +9,7 @@ use crate::{
         inventory::{self, Entry, human},
         portal::PortalDatabase,
     },
-    release::status::{bounded, whole_seconds},
+    text::{bounded, whole_seconds},
 };
 
 /// How many backups there are, and the newest of them. The size of one that `before` has already is not read again: nobody writes to a

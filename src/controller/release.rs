@@ -2,22 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{
-    Api, Resource, ResourceExt,
-    api::{Patch, PatchParams},
-    runtime::controller::Action,
-};
-use serde_json::json;
-use thiserror::Error;
+use kube::{ResourceExt, runtime::controller::Action};
 
 use super::{
     Shared,
     act::{Flow, act, let_go_blindly},
-    observe::{Blind, Scene, observe},
+    finalizer::{ReconcileError, set_finalizer},
+    observe::{ObserveError, Snapshot, observe},
 };
 use crate::{
     api::{FINALIZER, PortalRelease, PortalReleaseStatus, ReleaseState},
-    cluster::{self, ClusterError, FIELD_MANAGER},
+    cluster,
     release::{next, status},
 };
 
@@ -25,17 +20,6 @@ use crate::{
 const STEPS: usize = 24;
 /// Pause after a failure of the cluster or the database.
 const PAUSE: Duration = Duration::from_secs(3);
-
-/// Why a reconcile did not come to its end.
-#[derive(Debug, Error)]
-pub(super) enum ReconcileError {
-    /// A request to the API server failed.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// The ledger could not be written.
-    #[error("the ledger could not be written: {0}")]
-    Ledger(#[from] sqlx::Error),
-}
 
 /// One reconcile.
 pub(super) async fn reconcile(release: Arc<PortalRelease>, shared: Arc<Shared>) -> Result<Action, ReconcileError> {
@@ -71,14 +55,14 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
             // Another operator may lead by now; this one hears of it in a moment.
             return Ok(Action::requeue(PAUSE));
         }
-        let scene = match observe(shared, release).await {
-            Ok(scene) => scene,
+        let snapshot = match observe(shared, release).await {
+            Ok(snapshot) => snapshot,
             Err(blind) => return without_sight(shared, release, before, blind).await,
         };
-        let step = next(&scene.observed);
+        let step = next(&snapshot.observed);
         tracing::debug!(release = release.name_any(), ?step, "{}: {step:?}", release.name_any());
-        before = project(shared, release, &scene, &step, before).await?;
-        match act(shared, release, &scene, step).await? {
+        before = project(shared, release, &snapshot, &step, before).await?;
+        match act(shared, release, &snapshot, step).await? {
             Flow::Again => {}
             Flow::Wait(action) => return Ok(action),
         }
@@ -90,21 +74,21 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
 async fn project(
     shared: &Shared,
     release: &PortalRelease,
-    scene: &Scene,
+    snapshot: &Snapshot,
     step: &crate::release::Step,
     before: PortalReleaseStatus,
 ) -> Result<PortalReleaseStatus, ReconcileError> {
     let namespace = release.namespace().unwrap_or_default();
-    let sha256 = scene.observed.release.as_ref().and_then(|record| record.manifest_sha256.clone());
-    let facts = status::Facts {
+    let sha256 = snapshot.observed.release.as_ref().and_then(|record| record.manifest_sha256.clone());
+    let facts = status::Extras {
         generation: release.metadata.generation.unwrap_or_default(),
-        imports: scene.ledger.imports.iter().cloned().map(Into::into).collect(),
-        frozen_workloads: scene.ledger.frozen.clone(),
+        imports: snapshot.ledger.imports.iter().cloned().map(Into::into).collect(),
+        frozen_workloads: snapshot.ledger.frozen.clone(),
         manifest: sha256
             .map(|sha256| shared.services.manifest(&namespace, release.spec.portal_ref.name.as_str(), release.spec.label.as_str(), sha256)),
         before: before.clone(),
     };
-    let status = status::project(&scene.observed, step, facts);
+    let status = status::project(&snapshot.observed, step, facts);
     if status.state == Some(ReleaseState::Running) {
         shared.services.metrics.importing(&status.imports);
     }
@@ -133,15 +117,17 @@ async fn without_sight(
     shared: &Shared,
     release: &PortalRelease,
     before: PortalReleaseStatus,
-    blind: Blind,
+    blind: ObserveError,
 ) -> Result<Action, ReconcileError> {
     let generation = release.metadata.generation.unwrap_or_default();
     if release.metadata.deletion_timestamp.is_some() && let_go_blindly(shared, release, &blind).await? {
         return Ok(Action::await_change());
     }
     let status = match &blind {
-        Blind::Refused(refusal) => status::blind(&before, generation, jiff::Timestamp::now(), refusal.reason, &refusal.message, true),
-        Blind::Unreachable(message) => {
+        ObserveError::Refused(refusal) => {
+            status::blind(&before, generation, jiff::Timestamp::now(), refusal.reason, &refusal.message, true)
+        }
+        ObserveError::Unreachable(message) => {
             tracing::warn!(release = release.name_any(), "{}: {message}", release.name_any());
             status::blind(&before, generation, jiff::Timestamp::now(), "DatabaseUnreachable", message, false)
         }
@@ -149,27 +135,7 @@ async fn without_sight(
     write_status(shared, release, before, status).await?;
     Ok(match blind {
         // A Secret is not watched.
-        Blind::Refused(refusal) if refusal.reason == "PortalNotFound" => Action::await_change(),
+        ObserveError::Refused(refusal) if refusal.reason == "PortalNotFound" => Action::await_change(),
         _ => Action::requeue(PAUSE),
     })
-}
-
-/// Puts the finalizer on the object, or takes it off.
-pub(super) async fn set_finalizer(shared: &Shared, release: &PortalRelease, held: bool) -> Result<(), ReconcileError> {
-    let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
-    let api: Api<PortalRelease> = Api::namespaced(shared.client.clone(), &namespace);
-    let finalizers: &[&str] = if held { &[FINALIZER] } else { &[] };
-    let patch = json!({
-        "apiVersion": PortalRelease::api_version(&()),
-        "kind": PortalRelease::kind(&()),
-        "metadata": { "name": name, "namespace": namespace, "uid": release.uid(), "finalizers": finalizers },
-    });
-    let (params, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&patch));
-    match cluster::call(|| api.patch(&name, &params, &patch)).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(cause) => {
-            Err(ClusterError::Call { action: "write the finalizer of", object: format!("PortalRelease {namespace}/{name}"), cause }.into())
-        }
-    }
 }

@@ -15,7 +15,7 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use thiserror::Error;
 use tokio::{sync::Mutex, task::AbortHandle};
 
-use crate::leader::Term;
+use crate::term::Term;
 
 /// How often the lock's connection is used while a run is open, so that no firewall takes it for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);

@@ -7,7 +7,7 @@ use super::{
     connection::{ConnectError, connect},
     lock::{Fence, LockError, LockSession},
 };
-use crate::leader::Term;
+use crate::term::Term;
 
 /// One portal's database.
 #[derive(Debug)]

@@ -6,10 +6,8 @@ use super::{Line, Patient, Report};
 use crate::{
     api::{Csv, Import},
     database::template::TemplateContext,
-    phases::{
-        PhaseError,
-        files::{Place, open},
-    },
+    imports::file::{Place, open},
+    work::PhaseError,
 };
 
 pub(super) async fn examine(patient: &Patient, place: Place<'_>, connection: &mut PgConnection, report: &mut Report) {

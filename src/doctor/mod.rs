@@ -25,9 +25,9 @@ use crate::{
         identifiers::Relations,
         template::{ReleaseVariables, TemplateContext},
     },
-    outbound::Outbound,
-    phases::files::Place,
+    imports::file::Place,
     release::{RunKind, plan},
+    storage::guard::Outbound,
 };
 
 /// How long connecting may take.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{api::PhaseName, cluster::truncate};
+use crate::{api::PhaseName, text::truncate};
 
 /// Longest cause of a failure that is told, in bytes.
 const MAX_CAUSE_BYTES: usize = 500;

@@ -1,6 +1,5 @@
 //! The downloads view: it changes with the swap, in one transaction, and a rollback gives it back the query that it had.
 
-use super::{Context, Done, PhaseError, Work, definition::templates, of_database};
 use crate::{
     api::{PhaseName, PhaseState},
     database::{
@@ -10,6 +9,7 @@ use crate::{
         views::{ViewChange, replace_view, view_change, view_query},
     },
     release::RunKind,
+    work::{Context, Done, PhaseError, Work, definition::templates, of_database},
 };
 
 /// What an exchange does to the downloads view, and what the ledger keeps of it.
@@ -27,14 +27,14 @@ pub(super) struct Change {
 /// # Errors
 /// When the Portal's query is wrong, or the database does not answer.
 pub(super) async fn change(work: &mut Work, context: &Context, incoming: &Generation) -> Result<Change, PhaseError> {
-    let Some(view) = &context.portal.downloads_view else { return Ok(Change::default()) };
-    let (schema, name) = (context.portal.database.schema.as_str(), view.name.as_str());
-    let after = match (context.run.kind, incoming) {
+    let Some(view) = &context.subject.portal.downloads_view else { return Ok(Change::default()) };
+    let (schema, name) = (context.subject.portal.database.schema.as_str(), view.name.as_str());
+    let after = match (context.subject.run.kind, incoming) {
         (RunKind::Release, _) => {
-            let left_out = context.run.state_of(PhaseName::CreateDownloadsView).is_none_or(|state| state == PhaseState::Skipped);
+            let left_out = context.subject.run.state_of(PhaseName::CreateDownloadsView).is_none_or(|state| state == PhaseState::Skipped);
             if left_out { None } else { Some(query(context)?) }
         }
-        (RunKind::RollForward, _) => downloads::own(work, context.release).await?,
+        (RunKind::RollForward, _) => downloads::own(work, context.subject.release_id).await?,
         (RunKind::Rollback, Generation::Backup(stamp)) => downloads::former(work, &context.key(), *stamp, name).await?,
         (RunKind::Rollback, _) => None,
     };
@@ -52,8 +52,8 @@ pub(super) async fn change(work: &mut Work, context: &Context, incoming: &Genera
 /// # Errors
 /// When the database does not answer.
 pub(super) async fn record(work: &mut Work, context: &Context, outgoing: &Generation, change: &Change) -> Result<(), PhaseError> {
-    if let Some(query) = change.after.as_ref().filter(|_| context.run.kind != RunKind::Rollback) {
-        downloads::keep_own(work, context.release, query).await?;
+    if let Some(query) = change.after.as_ref().filter(|_| context.subject.run.kind != RunKind::Rollback) {
+        downloads::keep_own(work, context.subject.release_id, query).await?;
     }
     if let (Generation::Backup(stamp), Some(query)) = (outgoing, &change.before) {
         downloads::keep_former(work, &context.key(), *stamp, &change.name, query).await?;
@@ -66,8 +66,8 @@ pub(super) async fn record(work: &mut Work, context: &Context, outgoing: &Genera
 /// # Errors
 /// When the database does not answer.
 pub(super) async fn obstacle(work: &mut Work, context: &Context) -> Result<Option<String>, PhaseError> {
-    let Some(view) = &context.portal.downloads_view else { return Ok(None) };
-    let (schema, name) = (context.portal.database.schema.as_str(), view.name.as_str());
+    let Some(view) = &context.subject.portal.downloads_view else { return Ok(None) };
+    let (schema, name) = (context.subject.portal.database.schema.as_str(), view.name.as_str());
     let change = view_change(work, schema, name, &query(context)?).await;
     Ok(match change {
         Ok(ViewChange::Other { held_by: Some(held_by) }) => Some(format!(
@@ -79,19 +79,19 @@ pub(super) async fn obstacle(work: &mut Work, context: &Context) -> Result<Optio
 }
 
 fn query(context: &Context) -> Result<String, PhaseError> {
-    let Some(view) = &context.portal.downloads_view else { return Ok(String::new()) };
+    let Some(view) = &context.subject.portal.downloads_view else { return Ok(String::new()) };
     let what = format!("downloads view {}", view.name);
     Ok(templates(context).render(&what, view.query.as_str(), None).map_err(of_database)?.sql)
 }
 
 /// CreateDownloadsView: the swap has made the view already; a run without a swap makes it here.
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
-    let Some(view) = &context.portal.downloads_view else {
+    let Some(view) = &context.subject.portal.downloads_view else {
         return context.work().await?.complete("the Portal has no downloadsView").await;
     };
-    let (schema, name) = (context.portal.database.schema.as_str(), view.name.as_str());
+    let (schema, name) = (context.subject.portal.database.schema.as_str(), view.name.as_str());
     let mut work = context.work().await?;
-    if context.run.is_done(PhaseName::FinaliseSwap) && view_query(&mut work, schema, name).await.map_err(of_database)?.is_some() {
+    if context.subject.run.is_done(PhaseName::FinaliseSwap) && view_query(&mut work, schema, name).await.map_err(of_database)?.is_some() {
         return work.complete(&format!("{name} became live with the swap")).await;
     }
     let query = query(context)?;
@@ -101,6 +101,6 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
             PhaseError::Refused(format!("downloads view {view}: {error}; correct downloadsView.query in the Portal, then raise retry"))
         })?;
     }
-    downloads::keep_own(&mut work, context.release, &query).await?;
+    downloads::keep_own(&mut work, context.subject.release_id, &query).await?;
     work.complete(&format!("{name} reads the new tables")).await
 }

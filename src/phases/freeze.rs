@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use kube::Api;
 
-use super::{Context, Done, PhaseError};
 use crate::{
     api::{FrozenWorkload, PhaseName, Portal, PortalRelease, Worker},
-    cluster::{self, workers},
+    cluster::{
+        self,
+        workers::{self, corrected},
+    },
     database::ledger,
-    services::corrected,
+    work::{Context, Done, PhaseError},
 };
 
 /// How often the status is looked at while it must get the record.
@@ -17,48 +19,48 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Records how the workers are, scales them to zero and waits until nothing of them is left.
 pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
-    let namespace = &context.namespace;
+    let namespace = &context.subject.namespace;
     // First the record, committed; then the first write to the cluster.
     let mut work = context.work().await?;
     let known = ledger::workloads::frozen(&mut work, &context.key()).await?;
-    let now = workers::record(&context.client, namespace, &context.portal.workers, &known)
+    let now = workers::record(&context.tools.client, namespace, &context.subject.portal.workers, &known)
         .await
         .map_err(|error| if error.is_transient() { PhaseError::from(error) } else { PhaseError::Refused(error.to_string()) })?;
     let emergency = portal(context).await?.and_then(|portal| portal.status).map(|status| status.frozen_workloads).unwrap_or_default();
     let before = corrected(corrected(now, &emergency), &known);
-    ledger::workloads::record_frozen(&mut work, &context.key(), context.release, &before).await?;
+    ledger::workloads::record_frozen(&mut work, &context.key(), context.subject.release_id, &before).await?;
     work.commit().await?;
     status_has(context, &before).await?;
 
     context.say(format!("waiting until {} workloads have stopped", before.len()));
-    workers::stop(&context.client, namespace, &before).await?;
-    let timeout = context.portal.freeze.timeout.get();
+    workers::stop(&context.tools.client, namespace, &before).await?;
+    let timeout = context.subject.portal.freeze.timeout.get();
     // A timeout is final: the workers come back and a person decides.
-    workers::wait_stopped(&context.client, namespace, &context.portal.workers, timeout, &context.cancel).await.map_err(
-        |error| match error {
+    workers::wait_stopped(&context.tools.client, namespace, &context.subject.portal.workers, timeout, &context.control.cancel)
+        .await
+        .map_err(|error| match error {
             workers::WorkerError::Cancelled => PhaseError::Cancelled,
             error if error.is_transient() => PhaseError::from(error),
             error => PhaseError::Refused(error.to_string()),
-        },
-    )?;
+        })?;
     no_sessions(context, timeout).await?;
     context.work().await?.complete(&described("stopped", &before)).await
 }
 
 /// The Portal as it is at this moment.
 async fn portal(context: &Context) -> Result<Option<Portal>, PhaseError> {
-    let api: Api<Portal> = Api::namespaced(context.client.clone(), &context.namespace);
-    let found = cluster::call(|| api.get_opt(&context.portal_name)).await;
-    found.map_err(|error| PhaseError::Failed(format!("Portal {} cannot be read: {error}", context.portal_name)))
+    let api: Api<Portal> = Api::namespaced(context.tools.client.clone(), &context.subject.namespace);
+    let found = cluster::call(|| api.get_opt(&context.subject.portal_name)).await;
+    found.map_err(|error| PhaseError::Failed(format!("Portal {} cannot be read: {error}", context.subject.portal_name)))
 }
 
 /// Waits until the status has the record too: the emergency freeze, and an operator that cannot reach the database, go by it.
 async fn status_has(context: &Context, before: &[FrozenWorkload]) -> Result<(), PhaseError> {
-    let api: Api<PortalRelease> = Api::namespaced(context.client.clone(), &context.namespace);
-    let (started, timeout) = (Instant::now(), context.portal.freeze.timeout.get());
+    let api: Api<PortalRelease> = Api::namespaced(context.tools.client.clone(), &context.subject.namespace);
+    let (started, timeout) = (Instant::now(), context.subject.portal.freeze.timeout.get());
     context.say("waiting until the status has the workers' numbers");
     loop {
-        let found = cluster::call(|| api.get_opt(&context.name)).await;
+        let found = cluster::call(|| api.get_opt(&context.subject.name)).await;
         let found = found.map_err(|error| PhaseError::Failed(format!("the status cannot be read: {error}; no worker was stopped")))?;
         let recorded = found.and_then(|release| release.status).map(|status| status.frozen_workloads).unwrap_or_default();
         if before.iter().all(|workload| recorded.contains(workload)) {
@@ -68,9 +70,9 @@ async fn status_has(context: &Context, before: &[FrozenWorkload]) -> Result<(), 
             let seconds = timeout.as_secs();
             return Err(PhaseError::Failed(format!("the status could not be written for {seconds}s; no worker was stopped")));
         }
-        context.progress.moved();
+        context.control.progress.moved();
         tokio::select! {
-            () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+            () = context.control.cancel.cancelled() => return Err(PhaseError::Cancelled),
             () = tokio::time::sleep(LOOK) => {}
         }
     }
@@ -78,10 +80,10 @@ async fn status_has(context: &Context, before: &[FrozenWorkload]) -> Result<(), 
 
 /// No session of the workers' roles may be left: a worker that hangs on to its connection is not gone.
 async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseError> {
-    let roles: Vec<&str> = context.portal.freeze.database_roles.iter().map(|role| role.as_str()).collect();
+    let roles: Vec<&str> = context.subject.portal.freeze.database_roles.iter().map(|role| role.as_str()).collect();
     let started = Instant::now();
     loop {
-        let sessions = ledger::workloads::sessions_of(&mut *context.database.pool().acquire().await?, &roles).await?;
+        let sessions = ledger::workloads::sessions_of(&mut *context.tools.database.pool().acquire().await?, &roles).await?;
         if sessions.is_empty() {
             return Ok(());
         }
@@ -94,7 +96,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
         }
         context.say(format!("waiting for database sessions to end: {}", sessions.join(", ")));
         tokio::select! {
-            () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+            () = context.control.cancel.cancelled() => return Err(PhaseError::Cancelled),
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
         }
     }
@@ -106,10 +108,10 @@ pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
     let mut work = context.work().await?;
     ledger::workloads::forget_frozen(&mut work, &context.key()).await?;
     let done = work.complete(&message).await?;
-    let frozen_at = context.run.phases.iter().find(|phase| phase.name == PhaseName::Freeze).and_then(|phase| phase.started_at);
+    let frozen_at = context.subject.run.phases.iter().find(|phase| phase.name == PhaseName::Freeze).and_then(|phase| phase.started_at);
     if let Some(since) = frozen_at {
         let rest = Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or_default();
-        context.services.metrics.workers_frozen(rest);
+        context.tools.services.metrics.workers_frozen(rest);
     }
     Ok(done)
 }
@@ -129,7 +131,7 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
     if before.is_empty() {
         return Ok("no worker was stopped".to_owned());
     }
-    if context.namespace_terminating {
+    if context.subject.namespace_terminating {
         return Ok("the namespace is being deleted, and the workers with it".to_owned());
     }
     if let Some(portal) = portal(context).await?.filter(|portal| portal.spec.frozen) {
@@ -142,16 +144,16 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
         return Ok("workers stay stopped: the Portal's frozen is true".to_owned());
     }
     context.say(format!("bringing {} workloads back", before.len()));
-    let notes = workers::start(&context.client, &context.namespace, &before).await?;
+    let notes = workers::start(&context.tools.client, &context.subject.namespace, &before).await?;
     if wait {
-        let timeout = context.portal.freeze.timeout.get();
-        workers::wait_available(&context.client, &context.namespace, &before, timeout, &context.cancel).await.map_err(
-            |error| match error {
+        let timeout = context.subject.portal.freeze.timeout.get();
+        workers::wait_available(&context.tools.client, &context.subject.namespace, &before, timeout, &context.control.cancel)
+            .await
+            .map_err(|error| match error {
                 workers::WorkerError::Cancelled => PhaseError::Cancelled,
                 error if error.is_transient() => PhaseError::from(error),
                 error => PhaseError::Refused(format!("{error}; the data is live and the workers are set to their numbers")),
-            },
-        )?;
+            })?;
     }
     let mut message = described("back", &before);
     for note in notes {
@@ -169,8 +171,8 @@ fn described(what: &str, workloads: &[FrozenWorkload]) -> String {
 
 /// Whether nothing of the workers runs, for the last look before the swap.
 pub(super) async fn still_frozen(context: &Context) -> Result<(), PhaseError> {
-    let workers: &[Worker] = &context.portal.workers;
-    let remaining = workers::remaining(&context.client, &context.namespace, workers).await?;
+    let workers: &[Worker] = &context.subject.portal.workers;
+    let remaining = workers::remaining(&context.tools.client, &context.subject.namespace, workers).await?;
     if remaining.is_empty() {
         return Ok(());
     }
@@ -178,6 +180,6 @@ pub(super) async fn still_frozen(context: &Context) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let before = ledger::workloads::frozen(&mut work, &context.key()).await?;
     work.commit().await?;
-    workers::stop(&context.client, &context.namespace, &before).await?;
+    workers::stop(&context.tools.client, &context.subject.namespace, &before).await?;
     Err(PhaseError::Failed(format!("workers run again before the swap and are being stopped: {}", remaining.join("; "))))
 }

@@ -1,16 +1,16 @@
 //! AcquireLock and ReleaseLock. The session itself is taken by the controller and held for the whole run.
 
-use super::{Context, Done, PhaseError};
+use crate::work::{Context, Done, PhaseError};
 
 /// The lock is held by now; this writes it down.
 pub(super) async fn acquire(context: &Context) -> Result<Done, PhaseError> {
-    let message = format!("advisory lock {} held, epoch {}", context.portal.database.lock_key, context.fence.epoch);
+    let message = format!("advisory lock {} held, epoch {}", context.subject.portal.database.lock_key, context.control.fence.epoch);
     context.work().await?.complete(&message).await
 }
 
 /// From here on nothing but the release's own rows of the ledger is touched.
 pub(super) async fn release(context: &Context) -> Result<Done, PhaseError> {
     let done = context.work().await?.complete("released").await?;
-    context.database.release().await;
+    context.tools.database.release().await;
     Ok(done)
 }

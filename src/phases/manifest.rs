@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{PhaseError, source::SourceOfData};
-use crate::database::{
-    checksum::Content,
-    ledger::{imports::Account, staging::FileRead},
+use crate::{
+    database::{
+        checksum::Content,
+        ledger::{imports::Account, staging::FileRead},
+    },
+    imports::snapshot::SourceOfData,
+    work::PhaseError,
 };
 
 /// The manifest of one release, as JSON.

@@ -1,6 +1,6 @@
 //! PostSwap: what is better done after readers have the new data.
 
-use super::{Context, Done, PhaseError, counted, of_database, rollback};
+use super::data_loss;
 use crate::{
     api::{Hook, HttpMethod},
     cluster::EventType,
@@ -11,8 +11,10 @@ use crate::{
         ledger,
         swap::validate_constraints,
     },
-    outbound::Refusal,
     release::RunKind,
+    storage::guard::Refusal,
+    text::counted,
+    work::{Context, Done, PhaseError, of_database},
 };
 
 /// How long a hook may take to answer.
@@ -31,29 +33,32 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     drop_replaced(&mut work).await?;
     let broken = validate_constraints(&mut work, &relations).await.map_err(of_database)?;
     work.commit().await?;
-    for hook in &context.portal.post_swap {
+    for hook in &context.subject.portal.post_swap {
         context.say(format!("calling {}", hook.name));
         call(context, hook).await?;
     }
     let changed = as_before(context).await?;
-    let mut message =
-        format!("{} vacuumed, {} called", counted(relations.tables.len(), "table"), counted(context.portal.post_swap.len(), "hook"));
+    let mut message = format!(
+        "{} vacuumed, {} called",
+        counted(relations.tables.len(), "table"),
+        counted(context.subject.portal.post_swap.len(), "hook")
+    );
     for sentence in broken.into_iter().chain(changed) {
         message.push_str("; ");
         message.push_str(&sentence);
     }
     let mut work = context.work().await?;
-    rollback::keep_count(context, &mut work).await?;
+    data_loss::keep_count(context, &mut work).await?;
     work.complete(&message).await
 }
 
 /// Every detail of the relations that were live until the swap has to be there in those that are live now. Gives a sentence when it
 /// is not so: something has changed them since, or the swap has a defect.
 async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
-    let backup = context.backup.as_deref().and_then(|stamp| stamp.parse().ok()).map(Generation::Backup);
-    let Some(backup) = backup.filter(|_| context.run.kind == RunKind::Release) else { return Ok(None) };
+    let backup = context.subject.backup.as_deref().and_then(|stamp| stamp.parse().ok()).map(Generation::Backup);
+    let Some(backup) = backup.filter(|_| context.subject.run.kind == RunKind::Release) else { return Ok(None) };
     let mut work = context.work().await?;
-    let relations = ledger::staging::present(&mut work, super::views::everything(context), &backup).await?;
+    let relations = ledger::staging::present(&mut work, context.all_relations(), &backup).await?;
     let differences = catalog::diff(&mut work, &relations, &backup).await.map_err(of_database)?;
     work.commit().await?;
     let Some(first) = differences.first() else { return Ok(None) };
@@ -62,7 +67,7 @@ async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
         counted(differences.len(), "detail")
     );
     tracing::warn!(label = %context.label(), "{}: {sentence}", context.label());
-    context.services.event(context.object.clone(), EventType::Warning, "StructureDiffers", sentence.clone());
+    context.tools.services.event(context.subject.object.clone(), EventType::Warning, "StructureDiffers", sentence.clone());
     Ok(Some(sentence))
 }
 
@@ -77,7 +82,7 @@ async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {
     let refused = |refusal: &Refusal| {
         PhaseError::Refused(format!("hook {} was not called: {refusal}; the data is live; then raise retry", hook.name))
     };
-    let request = context.services.outbound.request(method, &hook.http.url).map_err(|refusal| refused(&refusal))?;
+    let request = context.tools.services.outbound.request(method, &hook.http.url).map_err(|refusal| refused(&refusal))?;
     let answer = request.timeout(HOOK_TIMEOUT).send().await;
     match answer {
         Ok(answer) if answer.status().is_success() => Ok(()),

@@ -1,18 +1,10 @@
 //! Preflight: everything that can be checked before the first row is imported.
 
-use super::{
-    Context, Definition, Done, PhaseError, counted,
-    definition::templates,
-    downloads,
-    files::{Source, open},
-    imports::{JobImport, rules},
-    of_database, order, swap,
-    views::contents,
-};
+use super::{downloads, swap, views::contents};
 use crate::{
     api::{GatePhase, Import, PhaseName, PhaseState},
     database::{
-        checks::{Finding, GateFailure, gate, missing_relations},
+        checks::{GateFailure, gate, missing_relations},
         dependents, disk,
         identifiers::{Generation, Relations},
         import::{Target, check_rules, columns},
@@ -21,35 +13,39 @@ use crate::{
         staging::{build, build_lookup, drop_all},
         template::TemplateContext,
     },
+    imports::{
+        JobImport,
+        file::{Source, open},
+        order, rules,
+    },
     release::RunKind,
+    text::counted,
+    work::{Context, Definition, Done, PhaseError, definition::templates, of_database, refuse, refuse_sentences},
 };
 
-/// At most this many findings are listed; a release with more has one cause.
-const LISTED: usize = 8;
-
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
-    if context.run.kind != RunKind::Release {
+    if context.subject.run.kind != RunKind::Release {
         return swap::preflight(context).await;
     }
     let definition = Definition::resolve(context).await?;
     let templates = templates(context);
-    let schema = context.portal.database.schema.as_str();
+    let schema = context.subject.portal.database.schema.as_str();
     let relations = context.relations();
 
-    order::check(&context.portal.imports)?;
+    order::check(&context.subject.portal.imports)?;
     context.say("looking for the relations");
     let mut work = context.work().await?;
-    let names = needed(&context.portal);
+    let names = needed(&context.subject.portal);
     refuse(missing_relations(&mut work, schema, &names).await.map_err(of_database)?)?;
     let mut obstacles = dependents::obstacles(&mut work, &relations, &Generation::Staging).await?;
     obstacles.extend(downloads::obstacle(&mut work, context).await?);
-    let room = disk::room(&mut work, &relations, context.portal.preflight.free_bytes_query()).await.map_err(of_database)?;
+    let room = disk::room(&mut work, &relations, context.subject.portal.preflight.free_bytes_query()).await.map_err(of_database)?;
     obstacles.extend(room.refusal());
     refuse_sentences(obstacles)?;
     work.commit().await?;
 
     let mut findings = Vec::new();
-    let checks = DataCheck::all(&context.portal.preflight);
+    let checks = DataCheck::all(&context.subject.portal.preflight);
     for check in &checks {
         context.say(check.doing());
         let mut work = context.work().await?;
@@ -67,9 +63,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         // The imports read the live views: keep what they hold, to notice later that they have moved on.
         let views = contents(context, &definition).await?;
         let mut work = context.work().await?;
-        let mut origin = ledger::staging::origin(&mut work, context.release).await?;
+        let mut origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
         origin.views = views;
-        ledger::staging::set_origin(&mut work, context.release, &origin).await?;
+        ledger::staging::set_origin(&mut work, context.subject.release_id, &origin).await?;
         work.commit().await?;
     }
     message.push_str(&soft);
@@ -78,7 +74,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
 
 /// A materialized view of the Portal is checked as the imports read it: the staged twin where there is one.
 fn read_as(context: &Context, name: &str) -> String {
-    let is_view = context.portal.materialized_views.iter().any(|view| view.name.as_str() == name);
+    let is_view = context.subject.portal.materialized_views.iter().any(|view| view.name.as_str() == name);
     if is_view && context.stages_views() { Generation::Staging.name(name) } else { name.to_owned() }
 }
 
@@ -119,10 +115,10 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
 
 /// The imports that this release runs.
 fn running<'a>(context: &'a Context, definition: &'a Definition) -> impl Iterator<Item = &'a (Import, Option<String>)> {
-    let runs = |phase| context.run.state_of(phase) != Some(PhaseState::Skipped);
+    let runs = |phase| context.subject.run.state_of(phase) != Some(PhaseState::Skipped);
     let core = definition.core.iter().filter(move |_| runs(PhaseName::ImportCore));
     let related = definition.related.iter().filter(move |_| runs(PhaseName::ImportRelated));
-    core.chain(related).filter(|(import, _)| context.spec.imports.runs(&import.name))
+    core.chain(related).filter(|(import, _)| context.subject.spec.imports.runs(&import.name))
 }
 
 /// The files of the imports that this release runs: hours of other imports should not come before one that cannot be read.
@@ -140,7 +136,7 @@ async fn files<'a>(context: &'a Context, definition: &'a Definition, templates: 
 pub(super) async fn gates(context: &Context, phase: GatePhase, templates: &TemplateContext) -> Result<String, PhaseError> {
     let mut text = String::new();
     let mut refused = Vec::new();
-    let gates: Vec<_> = context.portal.gates.iter().filter(|gate| gate.phase == phase).collect();
+    let gates: Vec<_> = context.subject.portal.gates.iter().filter(|gate| gate.phase == phase).collect();
     for check in &gates {
         context.say(format!("asking gate {}", check.name));
         let what = format!("gate {}", check.name);
@@ -157,18 +153,4 @@ pub(super) async fn gates(context: &Context, phase: GatePhase, templates: &Templ
     }
     refuse_sentences(refused)?;
     Ok(format!(", {}{text}", counted(gates.len(), "gate")))
-}
-
-pub(super) fn refuse(findings: Vec<Finding>) -> Result<(), PhaseError> {
-    refuse_sentences(findings.iter().map(ToString::to_string).collect())
-}
-
-pub(super) fn refuse_sentences(mut sentences: Vec<String>) -> Result<(), PhaseError> {
-    if sentences.is_empty() {
-        return Ok(());
-    }
-    let more = sentences.len().saturating_sub(LISTED);
-    sentences.truncate(LISTED);
-    let more = if more > 0 { format!(". And {more} more") } else { String::new() };
-    Err(PhaseError::Refused(format!("{}{more}", sentences.join(". "))))
 }

@@ -1,6 +1,6 @@
 //! Before a release goes on from a staging that has stood for a while: is what it was built from still the same?
 
-use super::{Context, Definition, PhaseError, files, of_database, views};
+use super::views;
 use crate::{
     api::PhaseName,
     database::{
@@ -8,7 +8,9 @@ use crate::{
         identifiers::Relations,
         ledger::{self, phases, staging::StagingOrigin},
     },
+    imports::file,
     release::plan::imports_again,
+    work::{Context, Definition, PhaseError, of_database},
 };
 
 /// The phases that build on the staging.
@@ -32,9 +34,9 @@ pub(super) fn is_due(phase: PhaseName) -> bool {
 pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
     let definition = Definition::resolve(context).await?;
     let mut work = context.work().await?;
-    let origin = ledger::staging::origin(&mut work, context.release).await?;
+    let origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
     let tables = Relations { views: Vec::new(), ..context.relations() };
-    let again = ledger::imports::marked_again(&mut work, context.release).await?;
+    let again = ledger::imports::marked_again(&mut work, context.subject.release_id).await?;
     let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
     work.commit().await?;
     if let Some(what) = changed(context, &definition, &origin, &again) {
@@ -58,7 +60,7 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
             )));
         }
     }
-    let changed = files::changed(context, &definition, &origin.files, &again).await?;
+    let changed = file::changed(context, &definition, &origin.files, &again).await?;
     if !changed.is_empty() {
         return Err(PhaseError::Stale(format!(
             "files have changed since the staging was built ({}): it is built again",
@@ -66,7 +68,7 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
         )));
     }
     let mut work = context.work().await?;
-    phases::rechecked(&mut work, context.run.id).await?;
+    phases::rechecked(&mut work, context.subject.run.id).await?;
     work.commit().await
 }
 
@@ -91,5 +93,6 @@ fn changed(context: &Context, definition: &Definition, origin: &StagingOrigin, a
     if !names.is_empty() {
         return Some(format!("imports {}", names.join(", ")));
     }
-    (*selection != definition.selection && !imports_again(&context.spec)).then(|| "imports.only or imports.skip of the release".to_owned())
+    (*selection != definition.selection && !imports_again(&context.subject.spec))
+        .then(|| "imports.only or imports.skip of the release".to_owned())
 }

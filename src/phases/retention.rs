@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Context, Done, PhaseError, counted, jobs, of_database};
 use crate::{
     cluster::EventType,
     database::{
@@ -11,6 +10,9 @@ use crate::{
         ledger, run_sql,
         staging::{StagingError, drop_all},
     },
+    jobs,
+    text::counted,
+    work::{Context, Done, PhaseError, of_database},
 };
 
 /// Dropping a table locks the tables that its foreign keys reference, and readers of these wait behind it: so it waits no longer than
@@ -24,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 ///
 /// A backup that cannot be dropped is kept and named; the release is live and does not fail for it. The next release tries again.
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
-    let keep = context.spec.retention.keep_backups.unwrap_or(context.portal.defaults.keep_backups);
-    let relations = super::views::everything(context);
+    let keep = context.subject.spec.retention.keep_backups.unwrap_or(context.subject.portal.defaults.keep_backups);
+    let relations = context.all_relations();
     let mut work = context.work().await?;
     let there = backups::list(&mut work, &relations).await.map_err(of_database)?;
     let parked = ledger::exchange::parked_stamps(&mut work, &context.key()).await?;
@@ -52,7 +54,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         if dropped.is_empty() { "none dropped".to_owned() } else { format!("dropped {}", dropped.join(", ")) }
     );
     for sentence in held {
-        context.services.event(context.object.clone(), EventType::Warning, "BackupHeld", sentence.clone());
+        context.tools.services.event(context.subject.object.clone(), EventType::Warning, "BackupHeld", sentence.clone());
         message.push_str(&format!("; {sentence}"));
     }
     // They go with the release's object at the latest.
@@ -60,7 +62,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         tracing::warn!(label = %context.label(), %error, "{}: Jobs that failed are left: {error}", context.label());
     }
     let mut work = context.work().await?;
-    if ledger::staging::owns_staging(&mut work, &context.key(), context.release).await? {
+    if ledger::staging::owns_staging(&mut work, &context.key(), context.subject.release_id).await? {
         drop_all(&mut work, &relations).await.map_err(of_database)?;
         ledger::staging::own_staging(&mut work, &context.key(), None).await?;
     }
@@ -84,8 +86,8 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
             }
             Err(error) if error.is_busy() => {
                 work.rollback().await?;
-                if started.elapsed() > context.portal.database.lock_timeout.get() {
-                    let who = backups::in_the_way(&mut *context.database.pool().acquire().await?, relations, stamp).await?;
+                if started.elapsed() > context.subject.portal.database.lock_timeout.get() {
+                    let who = backups::in_the_way(&mut *context.tools.database.pool().acquire().await?, relations, stamp).await?;
                     let who = if who.is_empty() { "sessions that were gone before they could be named".to_owned() } else { who.join(", ") };
                     return Ok(Some(format!("it is in use by {who}; the next release drops it")));
                 }
@@ -93,7 +95,7 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
             Err(error) => return Err(of_database(error)),
         }
         tokio::select! {
-            () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+            () = context.control.cancel.cancelled() => return Err(PhaseError::Cancelled),
             () = tokio::time::sleep(PAUSE) => {}
         }
     }
@@ -102,7 +104,7 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
 /// Forgets the release's import checkpoints.
 pub(super) async fn reset_checkpoints(context: &Context) -> Result<Done, PhaseError> {
     // The lock is released by now; what is deleted belongs to this release alone.
-    let mut tx = context.database.pool().begin().await?;
-    let count = ledger::imports::reset_checkpoints(&mut tx, context.release).await?;
+    let mut tx = context.tools.database.pool().begin().await?;
+    let count = ledger::imports::reset_checkpoints(&mut tx, context.subject.release_id).await?;
     context.complete_unlocked(tx, &format!("{} deleted", counted(usize::try_from(count).unwrap_or(usize::MAX), "checkpoint"))).await
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, Done, PhaseError, Work, counted, downloads, freeze, of_database, rollback, rollback::described};
+use super::{data_loss, data_loss::described, downloads, freeze};
 use crate::{
     api::{OnLockTimeout, Standbys},
     cluster::EventType,
@@ -20,6 +20,8 @@ use crate::{
     },
     metrics::LockAttempt,
     release::RunKind,
+    text::counted,
+    work::{Context, Done, PhaseError, Work, of_database, refuse_sentences},
 };
 
 /// How far a standby may be behind when the swap begins: one segment of WAL.
@@ -38,18 +40,18 @@ struct Places {
 }
 
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
-    if !context.portal.workers.is_empty() {
+    if !context.subject.portal.workers.is_empty() {
         freeze::still_frozen(context).await?;
     }
     let mut work = context.work().await?;
     let places = places(&mut work, context).await?;
-    let origin = ledger::staging::origin(&mut work, context.release).await?;
+    let origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
     work.commit().await?;
     way_is_clear(context, &origin).await?;
 
-    let looked = rollback::look(context, &places.relations, &places.outgoing).await?;
+    let looked = data_loss::look(context, &places.relations, &places.outgoing).await?;
     context.say("waiting for the locks of the swap");
-    let database = &context.portal.database;
+    let database = &context.subject.portal.database;
     let order = Order {
         relations: &places.relations,
         incoming: &places.incoming,
@@ -62,20 +64,20 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         },
     };
     let around = Around { context, places: &places, origin: &origin, told: Mutex::new(None) };
-    let (mut work, exchanged) = match swap::exchange(context.database.pool(), &order, &around, &context.cancel).await {
+    let (mut work, exchanged) = match swap::exchange(context.tools.database.pool(), &order, &around, &context.control.cancel).await {
         Ok(done) => done,
         Err(Trouble::Phase(error)) => return Err(error),
         Err(Trouble::Swap(error)) => {
             // Attempts that gave way are counted where they did.
             if !error.is_busy() {
-                context.services.metrics.swap_lock_attempted(LockAttempt::Failed);
+                context.tools.services.metrics.swap_lock_attempted(LockAttempt::Failed);
             }
             return Err(swap_error(context, error));
         }
     };
-    context.services.metrics.swap_lock_attempted(LockAttempt::Acquired);
+    context.tools.services.metrics.swap_lock_attempted(LockAttempt::Acquired);
     if let Some(looked) = &looked {
-        rollback::look_again(context, &mut work, looked, &places.outgoing).await?;
+        data_loss::look_again(context, &mut work, looked, &places.outgoing).await?;
     }
     let message = format!(
         "{} relations exchanged: {} is live, the former data is in {}",
@@ -84,7 +86,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         described(&places.outgoing)
     );
     let done = work.complete(&message).await?;
-    context.services.metrics.swap_lock_held(exchanged.locked.elapsed());
+    context.tools.services.metrics.swap_lock_held(exchanged.locked.elapsed());
     Ok(done)
 }
 
@@ -122,14 +124,14 @@ impl Frame for Around<'_> {
     async fn begin(&self, plan: &Plan) -> Result<Work, Trouble> {
         let Self { context, places, .. } = self;
         let mut work = context.work().await?;
-        if context.run.kind == RunKind::Release {
+        if context.subject.run.kind == RunKind::Release {
             // Until the locks are there, the plan's version stands for this look: a change after it makes another plan.
             same_structure(&mut work, context, self.origin).await?;
         }
         let record = Exchange {
             portal: context.key(),
-            release: context.release,
-            kind: context.run.kind,
+            release: context.subject.release_id,
+            kind: context.subject.run.kind,
             incoming: &places.incoming,
             outgoing: &places.outgoing,
             moved: &plan.moved,
@@ -141,12 +143,12 @@ impl Frame for Around<'_> {
 
     fn gave_way(&self, how: &GaveWay<'_>) {
         let Self { context, .. } = self;
-        let services = &context.services;
+        let services = &context.tools.services;
         services.metrics.swap_lock_attempted(LockAttempt::TimedOut);
         for sent in how.sent_away {
             let note = format!("the swap has {sent}: database.cancelBlockers of the Portal allows it");
             tracing::warn!(label = %context.label(), pid = sent.pid, "{}: {note}", context.label());
-            services.event(context.object.clone(), EventType::Warning, "BlockerCancelled", note);
+            services.event(context.subject.object.clone(), EventType::Warning, "BlockerCancelled", note);
         }
         let Some(longest) = how.blockers.iter().max_by_key(|blocker| blocker.seconds) else { return };
         // What other roles do is hidden without pg_read_all_stats; then the time that the swap itself has waited decides.
@@ -157,12 +159,12 @@ impl Frame for Around<'_> {
         let others = how.blockers.len() - 1;
         let more = if others == 0 { String::new() } else { format!(" and {others} more") };
         let who = format!("{longest}{more}");
-        context.progress.blocked(format!("attempt {} gave way to {who}", how.attempts));
+        context.control.progress.blocked(format!("attempt {} gave way to {who}", how.attempts));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
             *told = Some(Instant::now());
             let note = format!("the swap waits for {who}; nothing is locked meanwhile; end that session, or let it end");
-            services.event(context.object.clone(), EventType::Warning, "SwapBlocked", note);
+            services.event(context.subject.object.clone(), EventType::Warning, "SwapBlocked", note);
         }
     }
 }
@@ -190,20 +192,20 @@ async fn same_structure(work: &mut Work, context: &Context, origin: &StagingOrig
 pub(super) async fn preflight(context: &Context) -> Result<Done, PhaseError> {
     let mut work = context.work().await?;
     let places = places(&mut work, context).await?;
-    super::preflight::refuse_sentences(dependents::obstacles(&mut work, &places.relations, &places.incoming).await?)?;
+    refuse_sentences(dependents::obstacles(&mut work, &places.relations, &places.incoming).await?)?;
     for name in places.relations.names(&places.incoming) {
         run_sql(&mut work, format!("SELECT FROM {} LIMIT 1", qualified(&places.relations.schema, &name))).await?;
     }
     // What was prepared is not kept: the swap prepares it again.
     drop(work);
-    rollback::preflight(context, &places.relations, &places.incoming, &places.outgoing).await
+    data_loss::preflight(context, &places.relations, &places.incoming, &places.outgoing).await
 }
 
 async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError> {
-    let all = super::views::everything(context);
-    let (incoming, outgoing, relations) = match context.run.kind {
+    let all = context.all_relations();
+    let (incoming, outgoing, relations) = match context.subject.run.kind {
         RunKind::Release => {
-            if !ledger::staging::owns_staging(work, &context.key(), context.release).await? {
+            if !ledger::staging::owns_staging(work, &context.key(), context.subject.release_id).await? {
                 return Err(PhaseError::Stale("the staging belongs to another release by now: it is built again".to_owned()));
             }
             (Generation::Staging, new_backup(work, context).await?, context.relations())
@@ -211,7 +213,7 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
         RunKind::Rollback => {
             let stamp = rollback_stamp(work, context, &all).await?;
             // The data goes to staging, unless a validated dry run is kept there.
-            let free = ledger::staging::staging_is_free(work, &context.key(), context.release).await?
+            let free = ledger::staging::staging_is_free(work, &context.key(), context.subject.release_id).await?
                 && ledger::staging::foreign_staging(work, &context.key(), &all).await?.is_empty();
             let outgoing = if free {
                 super::views::drop_staging(work, context, &all).await?;
@@ -222,7 +224,7 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
             (Generation::Backup(stamp), outgoing, all)
         }
         RunKind::RollForward => {
-            let parked = context.parked.as_deref().unwrap_or("staging");
+            let parked = context.subject.parked.as_deref().unwrap_or("staging");
             let incoming = if parked == "staging" { Generation::Staging } else { Generation::Backup(stamp(parked)?) };
             (incoming, new_backup(work, context).await?, all)
         }
@@ -237,14 +239,14 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
 /// shows its readers the swap at another time.
 async fn way_is_clear(context: &Context, origin: &StagingOrigin) -> Result<(), PhaseError> {
     let started = Instant::now();
-    let database = &context.portal.database;
+    let database = &context.subject.portal.database;
     loop {
         let mut in_the_way = Vec::new();
-        if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.run.kind == RunKind::Release) {
+        if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.subject.run.kind == RunKind::Release) {
             in_the_way.extend(old_transactions(context, horizon).await?);
         }
         if database.standbys == Standbys::Wait {
-            let late = standbys(context.database.pool()).await.map_err(of_database)?;
+            let late = standbys(context.tools.database.pool()).await.map_err(of_database)?;
             in_the_way.extend(
                 late.iter()
                     .filter(|standby| standby.behind.is_none_or(|bytes| bytes > STANDBY_LAG))
@@ -256,16 +258,16 @@ async fn way_is_clear(context: &Context, origin: &StagingOrigin) -> Result<(), P
         if started.elapsed() > database.lock_timeout.get() {
             return Err(at_the_deadline(context, format!("{first}{more}")));
         }
-        context.progress.blocked(format!("{first}{more}"));
+        context.control.progress.blocked(format!("{first}{more}"));
         tokio::select! {
-            () = context.cancel.cancelled() => return Err(PhaseError::Cancelled),
+            () = context.control.cancel.cancelled() => return Err(PhaseError::Cancelled),
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
         }
     }
 }
 
 async fn old_transactions(context: &Context, horizon: &Horizon) -> Result<Vec<String>, PhaseError> {
-    let old = old_snapshots(&mut *context.database.pool().acquire().await?, horizon).await.map_err(of_database)?;
+    let old = old_snapshots(&mut *context.tools.database.pool().acquire().await?, horizon).await.map_err(of_database)?;
     let sentence = |who| {
         format!(
             "a transaction that began before the staging was complete would see empty tables after the swap: {who}; end it or wait for it"
@@ -276,7 +278,7 @@ async fn old_transactions(context: &Context, horizon: &Horizon) -> Result<Vec<St
 
 /// The time for waiting is used up. The staging is kept; the Portal says whether the release stands still or goes on trying.
 fn at_the_deadline(context: &Context, why: String) -> PhaseError {
-    match context.portal.database.on_lock_timeout {
+    match context.subject.portal.database.on_lock_timeout {
         OnLockTimeout::Suspend => PhaseError::Stopped(format!("{why}; the staging is kept, the workers come back; raise retry to swap")),
         OnLockTimeout::KeepTrying => PhaseError::Blocked(format!("{why}; database.onLockTimeout is KeepTrying; abort to give up")),
     }
@@ -285,7 +287,7 @@ fn at_the_deadline(context: &Context, why: String) -> PhaseError {
 /// A name for what is live now.
 async fn new_backup(work: &mut Work, context: &Context) -> Result<Generation, PhaseError> {
     let used = ledger::exchange::backup_stamps(work, &context.key()).await?.iter().filter_map(|stamp| stamp.parse().ok()).collect();
-    let schema = context.portal.database.schema.as_str();
+    let schema = context.subject.portal.database.schema.as_str();
     let stamp = backups::free_stamp(work, schema, jiff::Timestamp::now(), &used).await.map_err(of_database)?;
     Ok(Generation::Backup(stamp))
 }
@@ -297,8 +299,8 @@ fn stamp(text: &str) -> Result<BackupStamp, PhaseError> {
 /// The backup that the rollback restores: the one that this release's swap made, or the one that is named.
 async fn rollback_stamp(work: &mut Work, context: &Context, relations: &Relations) -> Result<BackupStamp, PhaseError> {
     let there = backups::list(work, relations).await.map_err(of_database)?;
-    let wanted = match context.run.target.as_deref() {
-        Some("Previous") | None => match &context.backup {
+    let wanted = match context.subject.run.target.as_deref() {
+        Some("Previous") | None => match &context.subject.backup {
             Some(own) => stamp(own)?,
             None => match there.first() {
                 Some(newest) => newest.stamp,

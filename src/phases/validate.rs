@@ -4,11 +4,8 @@ use futures::FutureExt;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Context, Done, PhaseError,
-    definition::{hex, templates},
-    imports,
     manifest::{Manifest, Part, Rows},
-    of_database, parallel, preflight, source,
+    preflight,
 };
 use crate::{
     api::{GatePhase, TableGeometry},
@@ -21,6 +18,9 @@ use crate::{
         staging::{self, Pending},
         swap::horizon,
     },
+    imports::{self, snapshot},
+    text::hex,
+    work::{Context, Done, PhaseError, definition::templates, of_database, parallel, refuse, refuse_sentences},
 };
 
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
@@ -36,9 +36,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     complete(context, &relations).await?;
 
     let mut work = context.work().await?;
-    let mut origin = ledger::staging::origin(&mut work, context.release).await?;
+    let mut origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
     origin.horizon = Some(horizon(&mut work).await.map_err(of_database)?);
-    ledger::staging::set_origin(&mut work, context.release, &origin).await?;
+    ledger::staging::set_origin(&mut work, context.subject.release_id, &origin).await?;
     let tables = Relations { views: Vec::new(), ..relations.clone() };
     let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
     if origin.structure.as_ref().is_some_and(|then| *then != structure) {
@@ -47,11 +47,11 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         ));
     }
     let differences = catalog::diff(&mut work, &relations, &Generation::Staging).await.map_err(of_database)?;
-    preflight::refuse_sentences(differences.iter().map(ToString::to_string).collect())?;
+    refuse_sentences(differences.iter().map(ToString::to_string).collect())?;
     work.commit().await?;
 
     let mut findings = Vec::new();
-    let validation = &context.portal.validation;
+    let validation = &context.subject.portal.validation;
     for table in &validation.non_empty {
         let mut work = context.work().await?;
         findings.extend(non_empty(&mut work, schema, &Generation::Staging.name(table.as_str())).await.map_err(of_database)?);
@@ -67,7 +67,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     // The checks end in any order.
     findings.sort_by(|one, other| one.object.cmp(&other.object));
-    preflight::refuse(findings)?;
+    refuse(findings)?;
     let gates = preflight::gates(context, GatePhase::ValidateAndManifest, &templates(context)).await?;
 
     let manifest = manifest(context, &relations, origin).await?;
@@ -75,7 +75,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let sha256 = hex(&Sha256::digest(text.as_bytes()));
     let rows: i64 = manifest.tables.values().map(|part| part.rows).sum();
     let mut work = context.work().await?;
-    ledger::staging::set_manifest(&mut work, context.release, &text, &sha256).await?;
+    ledger::staging::set_manifest(&mut work, context.subject.release_id, &text, &sha256).await?;
     work.complete(&format!("{rows} rows in {} tables{gates}; manifest sha256 {sha256}", manifest.tables.len())).await
 }
 
@@ -136,28 +136,28 @@ async fn add(context: &Context, step: &Pending, megabytes: Option<u64>) -> Resul
 /// What each of so many builds gets of `staging.maintenanceWorkMem`, in megabytes.
 fn memory_share(context: &Context, builds: usize) -> Option<u64> {
     let at_once = parallel::limit(context).min(builds).max(1);
-    let all = context.portal.staging.maintenance_work_mem.as_ref()?.get();
+    let all = context.subject.portal.staging.maintenance_work_mem.as_ref()?.get();
     Some((all / u64::try_from(at_once).unwrap_or(1)).max(1))
 }
 
 async fn manifest(context: &Context, relations: &Relations, origin: ledger::staging::StagingOrigin) -> Result<Manifest, PhaseError> {
     let mut files = origin.files;
     let mut manifest = Manifest {
-        portal: context.portal_name.clone(),
-        namespace: context.namespace.clone(),
+        portal: context.subject.portal_name.clone(),
+        namespace: context.subject.namespace.clone(),
         label: context.label().0.clone(),
-        started_at: context.started_at.to_string(),
+        started_at: context.subject.started_at.to_string(),
         validated_at: String::new(),
         definition: origin.definition,
         structure: origin.structure,
-        source: source::look(context).await?,
+        source: snapshot::look(context).await?,
         views: origin.views.into_iter().map(|(name, content)| (name, Part::from(content))).collect(),
         ..Manifest::default()
     };
     let parts = relations.tables.iter().map(|table| part(context, relations, table).boxed()).collect();
     manifest.tables.extend(parallel::all(context, parts).await?);
     let mut work = context.work().await?;
-    for (name, account) in ledger::imports::accounts(&mut work, context.release).await? {
+    for (name, account) in ledger::imports::accounts(&mut work, context.subject.release_id).await? {
         let file = files.remove(&name);
         manifest.imports.insert(name, Rows::new(&account, file));
     }

@@ -2,23 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Context, Definition, Done, PhaseError,
-    definition::{ByName, templates},
-    of_database,
-};
-use crate::database::{
-    checksum::{self, Content},
-    identifiers::{Generation, Relations, qualified},
-    ledger, staging,
-    views::{MaterializedViewSpec, create_staged, drop_staged, refresh_live},
+use crate::{
+    database::{
+        checksum::{self, Content},
+        identifiers::{Generation, Relations, qualified},
+        ledger, staging,
+        views::{MaterializedViewSpec, create_staged, drop_staged, refresh_live},
+    },
+    work::{
+        Context, Definition, Done, PhaseError, Work,
+        definition::{ByName, templates},
+        of_database,
+    },
 };
 
 /// Refreshes the live materialized views, concurrently, in the order of the Portal.
 pub(super) async fn refresh(context: &Context) -> Result<Done, PhaseError> {
-    let schema = context.portal.database.schema.as_str();
+    let schema = context.subject.portal.database.schema.as_str();
     let mut names = Vec::new();
-    for view in &context.portal.materialized_views {
+    for view in &context.subject.portal.materialized_views {
         context.safe_point()?;
         context.say(format!("refreshing {}", view.name));
         let mut work = context.work().await?;
@@ -35,11 +37,11 @@ pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
     let templates = templates(context);
     let relations = context.relations();
     // One snapshot for all of them, also of tables of this very database.
-    let mut work = context.guard(context.database.pool().begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?).await?;
+    let mut work = context.guard(context.tools.database.pool().begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?).await?;
     claim(&mut work, context).await?;
     drop_staging(&mut work, context, &relations).await?;
     let mut views = ByName::new();
-    for (view, (name, source)) in context.portal.materialized_views.iter().zip(&definition.views) {
+    for (view, (name, source)) in context.subject.portal.materialized_views.iter().zip(&definition.views) {
         context.say(format!("building the staged twin of {name}"));
         let sql = templates.render(&format!("materialized view {name}"), source, None).map_err(of_database)?.sql;
         let spec =
@@ -50,7 +52,7 @@ pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
     }
     let message = format!("{} views staged with {} rows", views.len(), rows(&views));
     let origin = ledger::staging::StagingOrigin { definition: Some(definition.hash), views, ..ledger::staging::StagingOrigin::default() };
-    ledger::staging::set_origin(&mut work, context.release, &origin).await?;
+    ledger::staging::set_origin(&mut work, context.subject.release_id, &origin).await?;
     work.complete(&message).await
 }
 
@@ -58,7 +60,7 @@ pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
 pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
     let relations = context.relations();
     let mut work = context.work().await?;
-    if ledger::staging::owns_staging(&mut work, &context.key(), context.release).await? {
+    if ledger::staging::owns_staging(&mut work, &context.key(), context.subject.release_id).await? {
         drop_staged(&mut work, &relations.schema, &relations.views).await.map_err(of_database)?;
         ledger::staging::own_staging(&mut work, &context.key(), None).await?;
     }
@@ -67,33 +69,28 @@ pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
 
 /// Takes over the staging, which belongs to nobody or to a release that is over. What the ledger does not know was made by somebody
 /// else and is not touched.
-pub(super) async fn claim(work: &mut super::Work, context: &Context) -> Result<(), PhaseError> {
-    let foreign = ledger::staging::foreign_staging(work, &context.key(), &everything(context)).await?;
+pub(super) async fn claim(work: &mut Work, context: &Context) -> Result<(), PhaseError> {
+    let foreign = ledger::staging::foreign_staging(work, &context.key(), &context.all_relations()).await?;
     if !foreign.is_empty() {
         return Err(PhaseError::Refused(format!(
             "{} exist and are not of this operator; drop or rename them, then raise retry",
             foreign.join(", ")
         )));
     }
-    ledger::staging::own_staging(work, &context.key(), Some(context.release)).await?;
+    ledger::staging::own_staging(work, &context.key(), Some(context.subject.release_id)).await?;
     Ok(())
 }
 
 /// Drops what an earlier release, or an earlier attempt, staged: tables first, for nothing of theirs stands on the views.
-pub(super) async fn drop_staging(work: &mut super::Work, context: &Context, relations: &Relations) -> Result<(), PhaseError> {
-    let all = Relations { views: everything(context).views, ..relations.clone() };
+pub(super) async fn drop_staging(work: &mut Work, context: &Context, relations: &Relations) -> Result<(), PhaseError> {
+    let all = Relations { views: context.all_relations().views, ..relations.clone() };
     staging::drop_all(work, &all).await.map_err(of_database)
-}
-
-/// Every relation that a release of the portal may stage, whether this one does or not.
-pub(super) fn everything(context: &Context) -> Relations {
-    Relations::of(&context.portal)
 }
 
 /// What the views that the imports read hold now; for staged twins, what their queries give now.
 pub(super) async fn contents(context: &Context, definition: &Definition) -> Result<BTreeMap<String, Content>, PhaseError> {
     let templates = templates(context);
-    let schema = context.portal.database.schema.as_str();
+    let schema = context.subject.portal.database.schema.as_str();
     let mut contents = BTreeMap::new();
     for (name, source) in &definition.views {
         context.say(format!("comparing {name} with its source"));

@@ -11,7 +11,7 @@ pub mod step;
 mod verdict;
 pub mod written;
 
-pub use observed::{Blocker, KeptBackup, LockView, Observed, PhaseRecord, ReleaseRecord, RunKind, RunRecord, TaskView};
+pub use observed::{Blocker, Direction, KeptBackup, LockView, Observed, PhaseRecord, ReleaseRecord, RunKind, RunRecord, TaskView};
 pub use plan::{PlannedPhase, plan};
 pub use step::{Step, next};
 pub use written::{TableWrites, Written};

@@ -113,6 +113,15 @@ impl RunKind {
     }
 }
 
+/// Whether a phase is done or undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Do it.
+    Do,
+    /// Undo it.
+    Undo,
+}
+
 /// One run of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct RunRecord {

@@ -1,6 +1,6 @@
 //! The status: a projection of what was observed and decided, with every condition, in one place.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{
@@ -8,11 +8,14 @@ use super::{
     plan::plan,
     step::{is_aborted, is_ours},
 };
-use crate::api::{FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState};
+use crate::{
+    api::{FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState},
+    text::{bounded, span, whole_seconds},
+};
 
 /// What the status shows beside the decision: facts that no decision depends on.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct Extras {
     /// The object's generation.
     pub generation: i64,
     /// The imports so far.
@@ -34,7 +37,7 @@ enum Health {
 }
 
 /// Projects the status.
-pub fn project(observed: &Observed, step: &Step, facts: Facts) -> PortalReleaseStatus {
+pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleaseStatus {
     let state = state(observed, step);
     let message = bounded(message(observed, step, state), 2048);
     let phases = phases(observed);
@@ -42,23 +45,23 @@ pub fn project(observed: &Observed, step: &Step, facts: Facts) -> PortalReleaseS
     let started_at = release.and_then(|release| release.started_at);
     let completed_at = release.and_then(|release| release.completed_at).filter(|_| !is_open(observed));
     let mut status = PortalReleaseStatus {
-        observed_generation: facts.generation,
+        observed_generation: extras.generation,
         state: Some(state),
         phase: phase(observed, &phases),
-        progress: progress(&phases, &facts.imports, state),
+        progress: progress(&phases, &extras.imports, state),
         message: message.clone(),
         current: observed.current && release.is_some(),
         started_at: started_at.map(Time),
         completed_at: completed_at.map(Time),
         duration: started_at.zip(completed_at).map(|(start, end)| span(end.duration_since(start))),
         phases,
-        imports: facts.imports,
-        frozen_workloads: facts.frozen_workloads,
+        imports: extras.imports,
+        frozen_workloads: extras.frozen_workloads,
         backup: release.and_then(|release| release.backup.clone()),
-        manifest: facts.manifest,
+        manifest: extras.manifest,
         conditions: Vec::new(),
     };
-    status.conditions = conditions(observed, step, state, &message, facts.generation, &facts.before.conditions);
+    status.conditions = conditions(observed, step, state, &message, extras.generation, &extras.before.conditions);
     status
 }
 
@@ -345,32 +348,4 @@ impl ConditionList<'_> {
             last_transition_time: since,
         });
     }
-}
-
-/// Kubernetes keeps times to the second; more would make every comparison differ.
-pub fn whole_seconds(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap_or(at)
-}
-
-/// `3h04m`, `3m12s` or `4s`.
-fn span(duration: SignedDuration) -> String {
-    let seconds = duration.as_secs().max(0);
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m{s:02}s"),
-        (h, m, _) => format!("{h}h{m:02}m"),
-    }
-}
-
-/// At most `limit` bytes, cut between characters.
-pub fn bounded(mut text: String, limit: usize) -> String {
-    if text.len() > limit {
-        let mut end = limit.saturating_sub(3);
-        while !text.is_char_boundary(end) {
-            end = end.saturating_sub(1);
-        }
-        text.truncate(end);
-        text.push_str("...");
-    }
-    text
 }

@@ -14,7 +14,7 @@ use super::{
     phase::{Undo, facts},
     plan,
     plan::replan,
-    status::{Facts, project},
+    status::{Extras, project},
 };
 use crate::api::{Abort, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec, ReleaseState, RollForward, Rollback};
 
@@ -396,7 +396,7 @@ fn whether_a_rollback_would_lose_data_is_said() {
         Observed { current: true, ..with_run(at(PhaseName::ResetCheckpoints, PhaseState::Succeeded), |run| run.open = false) };
     observed.release = Some(ReleaseRecord { swapped: true, backup: Some("2607011200".to_owned()), ..record(ReleaseState::Live) });
     let said = |observed: &Observed| {
-        let status = project(observed, &Step::Rest, Facts::default());
+        let status = project(observed, &Step::Rest, Extras::default());
         let condition = status.conditions.into_iter().find(|condition| condition.type_ == "RollbackAvailable").unwrap();
         (condition.status, condition.reason, condition.message)
     };
@@ -460,7 +460,7 @@ fn a_retry_keeps_what_still_holds() {
 fn kstatus_never_says_both_and_unseen_is_never_healthy() {
     let observations = [fresh(), at(PhaseName::ImportCore, PhaseState::Running), at(PhaseName::ResetCheckpoints, PhaseState::Succeeded)];
     for observed in observations {
-        let status = project(&observed, &next(&observed), Facts { generation: 3, ..Facts::default() });
+        let status = project(&observed, &next(&observed), Extras { generation: 3, ..Extras::default() });
         let word = |type_: &str| {
             status.conditions.iter().find(|condition| condition.type_ == type_).map(|condition| condition.status.clone()).unwrap()
         };

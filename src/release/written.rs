@@ -79,7 +79,7 @@ fn rows(count: i64) -> String {
 
 /// RFC 3339 to the second.
 pub fn seconds(at: Timestamp) -> String {
-    super::status::whole_seconds(at).to_string()
+    crate::text::whole_seconds(at).to_string()
 }
 
 /// The spec accepts that such a run loses what was written to the live tables.

@@ -15,7 +15,7 @@ use kube::{
 };
 
 use super::wait::JOB_NAME_LABEL;
-use crate::cluster::{call, truncate};
+use crate::{cluster::call, text::truncate};
 
 /// So many lines of a log are told.
 const TAIL_LINES: i64 = 10;

@@ -16,7 +16,10 @@ use kube::{
 };
 
 use super::failure::{Failure, described, look};
-use crate::cluster::{CallError, ClusterError, is_forbidden, truncate};
+use crate::{
+    cluster::{CallError, ClusterError, is_forbidden},
+    text::truncate,
+};
 
 /// Label of every pod of a Job.
 pub(super) const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";

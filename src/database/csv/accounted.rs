@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use super::{Begun, Copy, CsvError, Format, Loaded, Stop, begin, finish, loaded, records::Records};
 use crate::{
     database::import::{ENOUGH_REJECTED, FileRows, ImportError, Load, Origin, Source, Target, load_file},
-    files::content::Content,
+    storage::content::Content,
 };
 
 /// Bytes that are handed on at once.

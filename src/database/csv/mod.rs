@@ -21,7 +21,7 @@ use super::{
     identifiers::quote_literal,
     import::{Counts, FileRows, ImportError, Target, check_rules, quoted},
 };
-use crate::files::{
+use crate::storage::{
     FileError,
     content::{Compression, Content},
 };

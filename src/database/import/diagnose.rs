@@ -11,10 +11,12 @@ use super::load::{REJECTED, VERDICT, is_about_data};
 use super::pieces::{self, ONE, Pieces, REFUSAL, REFUSED, STATE};
 use super::ranges::{keys_of, middle};
 use super::{Counts, ImportError, KeyRange, Load, failed};
-use crate::database::checks::reason;
-use crate::database::identifiers::{assembled, quote_literal};
-use crate::database::ledger::imports::{reasons, told};
-use crate::database::run_sql;
+use crate::database::{
+    checks::reason,
+    identifiers::{assembled, quote_literal},
+    ledger::imports::{reasons, told},
+    run_sql,
+};
 
 /// The range's output; it goes with the transaction at the latest.
 const OUTPUT: &str = "pg_temp.portal_release_output";

@@ -7,9 +7,11 @@ use sqlx::PgConnection;
 
 use super::load::{Load, cut, json_object};
 use super::{Counts, ImportError, Target, failed};
-use crate::database::identifiers::{assembled, quote_ident, quote_literal};
-use crate::database::run_sql;
-use crate::database::views::OutputColumn;
+use crate::database::{
+    identifiers::{assembled, quote_ident, quote_literal},
+    run_sql,
+    views::OutputColumn,
+};
 
 /// The rows; they go with the transaction at the latest.
 pub(super) const TABLE: &str = "pg_temp.portal_release_file";

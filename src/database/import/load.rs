@@ -4,9 +4,11 @@ use sqlx::{Connection, PgConnection, Row};
 
 use super::file_rows::{self, FileRows};
 use super::{ImportError, KeyRange, Target, diagnose, failed, quoted};
-use crate::database::identifiers::{assembled, quote_ident, quote_literal};
-use crate::database::template::TemplateContext;
-use crate::database::views::OutputColumn;
+use crate::database::{
+    identifiers::{assembled, quote_ident, quote_literal},
+    template::TemplateContext,
+    views::OutputColumn,
+};
 
 /// The column that a rule's verdict is in, beside the query's own.
 pub(super) const VERDICT: &str = "portal_release_verdict";

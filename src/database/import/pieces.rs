@@ -3,8 +3,10 @@
 use sqlx::PgConnection;
 
 use super::file_rows::NUMBER;
-use crate::database::identifiers::{assembled, quote_literal};
-use crate::database::run_sql;
+use crate::database::{
+    identifiers::{assembled, quote_literal},
+    run_sql,
+};
 
 /// Rows that are tried at once.
 const PIECE: i32 = 500;

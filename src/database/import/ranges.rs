@@ -3,8 +3,10 @@
 use sqlx::PgConnection;
 
 use super::{ImportError, failed, output_columns};
-use crate::database::checksum::{pin_output, restore_output};
-use crate::database::identifiers::{assembled, quote_ident, quote_literal};
+use crate::database::{
+    checksum::{pin_output, restore_output},
+    identifiers::{assembled, quote_ident, quote_literal},
+};
 
 /// A half-open range of an import's key. The first range of a plan is open below and holds the rows without a key, the
 /// last one is open above; so whatever plan, every row is in exactly one range, also a row that appeared after planning.

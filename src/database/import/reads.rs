@@ -5,8 +5,7 @@
 use sqlx::{Connection, PgConnection};
 
 use super::{ImportError, failed};
-use crate::database::identifiers::qualified;
-use crate::database::run_sql;
+use crate::database::{identifiers::qualified, run_sql};
 
 /// A relation that holds rows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

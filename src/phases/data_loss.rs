@@ -5,7 +5,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Context, Done, PhaseError, Work, of_database};
 use crate::{
     database::{
         backups,
@@ -15,6 +14,7 @@ use crate::{
         written::{Count, count, count_again, is_still_so, limit_statements},
     },
     release::{RunKind, Written, written::accepted},
+    work::{Context, Done, PhaseError, Work, of_database},
 };
 
 /// The longest that one statement of the count may take while readers wait.
@@ -56,7 +56,7 @@ pub(super) async fn preflight(
         context.say(format!("counting {incoming} of {table}"));
         rows.insert(table.clone(), row_count(&mut work, &relations.schema, &incoming.name(table)).await.map_err(of_database)?);
     }
-    ledger::exchange::set_incoming_rows(&mut work, context.run.id, &rows).await?;
+    ledger::exchange::set_incoming_rows(&mut work, context.subject.run.id, &rows).await?;
     work.complete(&message).await
 }
 
@@ -65,7 +65,7 @@ pub(super) async fn preflight(
 /// # Errors
 /// As [`preflight`].
 pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Generation) -> Result<Option<Count>, PhaseError> {
-    if context.run.kind == RunKind::Release {
+    if context.subject.run.kind == RunKind::Release {
         return Ok(None);
     }
     context.say("counting what was written to the live tables");
@@ -81,20 +81,20 @@ pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Ge
 /// # Errors
 /// As [`preflight`]; [`PhaseError::Failed`] when it cannot be told in the time that readers may wait.
 pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Count, outgoing: &Generation) -> Result<(), PhaseError> {
-    if accepted(context.run.kind, &context.spec) || is_still_so(work, before).await? {
+    if accepted(context.subject.run.kind, &context.subject.spec) || is_still_so(work, before).await? {
         return Ok(());
     }
     limit_statements(work, LOCKED_LIMIT).await?;
-    let schema = context.portal.database.schema.as_str();
+    let schema = context.subject.portal.database.schema.as_str();
     let now = count_again(work, schema, before, outgoing).await.map_err(|error| match PhaseError::from(error) {
         PhaseError::Failed(cause) => PhaseError::Failed(format!(
             "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing has changed; \
              it is tried again; when they do not rest, set {} to go on without the count",
-            accepting(context.run.kind)
+            accepting(context.subject.run.kind)
         )),
         other => other,
     })?;
-    limit_statements(work, context.portal.database.statement_timeout.get()).await?;
+    limit_statements(work, context.subject.portal.database.statement_timeout.get()).await?;
     decide(context, &now.written, outgoing)
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Coun
 /// Those of the phase.
 pub(super) async fn remembering(context: &Context, phase: impl Future<Output = Result<Done, PhaseError>>) -> Result<Done, PhaseError> {
     let result = phase.await;
-    if context.run.kind != RunKind::Release && matches!(result, Err(PhaseError::Refused(_))) {
+    if context.subject.run.kind != RunKind::Release && matches!(result, Err(PhaseError::Refused(_))) {
         let keep = async {
             let mut work = context.work().await?;
             keep_count(context, &mut work).await?;
@@ -127,10 +127,10 @@ pub(super) async fn keep_count(context: &Context, work: &mut Work) -> Result<(),
 }
 
 fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result<(), PhaseError> {
-    if written.is_nothing() || accepted(context.run.kind, &context.spec) {
+    if written.is_nothing() || accepted(context.subject.run.kind, &context.subject.spec) {
         return Ok(());
     }
-    let (what, instead) = match context.run.kind {
+    let (what, instead) = match context.subject.run.kind {
         RunKind::RollForward => ("a roll forward", "set spec.rollback again"),
         RunKind::Release | RunKind::Rollback => ("a rollback", "remove spec.rollback"),
     };
@@ -141,7 +141,7 @@ fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result
     Err(PhaseError::Refused(format!(
         "{}; {what} would take these rows from readers ({kept}); nothing has changed; set {} to go on, or {instead}",
         written.sentence(),
-        accepting(context.run.kind)
+        accepting(context.subject.run.kind)
     )))
 }
 

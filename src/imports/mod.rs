@@ -5,25 +5,21 @@
 //! do not touch each other's tables run side by side, the others in the Portal's order.
 
 mod again;
+pub(crate) mod file;
 mod job;
-mod one;
+pub(crate) mod order;
 mod schedule;
+pub(crate) mod snapshot;
+mod task;
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio_util::sync::CancellationToken;
 
-pub(super) use job::JobImport;
+pub(crate) use job::JobImport;
 
 use self::{
-    one::One,
     schedule::{Schedule, Unit},
-};
-use super::{
-    Context, Definition, Done, PhaseError,
-    definition::templates,
-    jobs, of_database,
-    order::in_order,
-    parallel::{self, cut_off},
+    task::ImportTask,
 };
 use crate::{
     api::{Import, PhaseName, RejectRule},
@@ -33,25 +29,33 @@ use crate::{
         ledger::{self, imports::Account},
         template::TemplateContext,
     },
+    imports::order::in_order,
+    jobs,
+    work::{
+        Context, Definition, Done, PhaseError, Work,
+        definition::templates,
+        of_database,
+        parallel::{self, cut_off},
+    },
 };
 
-pub(super) async fn core(context: &Context) -> Result<Done, PhaseError> {
+pub(crate) async fn core(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
     again::prepare(context, &definition).await?;
     run(context, &definition, &definition.core).await
 }
 
-pub(super) async fn related(context: &Context) -> Result<Done, PhaseError> {
+pub(crate) async fn related(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
     again::prepare(context, &definition).await?;
     run(context, &definition, &definition.related).await
 }
 
 /// Takes the Jobs away, forgets the checkpoints and the rejected rows; the tables go with BuildStaging's undo.
-pub(super) async fn undo(context: &Context) -> Result<Done, PhaseError> {
+pub(crate) async fn undo(context: &Context) -> Result<Done, PhaseError> {
     jobs::stop_all(context).await?;
     let mut work = context.work().await?;
-    ledger::imports::reset_imports(&mut work, context.release).await?;
+    ledger::imports::reset_imports(&mut work, context.subject.release_id).await?;
     work.complete_undo("imported rows are dropped with the staged tables").await
 }
 
@@ -60,19 +64,19 @@ async fn run(context: &Context, definition: &Definition, imports: &[(Import, Opt
     let ordered = in_order(imports)?;
     let needs = needs(context, &ordered, &templates).await?;
     let cut = CancellationToken::new();
-    let one = |(import, source)| One::new(context, definition, import, source, &templates, &cut);
-    let ones: Vec<One<'_>> = ordered.into_iter().map(one).collect::<Result<_, _>>()?;
+    let one = |(import, source)| ImportTask::new(context, definition, import, source, &templates, &cut);
+    let ones: Vec<ImportTask<'_>> = ordered.into_iter().map(one).collect::<Result<_, _>>()?;
     load(context, &ones, Schedule::new(needs), &cut).await?;
     let mut work = context.work().await?;
     let names = imports.iter().map(|(import, _)| import.name.as_str());
-    let (rows, rejected) = ledger::imports::imported_rows(&mut work, context.release, names).await?;
+    let (rows, rejected) = ledger::imports::imported_rows(&mut work, context.subject.release_id, names).await?;
     let rejected = if rejected == 0 { String::new() } else { format!(", {rejected} rejected: see portal_release.rejected_rows") };
     work.complete(&format!("{} imports, {rows} rows{rejected}", ones.len())).await
 }
 
 /// Runs every piece, as many at once as the Portal allows. The first error stops the others: their statements are ended, and it waits
 /// until nothing of them runs any more. Jobs go on until the next attempt of the phase; there is none after a final error.
-async fn load(context: &Context, ones: &[One<'_>], mut schedule: Schedule, cut: &CancellationToken) -> Result<(), PhaseError> {
+async fn load(context: &Context, ones: &[ImportTask<'_>], mut schedule: Schedule, cut: &CancellationToken) -> Result<(), PhaseError> {
     let mut running = FuturesUnordered::new();
     let mut stopped: Option<PhaseError> = None;
     loop {
@@ -143,13 +147,13 @@ async fn needs(
 }
 
 /// The imports that have not come to their end, although neither `imports` nor `phases.skip` of the release leaves them out.
-pub(super) async fn unfinished(context: &Context) -> Result<Vec<String>, PhaseError> {
+pub(crate) async fn unfinished(context: &Context) -> Result<Vec<String>, PhaseError> {
     let definition = Definition::resolve(context).await?;
     let mut work = context.work().await?;
-    let mut names = ledger::imports::unfinished(&mut work, context.release).await?;
+    let mut names = ledger::imports::unfinished(&mut work, context.subject.release_id).await?;
     work.commit().await?;
     for (phase, imports) in [(PhaseName::ImportCore, &definition.core), (PhaseName::ImportRelated, &definition.related)] {
-        if context.spec.phases.skip.contains(&phase) {
+        if context.subject.spec.phases.skip.contains(&phase) {
             names.retain(|name| !imports.iter().any(|(import, _)| import.name.0 == *name));
         }
     }
@@ -164,7 +168,7 @@ fn is_over_limit(import: &Import, account: &Account) -> bool {
 }
 
 /// The rules that turn rows of an import away: reasons, and SQL conditions.
-pub(super) fn rules(import: &Import, templates: &TemplateContext) -> Result<Vec<(String, String)>, PhaseError> {
+pub(crate) fn rules(import: &Import, templates: &TemplateContext) -> Result<Vec<(String, String)>, PhaseError> {
     let rendered = |rule: &RejectRule| {
         let what = format!("import {}, reject '{}'", import.name, rule.reason);
         Ok((rule.reason.clone(), templates.render(&what, rule.when.as_str(), None).map_err(of_database)?.sql))
@@ -173,8 +177,8 @@ pub(super) fn rules(import: &Import, templates: &TemplateContext) -> Result<Vec<
 }
 
 /// The relations behind an import's query.
-pub(super) async fn read_by(
-    work: &mut super::Work,
+pub(crate) async fn read_by(
+    work: &mut Work,
     import: &Import,
     source: &str,
     templates: &TemplateContext,
@@ -184,7 +188,7 @@ pub(super) async fn read_by(
 }
 
 /// Whether the staged table that `import` fills is among those relations.
-pub(super) fn reads_table(reads: &[RelationRead], context: &Context, import: &Import) -> bool {
+pub(crate) fn reads_table(reads: &[RelationRead], context: &Context, import: &Import) -> bool {
     let staged = Generation::Staging.name(import.into.as_str());
-    reads.iter().any(|relation| relation.schema == context.portal.database.schema.as_str() && relation.name == staged)
+    reads.iter().any(|relation| relation.schema == context.subject.portal.database.schema.as_str() && relation.name == staged)
 }

@@ -3,10 +3,7 @@
 //! The staged table is made anew, without indexes and keys, which ValidateAndManifest adds as it does after any load. That is allowed
 //! only where nothing else depends on the rows that go.
 
-use super::{
-    super::{Context, Definition, PhaseError, Work, definition::templates, of_database},
-    is_over_limit, job, read_by, reads_table,
-};
+use super::{is_over_limit, job, read_by, reads_table};
 use crate::{
     api::{Import, PhaseName},
     database::{
@@ -15,13 +12,14 @@ use crate::{
         ledger,
         staging::{build, build_lookup, drop_all, drop_keys_to},
     },
+    work::{Context, Definition, PhaseError, Work, definition::templates, of_database},
 };
 
 /// Empties the tables of the imports that are to run again, and forgets what these imports did. All of it commits together, so that
 /// it happens once, wherever the operator is killed.
-pub(super) async fn prepare(context: &Context, definition: &Definition) -> Result<(), PhaseError> {
+pub(crate) async fn prepare(context: &Context, definition: &Definition) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
-    let marked = ledger::imports::marked_again(&mut work, context.release).await?;
+    let marked = ledger::imports::marked_again(&mut work, context.subject.release_id).await?;
     let mut again: Vec<&Import> = Vec::new();
     for (import, _) in definition.imports() {
         if marked.contains(&import.name.0) || has_failed_by_rejects(&mut work, context, import).await? {
@@ -37,7 +35,7 @@ pub(super) async fn prepare(context: &Context, definition: &Definition) -> Resul
     let mut work = context.work().await?;
     // Emptied here, the table of such an import would stay empty: ImportCore is over.
     let is_core = |import: &Import| definition.core.iter().any(|(core, _)| core.name == import.name);
-    if context.attempt.phase == PhaseName::ImportRelated
+    if context.subject.attempt.phase == PhaseName::ImportRelated
         && let Some(import) = again.iter().find(|import| is_core(import))
     {
         return Err(PhaseError::Refused(format!(
@@ -47,21 +45,21 @@ pub(super) async fn prepare(context: &Context, definition: &Definition) -> Resul
     }
     refuse_stale(&mut work, context, definition, &again).await?;
     empty(&mut work, context, &again).await?;
-    ledger::imports::reset_some(&mut work, context.release, &names).await?;
-    let mut origin = ledger::staging::origin(&mut work, context.release).await?;
+    ledger::imports::reset_some(&mut work, context.subject.release_id, &names).await?;
+    let mut origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
     let hashes = definition.import_hashes.iter().filter(|(name, _)| names.contains(name));
     origin.files.retain(|import, _| !names.contains(import));
     origin.imports.extend(hashes.map(|(name, hash)| (name.clone(), hash.clone())));
-    ledger::staging::set_origin(&mut work, context.release, &origin).await?;
+    ledger::staging::set_origin(&mut work, context.subject.release_id, &origin).await?;
     let message = format!("{}: their staged tables are emptied", names.join(", "));
     ledger::event(
         &mut work,
-        context.release,
-        Some(context.run.id),
+        context.subject.release_id,
+        Some(context.subject.run.id),
         "ImportedAgain",
-        Some(context.attempt.phase.as_str()),
+        Some(context.subject.attempt.phase.as_str()),
         &message,
-        Some(context.attempt.epoch),
+        Some(context.subject.attempt.epoch),
     )
     .await?;
     context.say(format!("importing again: {message}"));
@@ -70,14 +68,16 @@ pub(super) async fn prepare(context: &Context, definition: &Definition) -> Resul
 
 /// An earlier attempt came to its end with more rejected rows than the Portal allows. Whoever retries has repaired something.
 async fn has_failed_by_rejects(work: &mut Work, context: &Context, import: &Import) -> Result<bool, PhaseError> {
-    let Some((account, open)) = ledger::imports::unsettled(work, context.release, import.name.as_str()).await? else { return Ok(false) };
+    let Some((account, open)) = ledger::imports::unsettled(work, context.subject.release_id, import.name.as_str()).await? else {
+        return Ok(false);
+    };
     Ok((open == 0 || account.rejected > ENOUGH_REJECTED) && is_over_limit(import, &account))
 }
 
 /// Refuses where rows that stay were made from rows that go, or are in the same table.
 async fn refuse_stale(work: &mut Work, context: &Context, definition: &Definition, again: &[&Import]) -> Result<(), PhaseError> {
     let templates = templates(context);
-    let begun = ledger::imports::begun(work, context.release).await?;
+    let begun = ledger::imports::begun(work, context.subject.release_id).await?;
     let stays = |import: &Import| begun.contains(&import.name.0) && !again.iter().any(|other| other.name == import.name);
     let mut stale = Vec::new();
     for (import, source) in definition.imports().filter(|(import, _)| stays(import)) {

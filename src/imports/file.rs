@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use kube::Client;
 use sqlx::PgConnection;
 
-use super::{Context, Definition, PhaseError, definition, of_database};
 use crate::{
     api::{Csv, FileCompression, Import, ObjectStore},
     cluster,
@@ -16,12 +15,13 @@ use crate::{
         ledger::{self, staging::FileRead},
         template::TemplateContext,
     },
-    files::{
+    storage::{
         File, FileError,
         content::{Compression, Content},
+        guard::Outbound,
         http, s3,
     },
-    outbound::Outbound,
+    work::{Context, Definition, PhaseError, Work, definition, of_database},
 };
 
 /// Where files are looked for.
@@ -35,8 +35,8 @@ pub(crate) struct Place<'a> {
 
 impl<'a> From<&'a Context> for Place<'a> {
     fn from(context: &'a Context) -> Self {
-        let (outbound, stores) = (&context.services.outbound, context.portal.object_stores.as_slice());
-        Self { client: &context.client, namespace: context.namespace.as_str(), outbound, stores }
+        let (outbound, stores) = (&context.tools.services.outbound, context.subject.portal.object_stores.as_slice());
+        Self { client: &context.tools.client, namespace: context.subject.namespace.as_str(), outbound, stores }
     }
 }
 
@@ -115,7 +115,7 @@ impl Source<'_> {
     }
 
     /// The import whose file it is.
-    pub(super) fn import(&self) -> &Import {
+    pub(crate) fn import(&self) -> &Import {
         self.import
     }
 
@@ -134,17 +134,17 @@ impl Source<'_> {
     ///
     /// # Errors
     /// When the file cannot be read or its rows do not fit; the transaction is spoilt then.
-    pub(super) async fn load(self, context: &Context, work: &mut super::Work, rules: &[(String, String)]) -> Result<Counts, PhaseError> {
+    pub(crate) async fn load(self, context: &Context, work: &mut Work, rules: &[(String, String)]) -> Result<Counts, PhaseError> {
         let staged = Generation::Staging.name(self.import.into.as_str());
-        let sample = context.spec.imports.sample.and_then(|rows| u64::try_from(rows).ok());
+        let sample = context.subject.spec.imports.sample.and_then(|rows| u64::try_from(rows).ok());
         let name = self.content.name().to_owned();
         let revision = self.content.revision().map(str::to_owned);
-        let target = Target { import: self.import.name.as_str(), schema: context.portal.database.schema.as_str(), table: &staged };
-        let lookup = context.portal.tables.lookup.contains(&self.import.into);
+        let target = Target { import: self.import.name.as_str(), schema: context.subject.portal.database.schema.as_str(), table: &staged };
+        let lookup = context.subject.portal.tables.lookup.contains(&self.import.into);
         let accepted = self.import.max_rejected.fraction();
         let format = format(self.csv);
         let loaded = if accepted > 0.0 || !rules.is_empty() || lookup {
-            let accounting = Accounting { release: context.release, rules, lookup, accepted };
+            let accounting = Accounting { release: context.subject.release_id, rules, lookup, accepted };
             csv::load_accounted(work, target, self.content, &format, sample, &accounting).await
         } else {
             csv::load(work, target, self.content, &format, sample).await
@@ -155,7 +155,7 @@ impl Source<'_> {
             None => context.say(format!("import {}: the first {} rows of {name}", self.import.name, loaded.counts.read)),
         }
         let read = FileRead { name, revision, bytes: loaded.bytes, sha256: loaded.sha256 };
-        ledger::staging::set_file(work, context.release, self.import.name.as_str(), &read).await?;
+        ledger::staging::set_file(work, context.subject.release_id, self.import.name.as_str(), &read).await?;
         Ok(loaded.counts)
     }
 }
@@ -165,14 +165,14 @@ impl Source<'_> {
 ///
 /// # Errors
 /// When a file cannot be read.
-pub(super) async fn changed(
+pub(crate) async fn changed(
     context: &Context,
     definition: &Definition,
     read: &BTreeMap<String, FileRead>,
     again: &[String],
 ) -> Result<Vec<String>, PhaseError> {
     let mut work = context.work().await?;
-    let settled = ledger::imports::accounts(&mut work, context.release).await?;
+    let settled = ledger::imports::accounts(&mut work, context.subject.release_id).await?;
     work.commit().await?;
     let templates = definition::templates(context);
     let mut changed = Vec::new();

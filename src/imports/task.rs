@@ -7,11 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    super::{Context, Definition, PhaseError, Work, files, of_database},
-    JobImport, is_over_limit, rules,
-    schedule::Outcome,
-};
+use super::{JobImport, is_over_limit, rules, schedule::Outcome};
 use crate::{
     api::{Csv, Import},
     database::{
@@ -23,7 +19,9 @@ use crate::{
         template::TemplateContext,
         views::OutputColumn,
     },
-    services::{Audience, Notice},
+    imports::file,
+    notify::Notice,
+    work::{Context, Definition, PhaseError, Work, of_database},
 };
 
 /// How often the progress of a long import is told to people outside; its end is told in any case.
@@ -32,7 +30,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 const SHOW_EVERY: Duration = Duration::from_secs(3);
 
 /// One import at work.
-pub(super) struct One<'a> {
+pub(crate) struct ImportTask<'a> {
     context: &'a Context,
     import: &'a Import,
     templates: &'a TemplateContext,
@@ -45,9 +43,9 @@ pub(super) struct One<'a> {
     told: Mutex<(Instant, Instant)>,
 }
 
-impl<'a> One<'a> {
+impl<'a> ImportTask<'a> {
     /// An import with its query's template; one from a file or by a Job has none. Once `cut` is cancelled, it does not wait for a Job.
-    pub(super) fn new(
+    pub(crate) fn new(
         context: &'a Context,
         definition: &'a Definition,
         import: &'a Import,
@@ -55,8 +53,8 @@ impl<'a> One<'a> {
         templates: &'a TemplateContext,
         cut: &'a CancellationToken,
     ) -> Result<Self, PhaseError> {
-        let sample = context.spec.imports.sample;
-        let is_lookup = context.portal.tables.lookup.contains(&import.into);
+        let sample = context.subject.spec.imports.sample;
+        let is_lookup = context.subject.portal.tables.lookup.contains(&import.into);
         let rules = rules(import, templates)?;
         // A sample is the limit of one statement, and what is new to a look-up table only one statement can tell.
         let key = import.key.as_ref().filter(|_| sample.is_none() && !is_lookup);
@@ -70,12 +68,12 @@ impl<'a> One<'a> {
         Ok(Self { context, import, templates, source, rules, job, cut, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.import.name.as_str()
     }
 
     fn target(&self) -> Target<'_> {
-        Target { import: self.name(), schema: self.context.portal.database.schema.as_str(), table: &self.staged }
+        Target { import: self.name(), schema: self.context.subject.portal.database.schema.as_str(), table: &self.staged }
     }
 
     /// The query's output columns, which are looked up once.
@@ -89,8 +87,8 @@ impl<'a> One<'a> {
     }
 
     /// Notes the beginning, and plans the ranges unless an earlier process did.
-    pub(super) async fn begin(&self) -> Result<Outcome, PhaseError> {
-        let release = self.context.release;
+    pub(crate) async fn begin(&self) -> Result<Outcome, PhaseError> {
+        let release = self.context.subject.release_id;
         let mut work = self.context.work().await?;
         if ledger::imports::begin_import(&mut work, release, self.name()).await? {
             work.commit().await?;
@@ -127,12 +125,12 @@ impl<'a> One<'a> {
                 read = Some(one_number(work, &what, &sql).await.map_err(of_database)?);
             }
         }
-        Ok(ledger::imports::plan_ranges(work, self.context.release, self.name(), &ranges, total, read).await?)
+        Ok(ledger::imports::plan_ranges(work, self.context.subject.release_id, self.name(), &ranges, total, read).await?)
     }
 
     /// Loads one range; its rows and its checkpoint commit together.
-    pub(super) async fn load(&self, position: i32, range: &KeyRange) -> Result<Outcome, PhaseError> {
-        let release = self.context.release;
+    pub(crate) async fn load(&self, position: i32, range: &KeyRange) -> Result<Outcome, PhaseError> {
+        let release = self.context.subject.release_id;
         // No transaction is open while a Job runs.
         let done = match &self.job {
             Some(job) => Some((job, job.finished(self.cut).await?)),
@@ -144,7 +142,7 @@ impl<'a> One<'a> {
             (Some(source), _, None) => {
                 let columns = self.columns(&mut work, source).await?;
                 let range = source.key.is_some().then_some(range);
-                let is_lookup = self.context.portal.tables.lookup.contains(&self.import.into);
+                let is_lookup = self.context.subject.portal.tables.lookup.contains(&self.import.into);
                 let load_range = Load { release, target: self.target(), columns, source, range, lookup: is_lookup };
                 load(&mut work, &load_range).await.map_err(of_database)?
             }
@@ -156,7 +154,7 @@ impl<'a> One<'a> {
         if let Some((job, name)) = done {
             job.tidy(&name).await?;
         }
-        let metrics = &self.context.services.metrics;
+        let metrics = &self.context.tools.services.metrics;
         metrics.rows_imported(self.name(), counts.imported, counts.rejected);
         metrics.progressed();
         self.show().await?;
@@ -167,13 +165,13 @@ impl<'a> One<'a> {
     }
 
     async fn csv(&self, work: &mut Work, file: &Csv) -> Result<Counts, PhaseError> {
-        let file = files::open(self.context.into(), self.templates, self.import, file).await?;
+        let file = file::open(self.context.into(), self.templates, self.import, file).await?;
         file.load(self.context, work, &self.rules).await
     }
 
     /// Settles the account; the planner learns about the rows.
-    pub(super) async fn finish(&self) -> Result<Outcome, PhaseError> {
-        let release = self.context.release;
+    pub(crate) async fn finish(&self) -> Result<Outcome, PhaseError> {
+        let release = self.context.subject.release_id;
         let mut work = self.context.work().await?;
         let account = ledger::imports::account(&mut work, release, self.name()).await?;
         self.judge(&account).await?;
@@ -186,10 +184,10 @@ impl<'a> One<'a> {
                 account.read
             )));
         }
-        run_sql(&mut work, format!("ANALYZE {}", qualified(self.context.portal.database.schema.as_str(), &self.staged))).await?;
+        run_sql(&mut work, format!("ANALYZE {}", qualified(self.context.subject.portal.database.schema.as_str(), &self.staged))).await?;
         ledger::imports::complete_import(&mut work, release, self.name(), &account).await?;
         work.commit().await?;
-        self.context.progress.moved();
+        self.context.control.progress.moved();
         self.tell().await?;
         Ok(Outcome::Over)
     }
@@ -200,7 +198,7 @@ impl<'a> One<'a> {
             return Ok(());
         }
         let mut work = self.context.work().await?;
-        let reasons = ledger::imports::reasons(&mut work, self.context.release, self.name()).await?;
+        let reasons = ledger::imports::reasons(&mut work, self.context.subject.release_id, self.name()).await?;
         work.commit().await?;
         Err(PhaseError::Refused(format!(
             "import {name}: {rejected} of {read} rows were rejected, where {limit} are accepted: {reasons}; correct the source, or raise maxRejected of the import in the Portal (SELECT * FROM portal_release.rejected_rows WHERE release_id = {release} AND import = '{name}')",
@@ -209,7 +207,7 @@ impl<'a> One<'a> {
             read = account.read,
             limit = self.import.max_rejected,
             reasons = ledger::imports::told(&reasons),
-            release = self.context.release,
+            release = self.context.subject.release_id,
         )))
     }
 
@@ -223,16 +221,16 @@ impl<'a> One<'a> {
             due
         };
         if is_due {
-            self.context.progress.moved();
+            self.context.control.progress.moved();
         }
         if is_news { self.tell().await } else { Ok(()) }
     }
 
     async fn tell(&self) -> Result<(), PhaseError> {
         let mut work = self.context.work().await?;
-        let (rows, total) = ledger::imports::import_progress(&mut work, self.context.release, self.name()).await?;
+        let (rows, total) = ledger::imports::import_progress(&mut work, self.context.subject.release_id, self.name()).await?;
         work.commit().await?;
-        self.context.services.tell(Audience::from(self.context), Notice::ImportProgress { import: self.name().to_owned(), rows, total });
+        self.context.tools.services.tell(self.context.audience(), Notice::ImportProgress { import: self.name().to_owned(), rows, total });
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use reqwest::{
 };
 
 use super::{File, FileError};
-use crate::{cluster::SecretValue, outbound::Outbound};
+use crate::{secret::SecretValue, storage::guard::Outbound};
 
 /// Opens the file behind `url`. `header` is sent along, such as `Authorization`.
 ///
@@ -64,7 +64,7 @@ fn accept(name: &str, answer: &Response) -> Result<(), FileError> {
             name,
             format!(
                 "the server sends it encoded ({}), though nobody asked for that; let it send the file as it is",
-                crate::cluster::truncate(encoding, 32)
+                crate::text::truncate(encoding, 32)
             ),
         ));
     }

@@ -11,7 +11,7 @@ use object_store::{
 };
 
 use super::{File, FileError};
-use crate::outbound::Outbound;
+use crate::storage::guard::Outbound;
 
 /// Opens `s3://bucket/prefix` with the Secret's `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, where it applies,
 /// `AWS_SESSION_TOKEN`, `AWS_REGION` and `AWS_ENDPOINT_URL`. Unencrypted HTTP only when the endpoint says `http://`.

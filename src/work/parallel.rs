@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{Context, PhaseError};
+use crate::work::{Context, PhaseError};
 
 /// How long pieces that are being stopped may take before they are told again.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many pieces the Portal allows at once.
-pub(super) fn limit(context: &Context) -> usize {
-    usize::from(context.portal.imports.parallel.max(1))
+pub(crate) fn limit(context: &Context) -> usize {
+    usize::from(context.subject.portal.imports.parallel.max(1))
 }
 
 /// Runs all pieces and returns what they gave, in no order. The first error stops the others; a suspension lets those that have begun
@@ -19,7 +19,7 @@ pub(super) fn limit(context: &Context) -> usize {
 ///
 /// # Errors
 /// The first error of a piece, or [`PhaseError::Paused`].
-pub(super) async fn all<T>(context: &Context, pieces: Vec<BoxFuture<'_, Result<T, PhaseError>>>) -> Result<Vec<T>, PhaseError> {
+pub(crate) async fn all<T>(context: &Context, pieces: Vec<BoxFuture<'_, Result<T, PhaseError>>>) -> Result<Vec<T>, PhaseError> {
     let (mut pieces, mut running, mut given) = (pieces.into_iter(), FuturesUnordered::new(), Vec::new());
     let mut stopped = None;
     loop {
@@ -47,7 +47,7 @@ pub(super) async fn all<T>(context: &Context, pieces: Vec<BoxFuture<'_, Result<T
 
 /// Ends what runs, and waits until nothing of it runs any more. How it ended does not matter: a piece that has committed is done, and
 /// any other one changes nothing.
-pub(super) async fn cut_off(context: &Context, running: &mut (impl Stream + Unpin)) {
+pub(crate) async fn cut_off(context: &Context, running: &mut (impl Stream + Unpin)) {
     loop {
         // Again and again: a piece may just have been between two statements, or before its first one.
         context.end_backends().await;

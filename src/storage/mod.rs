@@ -1,6 +1,7 @@
 //! Files that imports read: wherever they come from, a stream of bytes that passes by in the chunks in which it arrives.
 
 pub mod content;
+pub mod guard;
 pub mod http;
 pub mod s3;
 
@@ -9,7 +10,7 @@ use std::{error::Error, io};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 
-use crate::outbound::Refusal;
+use crate::storage::guard::Refusal;
 
 /// A file that is open for reading, still as it is stored.
 pub struct File {
@@ -86,5 +87,5 @@ fn broken(error: &(dyn Error + 'static)) -> String {
     }
     let last = causes().last().map(ToString::to_string).unwrap_or_default();
     let what = if request.is_some_and(reqwest::Error::is_connect) { "no connection" } else { "the transfer broke off" };
-    format!("{what}: {}", crate::cluster::truncate(&last, 200))
+    format!("{what}: {}", crate::text::truncate(&last, 200))
 }

@@ -6,11 +6,6 @@
 use k8s_openapi::api::batch::v1::Job;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{
-    Context, PhaseError, Work, jobs,
-    jobs::{Plan, identity, told},
-    of_database,
-};
 use crate::{
     api::{Import, JobSource},
     cluster::jobs::{Ended, Failure, create, delete, exists, name, wait, wait_gone},
@@ -22,23 +17,25 @@ use crate::{
         run_sql,
         template::TemplateContext,
     },
+    jobs::{self, JobTemplate, identity, told},
+    work::{Context, PhaseError, Work, of_database},
 };
 
 /// How long transactions that still write to the staged table are waited for.
 const WRITERS: &str = "SET LOCAL lock_timeout = '10s'";
 
 /// An import by a Job.
-pub(in crate::phases) struct JobImport<'a> {
+pub(crate) struct JobImport<'a> {
     context: &'a Context,
     import: &'a Import,
     templates: &'a TemplateContext,
-    plan: Plan<'a>,
+    plan: JobTemplate<'a>,
     staged: String,
 }
 
 impl<'a> JobImport<'a> {
     /// An import with the text of its Job's template.
-    pub(in crate::phases) fn new(
+    pub(crate) fn new(
         context: &'a Context,
         import: &'a Import,
         templates: &'a TemplateContext,
@@ -46,7 +43,7 @@ impl<'a> JobImport<'a> {
         text: &'a str,
     ) -> Self {
         let what = format!("import {}", import.name);
-        let plan = Plan { identity: identity(context, "import", import.name.as_str()), what, source, text };
+        let plan = JobTemplate { identity: identity(context, "import", import.name.as_str()), what, source, text };
         Self { context, import, templates, plan, staged: Generation::Staging.name(import.into.as_str()) }
     }
 
@@ -55,7 +52,7 @@ impl<'a> JobImport<'a> {
     }
 
     fn schema(&self) -> &str {
-        self.context.portal.database.schema.as_str()
+        self.context.subject.portal.database.schema.as_str()
     }
 
     fn job(&self, name: &str, checkpoint: Option<&str>) -> Result<Job, PhaseError> {
@@ -68,25 +65,25 @@ impl<'a> JobImport<'a> {
     }
 
     /// Looks whether the cluster would take the Job, and whether the operator may make it. Nothing stays of it.
-    pub(in crate::phases) async fn check(&self) -> Result<(), PhaseError> {
+    pub(crate) async fn check(&self) -> Result<(), PhaseError> {
         let tables = self.context.relations();
         if !tables.tables.iter().chain(&tables.lookups).any(|table| *table == self.import.into.0) {
             let next = "name one of the Portal's tables in `into`, or add it to the Portal's tables";
             return Err(PhaseError::Refused(format!("import {}: {} is no table of the Portal; {next}", self.name(), self.import.into)));
         }
         let job = self.job(&name(&self.plan.identity, 0), None)?;
-        let made = create(&self.context.client, &self.context.namespace, &job, true).await;
+        let made = create(&self.context.tools.client, &self.context.subject.namespace, &job, true).await;
         made.map_err(|error| self.plan.error(self.context, &error))
     }
 
     /// Notes how many rows there are before the first Job writes.
-    pub(super) async fn plan(&self, work: &mut Work) -> Result<(), PhaseError> {
+    pub(crate) async fn plan(&self, work: &mut Work) -> Result<(), PhaseError> {
         let rows = row_count(work, self.schema(), &self.staged).await.map_err(of_database)?;
-        Ok(ledger::jobs::plan(work, self.context.release, self.name(), rows).await?)
+        Ok(ledger::jobs::plan(work, self.context.subject.release_id, self.name(), rows).await?)
     }
 
     /// Runs the Job until it has succeeded and nothing of it is left at work. Gives its name.
-    pub(super) async fn finished(&self, cut: &CancellationToken) -> Result<String, PhaseError> {
+    pub(crate) async fn finished(&self, cut: &CancellationToken) -> Result<String, PhaseError> {
         let job = tokio::select! {
             ended = self.run() => ended?,
             // Wherever that is: what has been announced is found, or made, by the next attempt.
@@ -100,7 +97,7 @@ impl<'a> JobImport<'a> {
 
     /// Runs the Job to its end, or waits for the one that runs already.
     async fn run(&self) -> Result<String, PhaseError> {
-        let (client, namespace) = (&self.context.client, self.context.namespace.as_str());
+        let (client, namespace) = (&self.context.tools.client, self.context.subject.namespace.as_str());
         let job = self.start().await?;
         let what = format!("import {}: Job {job} runs", self.name());
         self.context.say(&what);
@@ -125,7 +122,7 @@ impl<'a> JobImport<'a> {
     }
 
     fn failed(&self, job: &str, failure: &Failure) -> PhaseError {
-        let namespace = &self.context.namespace;
+        let namespace = &self.context.subject.namespace;
         let log = if failure.log.is_empty() { String::new() } else { format!(". Its log ends with: {}", failure.log) };
         let what = format!("import {}: Job {namespace}/{job} failed: {failure}", self.name());
         if failure.disrupted {
@@ -144,10 +141,10 @@ impl<'a> JobImport<'a> {
 
     /// Finds the Job that runs, or makes one. Gives its name.
     async fn start(&self) -> Result<String, PhaseError> {
-        let (client, namespace) = (&self.context.client, self.context.namespace.as_str());
+        let (client, namespace) = (&self.context.tools.client, self.context.subject.namespace.as_str());
         let failed = |error| self.plan.error(self.context, &error);
         let mut work = self.context.work().await?;
-        let known = ledger::jobs::read(&mut work, self.context.release, self.name()).await?;
+        let known = ledger::jobs::read(&mut work, self.context.subject.release_id, self.name()).await?;
         work.commit().await?;
         if let Some(job) = &known.job {
             if known.running && exists(client, namespace, job).await.map_err(failed)? {
@@ -161,16 +158,16 @@ impl<'a> JobImport<'a> {
         if let Some(job) = &known.job {
             ledger::jobs::end_sessions(&mut work, std::slice::from_ref(job)).await?;
         }
-        let now = ledger::jobs::lock(&mut work, self.context.release, self.name()).await?;
+        let now = ledger::jobs::lock(&mut work, self.context.subject.release_id, self.name()).await?;
         let fresh = self.clear(&mut work, &now).await?;
         // The number of a Job that was announced and has left no trace is its own still: a request to create it may be on its way.
         let attempt = if now.running && !fresh { now.attempt } else { now.attempt + 1 };
         let job = name(&self.plan.identity, attempt);
         let made = self.job(&job, now.checkpoint.as_deref())?;
-        ledger::jobs::start(&mut work, self.context.release, self.name(), &job, attempt).await?;
+        ledger::jobs::start(&mut work, self.context.subject.release_id, self.name(), &job, attempt).await?;
         work.commit().await?;
-        self.context.services.faults.reach(self.context.attempt.phase, "job").await;
-        if self.context.services.term.is_over() {
+        self.context.tools.services.faults.reach(self.context.subject.attempt.phase, "job").await;
+        if self.context.tools.services.term.is_over() {
             return Err(PhaseError::Cancelled);
         }
         create(client, namespace, &made, false).await.map_err(failed)?;
@@ -184,7 +181,7 @@ impl<'a> JobImport<'a> {
         }
         self.keep_writers_out(work, "SHARE ROW EXCLUSIVE").await?;
         let rows = row_count(work, self.schema(), &self.staged).await.map_err(of_database)?;
-        let rejected = ledger::jobs::rejected(work, self.context.release, self.name()).await?;
+        let rejected = ledger::jobs::rejected(work, self.context.subject.release_id, self.name()).await?;
         if rows == known.rows_before && rejected == 0 {
             return Ok(false);
         }
@@ -197,7 +194,7 @@ impl<'a> JobImport<'a> {
             )));
         }
         run_sql(work, format!("DELETE FROM {}", qualified(self.schema(), &self.staged))).await?;
-        ledger::jobs::forget_rejected(work, self.context.release, self.name()).await?;
+        ledger::jobs::forget_rejected(work, self.context.subject.release_id, self.name()).await?;
         Ok(true)
     }
 
@@ -214,8 +211,8 @@ impl<'a> JobImport<'a> {
     }
 
     /// Counts what the Job has brought. From then on it may not write.
-    pub(super) async fn counts(&self, work: &mut Work, job: &str) -> Result<Counts, PhaseError> {
-        let known = ledger::jobs::lock(work, self.context.release, self.name()).await?;
+    pub(crate) async fn counts(&self, work: &mut Work, job: &str) -> Result<Counts, PhaseError> {
+        let known = ledger::jobs::lock(work, self.context.subject.release_id, self.name()).await?;
         if known.job.as_deref() != Some(job) {
             return Err(PhaseError::Failed(format!("import {}: Job {job} was given up meanwhile", self.name())));
         }
@@ -225,19 +222,19 @@ impl<'a> JobImport<'a> {
             return Err(PhaseError::Refused(format!(
                 "import {}: Job {}/{job} has left {} rows less in {} than it found; a Job only adds rows; correct it, then abort the release and raise retry",
                 self.name(),
-                self.context.namespace,
+                self.context.subject.namespace,
                 -imported,
                 self.staged
             )));
         }
-        let rejected = ledger::jobs::rejected(work, self.context.release, self.name()).await?;
+        let rejected = ledger::jobs::rejected(work, self.context.subject.release_id, self.name()).await?;
         ledger::jobs::end(work, job).await?;
         Ok(Counts { read: imported + rejected, imported, rejected })
     }
 
     /// Takes away a Job whose rows are counted. What cannot be taken away now goes at the end of the release, or with its object.
-    pub(super) async fn tidy(&self, job: &str) -> Result<(), PhaseError> {
-        if let Err(error) = delete(&self.context.client, &self.context.namespace, job).await {
+    pub(crate) async fn tidy(&self, job: &str) -> Result<(), PhaseError> {
+        if let Err(error) = delete(&self.context.tools.client, &self.context.subject.namespace, job).await {
             tracing::warn!(job, %error, "Job {job} is done and not deleted yet: {error}");
             return Ok(());
         }
@@ -248,9 +245,9 @@ impl<'a> JobImport<'a> {
 }
 
 /// Takes away the Jobs of these imports: all, or only those that may still write.
-pub(super) async fn stop(context: &Context, imports: &[String], running: bool) -> Result<(), PhaseError> {
+pub(crate) async fn stop(context: &Context, imports: &[String], running: bool) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
-    let names = ledger::jobs::of_imports(&mut work, context.release, imports, running).await?;
+    let names = ledger::jobs::of_imports(&mut work, context.subject.release_id, imports, running).await?;
     work.commit().await?;
     jobs::stop(context, &names).await
 }

@@ -15,11 +15,15 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    cluster::{SecretValue, truncate},
     metrics::{Delivery, Metrics},
+    secret::SecretValue,
+    text::truncate,
 };
 
 pub mod message;
+mod notice;
+
+pub use notice::{Audience, Notice};
 
 /// Messages that may wait for one webhook.
 const QUEUE: usize = 64;

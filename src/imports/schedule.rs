@@ -6,7 +6,7 @@ use crate::database::import::KeyRange;
 
 /// A piece of work. Pieces that are handed out may run at the same time.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unit {
+pub(crate) enum Unit {
     /// Plan the import, or find out what is left of it.
     Begin,
     /// Load one range, known by its position.
@@ -17,7 +17,7 @@ pub(super) enum Unit {
 
 /// How a piece ended.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// There was nothing to do, or the import is settled.
     Over,
     /// These ranges are to be loaded.
@@ -34,23 +34,23 @@ enum State {
 }
 
 /// The imports of a phase. Earlier ones come first; one that needs others waits until they are over.
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     imports: Vec<(Vec<usize>, State)>,
 }
 
 impl Schedule {
     /// `needs`: for each import the positions of those that it waits for.
-    pub(super) fn new(needs: Vec<Vec<usize>>) -> Self {
+    pub(crate) fn new(needs: Vec<Vec<usize>>) -> Self {
         Self { imports: needs.into_iter().map(|needs| (needs, State::Waiting)).collect() }
     }
 
     /// Everything is done.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.imports.iter().all(|(_, state)| matches!(state, State::Over))
     }
 
     /// The next piece, with the position of its import; `None` while everything that is left waits for pieces that run.
-    pub(super) fn next(&mut self) -> Option<(usize, Unit)> {
+    pub(crate) fn next(&mut self) -> Option<(usize, Unit)> {
         let over: Vec<bool> = self.imports.iter().map(|(_, state)| matches!(state, State::Over)).collect();
         let is_over = |needed: &usize| over.get(*needed).copied().unwrap_or(true);
         for (index, (needs, state)) in self.imports.iter_mut().enumerate() {
@@ -76,7 +76,7 @@ impl Schedule {
     }
 
     /// A piece of the import at `index` has ended.
-    pub(super) fn ended(&mut self, index: usize, outcome: Outcome) {
+    pub(crate) fn ended(&mut self, index: usize, outcome: Outcome) {
         let Some((_, state)) = self.imports.get_mut(index) else { return };
         match (outcome, state) {
             (Outcome::Over, state) => *state = State::Over,

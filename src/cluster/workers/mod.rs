@@ -305,3 +305,12 @@ fn remaining_or_unknown(result: Result<Vec<String>, WorkerError>) -> Result<Vec<
         other => other,
     }
 }
+
+/// How workloads are, except where a record says how they were before somebody stopped them: a zero that is ours is never taken for
+/// theirs. Whoever stops workloads writes its record first, so a record that is read after the present numbers tells every such zero.
+pub fn corrected(now: Vec<FrozenWorkload>, recorded: &[FrozenWorkload]) -> Vec<FrozenWorkload> {
+    let before = |workload: FrozenWorkload| {
+        recorded.iter().find(|other| other.kind == workload.kind && other.name == workload.name).cloned().unwrap_or(workload)
+    };
+    now.into_iter().map(before).collect()
+}

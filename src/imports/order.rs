@@ -1,13 +1,15 @@
 //! The order of imports: each comes after those that it depends on.
 
-use super::PhaseError;
-use crate::api::{Import, Imports};
+use crate::{
+    api::{Import, Imports},
+    work::PhaseError,
+};
 
 /// Looks whether every import can come after those that it depends on.
 ///
 /// # Errors
 /// With a sentence about what cannot be.
-pub(super) fn check(imports: &Imports) -> Result<(), PhaseError> {
+pub(crate) fn check(imports: &Imports) -> Result<(), PhaseError> {
     let is_in = |list: &[Import], name: &str| list.iter().any(|import| import.name.as_str() == name);
     for (import, is_core) in imports.core.iter().map(|import| (import, true)).chain(imports.related.iter().map(|import| (import, false))) {
         for needed in &import.depends_on {
@@ -32,7 +34,7 @@ pub(super) fn check(imports: &Imports) -> Result<(), PhaseError> {
 ///
 /// # Errors
 /// When they depend on each other in a circle.
-pub(super) fn in_order(imports: &[(Import, Option<String>)]) -> Result<Vec<(&Import, Option<&String>)>, PhaseError> {
+pub(crate) fn in_order(imports: &[(Import, Option<String>)]) -> Result<Vec<(&Import, Option<&String>)>, PhaseError> {
     let here = |name: &str| imports.iter().any(|(import, _)| import.name.as_str() == name);
     let mut waiting: Vec<_> = imports.iter().map(|(import, source)| (import, source.as_ref())).collect();
     let mut ordered: Vec<(&Import, Option<&String>)> = Vec::new();

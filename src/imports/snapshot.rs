@@ -7,16 +7,19 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::{Context, Definition, PhaseError, Work, definition::templates, imports::read_by};
-use crate::database::{
-    identifiers::Generation,
-    import::{RelationKind, RelationRead, relations_behind},
+use crate::{
+    database::{
+        identifiers::Generation,
+        import::{RelationKind, RelationRead, relations_behind},
+    },
+    imports::read_by,
+    work::{Context, Definition, PhaseError, Work, definition::templates},
 };
 
 /// From how many moments the data is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Snapshot {
+pub(crate) enum Snapshot {
     /// Everything is from one moment.
     One,
     /// Parts may be of different moments.
@@ -26,7 +29,7 @@ pub(super) enum Snapshot {
 
 /// What the manifest says of the source.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct SourceOfData {
+pub(crate) struct SourceOfData {
     /// From how many moments the data is.
     pub snapshot: Snapshot,
     /// What stands against one snapshot; empty where there is one.
@@ -35,12 +38,12 @@ pub(super) struct SourceOfData {
 }
 
 /// Looks at every staged view and every import of the release.
-pub(super) async fn look(context: &Context) -> Result<SourceOfData, PhaseError> {
+pub(crate) async fn look(context: &Context) -> Result<SourceOfData, PhaseError> {
     let definition = Definition::resolve(context).await?;
     let mut work = context.work().await?;
     let mut because = views(context, &mut work).await?;
     let templates = templates(context);
-    for (import, source) in definition.imports().filter(|(import, _)| context.spec.imports.runs(&import.name)) {
+    for (import, source) in definition.imports().filter(|(import, _)| context.subject.spec.imports.runs(&import.name)) {
         let Some(source) = source else {
             let what = if import.job.is_some() { "is made by a Job" } else { "reads a file" };
             because.push(format!("import {} {what}", import.name));
@@ -60,9 +63,9 @@ pub(super) async fn look(context: &Context) -> Result<SourceOfData, PhaseError> 
 async fn views(context: &Context, work: &mut Work) -> Result<Vec<String>, PhaseError> {
     let (mut because, mut servers, mut local) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     if context.stages_views() {
-        for view in &context.portal.materialized_views {
+        for view in &context.subject.portal.materialized_views {
             let staged = Generation::Staging.name(view.name.as_str());
-            for read in relations_behind(work, context.portal.database.schema.as_str(), &staged).await? {
+            for read in relations_behind(work, context.subject.portal.database.schema.as_str(), &staged).await? {
                 match &read.kind {
                     RelationKind::ForeignTable { server, wrapper } if wrapper == "postgres_fdw" => {
                         servers.insert(server.clone());

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{Context, PhaseError};
 use crate::{
     api::{ConfigMapKeyRef, DataKey, Import, JobSource, JobTemplateRef, ObjectName, QuerySource, Sql},
     cluster::{self, ClusterError},
     database::template::{ReleaseVariables, TemplateContext},
+    text::hex,
+    work::{Context, PhaseError},
 };
 
 /// The resolved definition.
@@ -38,26 +39,26 @@ impl Definition {
     /// When a ConfigMap or its key is not there.
     pub async fn resolve(context: &Context) -> Result<Self, PhaseError> {
         let mut views = Vec::new();
-        for view in &context.portal.materialized_views {
+        for view in &context.subject.portal.materialized_views {
             let sql = query(context, &view.query, &view.query_from, &format!("materialized view {}", view.name)).await?.unwrap_or_default();
             views.push((view.name.0.clone(), sql));
         }
-        let core = imports(context, &context.portal.imports.core).await?;
-        let related = imports(context, &context.portal.imports.related).await?;
+        let core = imports(context, &context.subject.portal.imports.core).await?;
+        let related = imports(context, &context.subject.portal.imports.related).await?;
         let mut jobs = ByName::new();
-        for import in context.portal.imports.core.iter().chain(&context.portal.imports.related) {
+        for import in context.subject.portal.imports.core.iter().chain(&context.subject.portal.imports.related) {
             if let Some(job) = &import.job {
                 let JobTemplateRef { name, key } = &job.template_config_map_ref;
                 jobs.insert(import.name.0.clone(), config_map_key(context, name, key, &format!("import {}", import.name)).await?);
             }
         }
         let hash = hash(&(
-            &context.portal.tables,
-            &context.portal.materialized_views,
+            &context.subject.portal.tables,
+            &context.subject.portal.materialized_views,
             &views,
-            (context.spec.imports.sample, &context.spec.views, &context.spec.staging),
+            (context.subject.spec.imports.sample, &context.subject.spec.views, &context.subject.spec.staging),
         ))?;
-        let selection = self::hash(&(&context.spec.imports.only, &context.spec.imports.skip))?;
+        let selection = self::hash(&(&context.subject.spec.imports.only, &context.subject.spec.imports.skip))?;
         let mut import_hashes = ByName::new();
         for (import, sql) in core.iter().chain(&related) {
             // Raising a limit is no reason to import again.
@@ -104,12 +105,12 @@ async fn query(context: &Context, here: &Option<Sql>, there: &Option<QuerySource
 }
 
 async fn config_map_key(context: &Context, name: &ObjectName, key: &DataKey, what: &str) -> Result<String, PhaseError> {
-    let read = cluster::read_config_map_key(&context.client, &context.namespace, name.as_str(), key.as_str()).await;
+    let read = cluster::read_config_map_key(&context.tools.client, &context.subject.namespace, name.as_str(), key.as_str()).await;
     read.map_err(|error| unreadable(what, &error))
 }
 
 /// Something of the cluster that `what` needs: only what is not there stays so.
-pub(super) fn unreadable(what: &str, error: &ClusterError) -> PhaseError {
+pub(crate) fn unreadable(what: &str, error: &ClusterError) -> PhaseError {
     let text = format!("{what}: {error}");
     if error.is_missing() { PhaseError::Refused(text) } else { PhaseError::Failed(text) }
 }
@@ -119,26 +120,21 @@ fn hash(of: &impl Serialize) -> Result<String, PhaseError> {
     Ok(hex(&Sha256::digest(bytes)))
 }
 
-/// Lower case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// What the templates of this release may use.
-pub(super) fn templates(context: &Context) -> TemplateContext {
+pub(crate) fn templates(context: &Context) -> TemplateContext {
     let relations = context.relations();
     TemplateContext {
         schema: relations.schema,
         tables: relations.tables,
         lookups: relations.lookups,
-        views: context.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(),
+        views: context.subject.portal.materialized_views.iter().map(|view| view.name.0.clone()).collect(),
         create_staging: context.stages_views(),
         release: ReleaseVariables {
             label: context.label().0.clone(),
-            date: context.started_at.strftime("%Y-%m-%d").to_string(),
-            id: context.release.to_string(),
+            date: context.subject.started_at.strftime("%Y-%m-%d").to_string(),
+            id: context.subject.release_id.to_string(),
         },
-        sample: context.spec.imports.sample,
+        sample: context.subject.spec.imports.sample,
     }
 }
 

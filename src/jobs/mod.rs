@@ -6,7 +6,6 @@ use k8s_openapi::api::{
     core::v1::{EnvVar, EnvVarSource, SecretKeySelector},
 };
 
-use super::{Context, PhaseError};
 use crate::{
     api::JobSource,
     cluster::{
@@ -14,10 +13,11 @@ use crate::{
         jobs::{self, Failure, Identity},
     },
     database::{connection, ledger, template::TemplateContext},
+    work::{Context, PhaseError},
 };
 
 /// A Job that is to be made: whose it is, and the text of its template.
-pub(super) struct Plan<'a> {
+pub(crate) struct JobTemplate<'a> {
     /// Whose it is.
     pub identity: Identity,
     /// How messages call it, such as `import pame`.
@@ -28,12 +28,12 @@ pub(super) struct Plan<'a> {
     pub text: &'a str,
 }
 
-impl Plan<'_> {
+impl JobTemplate<'_> {
     /// The Job, with everything that its containers get to know; `more` is for this sort of Job alone.
     ///
     /// # Errors
     /// When the template is wrong.
-    pub(super) fn job(
+    pub(crate) fn job(
         &self,
         context: &Context,
         name: &str,
@@ -41,20 +41,20 @@ impl Plan<'_> {
         more: &[(&str, String)],
     ) -> Result<Job, PhaseError> {
         let template = jobs::parse(self.text).map_err(|problem| {
-            PhaseError::Refused(format!("{}: {} {problem}; then raise retry", self.what, self.place(&context.namespace)))
+            PhaseError::Refused(format!("{}: {} {problem}; then raise retry", self.what, self.place(&context.subject.namespace)))
         })?;
         Ok(jobs::complete(&template, &self.identity, name, &environment(context, name, templates, more)))
     }
 
     /// Where the template is, in words.
-    pub(super) fn place(&self, namespace: &str) -> String {
+    pub(crate) fn place(&self, namespace: &str) -> String {
         let reference = &self.source.template_config_map_ref;
         format!("the Job in ConfigMap {namespace}/{}, key {}", reference.name, reference.key)
     }
 
     /// What a failed call means: what a person has to change is final.
-    pub(super) fn error(&self, context: &Context, error: &ClusterError) -> PhaseError {
-        let text = format!("{}: {}: {error}", self.what, self.place(&context.namespace));
+    pub(crate) fn error(&self, context: &Context, error: &ClusterError) -> PhaseError {
+        let text = format!("{}: {}: {error}", self.what, self.place(&context.subject.namespace));
         match error.call() {
             Some(cause) if cause.is_transient() => PhaseError::Failed(text),
             _ => PhaseError::Refused(text),
@@ -63,17 +63,17 @@ impl Plan<'_> {
 }
 
 /// Whose Job it is.
-pub(super) fn identity(context: &Context, purpose: &'static str, item: &str) -> Identity {
-    Identity { release: context.object.clone(), portal: context.portal_name.clone(), purpose, item: item.to_owned() }
+pub(crate) fn identity(context: &Context, purpose: &'static str, item: &str) -> Identity {
+    Identity { release: context.subject.object.clone(), portal: context.subject.portal_name.clone(), purpose, item: item.to_owned() }
 }
 
 /// The variables of every container. `docs/job-imports.md` describes them.
 fn environment(context: &Context, name: &str, templates: &TemplateContext, more: &[(&str, String)]) -> Vec<EnvVar> {
     let sample = templates.sample.map(|rows| rows.to_string()).unwrap_or_default();
     let mut values: Vec<(String, String)> = [
-        ("PORTAL_NAME", context.portal_name.as_str()),
+        ("PORTAL_NAME", context.subject.portal_name.as_str()),
         ("PORTAL_SCHEMA", templates.schema.as_str()),
-        ("PORTAL_RELEASE", context.name.as_str()),
+        ("PORTAL_RELEASE", context.subject.name.as_str()),
         ("PORTAL_RELEASE_LABEL", templates.release.label.as_str()),
         ("PORTAL_RELEASE_DATE", templates.release.date.as_str()),
         ("PORTAL_RELEASE_ID", templates.release.id.as_str()),
@@ -86,7 +86,7 @@ fn environment(context: &Context, name: &str, templates: &TemplateContext, more:
     .to_vec();
     values.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     values.extend(templates.staged().into_iter().map(|(name, staged)| (format!("STAGING_OF_{}", name.to_uppercase()), staged)));
-    let secret = &context.portal.database.connection_secret_ref;
+    let secret = &context.subject.portal.database.connection_secret_ref;
     let key = SecretKeySelector { name: secret.name.0.clone(), key: secret.key.0.clone(), optional: None };
     let from = EnvVarSource { secret_key_ref: Some(key), ..EnvVarSource::default() };
     let mut variables = vec![EnvVar { name: "DATABASE_URL".to_owned(), value: None, value_from: Some(from) }];
@@ -103,14 +103,14 @@ fn literal(value: &str) -> String {
 ///
 /// # Errors
 /// When the API server or the database refuses or does not answer.
-pub(super) async fn stop(context: &Context, names: &[String]) -> Result<(), PhaseError> {
+pub(crate) async fn stop(context: &Context, names: &[String]) -> Result<(), PhaseError> {
     if names.is_empty() {
         return Ok(());
     }
-    let (client, namespace) = (&context.client, context.namespace.as_str());
+    let (client, namespace) = (&context.tools.client, context.subject.namespace.as_str());
     let failed = |error: ClusterError| PhaseError::Failed(error.to_string());
     // With a namespace that is being deleted go its Jobs, and the operator's rights in it.
-    if !context.namespace_terminating {
+    if !context.subject.namespace_terminating {
         context.say(format!("waiting until nothing is left of {}", listed(names)));
         for name in names {
             jobs::delete(client, namespace, name).await.map_err(failed)?;
@@ -130,7 +130,7 @@ pub(super) async fn stop(context: &Context, names: &[String]) -> Result<(), Phas
 ///
 /// # Errors
 /// As [`stop`].
-pub(super) async fn stop_all(context: &Context) -> Result<(), PhaseError> {
+pub(crate) async fn stop_all(context: &Context) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let names = ledger::jobs::of_portal(&mut work, &context.key()).await?;
     work.commit().await?;
@@ -142,9 +142,9 @@ fn listed(names: &[String]) -> String {
 }
 
 /// A failure as it may be told: without the password of the database. Where that is not known, nothing of the log is told.
-pub(super) async fn told(context: &Context, failure: Failure) -> Failure {
-    let secret = &context.portal.database.connection_secret_ref;
-    match cluster::read_secret_key(&context.client, &context.namespace, secret.name.as_str(), secret.key.as_str()).await {
+pub(crate) async fn told(context: &Context, failure: Failure) -> Failure {
+    let secret = &context.subject.portal.database.connection_secret_ref;
+    match cluster::read_secret_key(&context.tools.client, &context.subject.namespace, secret.name.as_str(), secret.key.as_str()).await {
         Ok(url) => failure.without(&connection::secrets(url.expose())),
         Err(error) => {
             tracing::warn!(%error, "the log of a failed Job is not told: {error}");

@@ -1,0 +1,119 @@
+//! A phase's fenced transactions: what is done and the row that says so commit together.
+
+use std::{
+    collections::HashSet,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use sqlx::{PgConnection, Postgres, Transaction};
+
+use super::PhaseError;
+use crate::{
+    database::ledger::{
+        self,
+        phases::{Attempt, undone},
+    },
+    services::Services,
+};
+
+/// The phase is done, and the ledger says so.
+#[derive(Debug)]
+#[must_use]
+pub struct Done(());
+
+impl Done {
+    pub(super) fn new() -> Self {
+        Self(())
+    }
+}
+
+/// A backend that works for a phase: the runner ends it when the phase is cancelled.
+pub(super) struct Registration {
+    backends: Arc<Mutex<HashSet<i32>>>,
+    pid: i32,
+}
+
+impl Registration {
+    pub(super) fn new(backends: &Arc<Mutex<HashSet<i32>>>, pid: i32) -> Self {
+        backends.lock().unwrap_or_else(PoisonError::into_inner).insert(pid);
+        Self { backends: backends.clone(), pid }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.backends.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid);
+    }
+}
+
+/// A fenced transaction of a phase. Dropped without [`Work::commit`] or [`Work::complete`], it changes nothing.
+pub struct Work {
+    tx: Transaction<'static, Postgres>,
+    registration: Registration,
+    attempt: Attempt,
+    services: Arc<Services>,
+}
+
+impl Work {
+    pub(super) fn new(tx: Transaction<'static, Postgres>, registration: Registration, attempt: Attempt, services: Arc<Services>) -> Self {
+        Self { tx, registration, attempt, services }
+    }
+
+    /// Commits a part of the phase.
+    ///
+    /// # Errors
+    /// When the database does not answer, or the transaction had failed.
+    pub async fn commit(self) -> Result<(), PhaseError> {
+        let Self { mut tx, registration, .. } = self;
+        // In a failed transaction this is refused, where COMMIT would answer ROLLBACK without an error.
+        sqlx::query("SELECT 1").execute(&mut *tx).await?;
+        tx.commit().await?;
+        drop(registration);
+        Ok(())
+    }
+
+    /// Takes back what was done, now: a transaction that is only dropped holds its locks until its connection is used again.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rollback(self) -> Result<(), PhaseError> {
+        Ok(self.tx.rollback().await?)
+    }
+
+    /// Commits the phase together with the row that says that it is done.
+    ///
+    /// # Errors
+    /// When the database does not answer, or this attempt is not the running one any more.
+    pub async fn complete(mut self, message: &str) -> Result<Done, PhaseError> {
+        ledger::phases::succeed(&mut self.tx, self.attempt, message).await?;
+        self.services.faults.reach(self.attempt.phase, "end").await;
+        self.commit().await?;
+        Ok(Done(()))
+    }
+
+    /// Commits the taking back of the phase together with the row that says so.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn complete_undo(mut self, message: &str) -> Result<Done, PhaseError> {
+        let Attempt { release, run, phase, epoch, .. } = self.attempt;
+        undone(&mut self.tx, release, run, phase, message, epoch).await?;
+        self.services.faults.reach(phase, "undone").await;
+        self.commit().await?;
+        Ok(Done(()))
+    }
+}
+
+impl Deref for Work {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        &self.tx
+    }
+}
+
+impl DerefMut for Work {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+}
