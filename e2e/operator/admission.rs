@@ -14,8 +14,8 @@ const NEW_RELEASES: &[(&str, &str)] = &[
     ("only: [ImportCore]\nskip: [Preflight]", "phases.only stands alone"),
     ("skip: [FinaliseSwap]", "they keep the data safe (use stopAfter to end before the swap)"),
     ("skip: [Freeze]", "phases.skip may not name AcquireLock, ReleaseLock, Freeze"),
-    ("skip: [PostSwap, PostSwap]", "a phase may be named only once"),
-    ("only: [ImportCore, ImportCore]", "a phase may be named only once"),
+    ("skip: [PostSwap, PostSwap]", "spec.phases.skip[1]: Duplicate value"),
+    ("only: [ImportCore, ImportCore]", "spec.phases.only[1]: Duplicate value"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,12 +72,8 @@ async fn impossible_specs_are_refused_with_a_sentence() {
     ] {
         refused_change(&stage, "good", change, sentence).await;
     }
-    stage.apply(&release_yaml("latched", "Jul2026", "abort: {reason: wrong}")).await;
-    refused_change(&stage, "latched", r#"{"abort":null}"#, "abort is a one-way latch: raise retry to run the release again").await;
-
-    // What decides how a release runs may change while it stands still, and only then.
-    for state in [ReleaseState::Running, ReleaseState::RollingBack, ReleaseState::Live, ReleaseState::RolledBack, ReleaseState::Superseded]
-    {
+    // What decides how a release runs may not change under its feet.
+    for state in [ReleaseState::Running, ReleaseState::RollingBack] {
         set_state(&stage, "good", state).await;
         for change in [
             r#"{"phases":{"stopAfter":"PostSwap"}}"#,
@@ -85,7 +81,9 @@ async fn impossible_specs_are_refused_with_a_sentence() {
             r#"{"views":{"refresh":true}}"#,
             r#"{"staging":{"lightweight":false}}"#,
         ] {
-            refused_change(&stage, "good", change, "may change only while the release stands still").await;
+            let sentence =
+                "phases, imports, views and staging may not change while the release is Running or RollingBack: suspend it first";
+            refused_change(&stage, "good", change, sentence).await;
         }
         change(&stage, "good", r#"{"suspend":true,"retention":{"keepBackups":3},"reason":"text"}"#)
             .await
@@ -98,10 +96,143 @@ async fn impossible_specs_are_refused_with_a_sentence() {
         (ReleaseState::Suspended, "RefreshViews"),
         (ReleaseState::Failed, "PostSwap"),
         (ReleaseState::Aborted, "RefreshViews"),
+        (ReleaseState::Live, "PostSwap"),
+        (ReleaseState::Superseded, "RefreshViews"),
+        (ReleaseState::RolledBack, "PostSwap"),
     ] {
         set_state(&stage, "good", state).await;
         let fields = format!(r#"{{"phases":{{"skip":["{skip}"]}}}}"#);
         change(&stage, "good", &fields).await.unwrap_or_else(|error| panic!("{state}: {error}"));
+    }
+    change(&stage, "good", r#"{"phases":null,"imports":null}"#).await.expect("a field that is not there is no obstacle either");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_is_kept_until_the_release_has_ended_or_is_to_run_again() {
+    let stage = Stage::new("latch").await;
+    let sentence = "abort may be removed once the release has ended, or when retry is raised to run it again";
+    let remove = r#"{"abort":null}"#;
+    let aborted = async |name: &str, state: Option<ReleaseState>, started: bool| {
+        stage.apply(&release_yaml(name, "Jul2026", "abort: {reason: wrong}")).await;
+        if let Some(state) = state {
+            set_state(&stage, name, state).await;
+        }
+        if started {
+            set_status(&stage, name, json!({"startedAt": "2026-07-01T12:00:00Z"})).await;
+        }
+    };
+    // It may not have been seen yet, be under way, or have come before the first run: without it the release would start.
+    let early =
+        [(None, false), (Some(ReleaseState::Running), true), (Some(ReleaseState::Suspended), true), (Some(ReleaseState::Aborted), false)];
+    for (n, (state, started)) in early.into_iter().enumerate() {
+        let name = format!("early-{n}");
+        aborted(&name, state, started).await;
+        refused_change(&stage, &name, remove, sentence).await;
+        change(&stage, &name, r#"{"abort":null,"retry":1}"#).await.expect("a retry makes it run again");
+    }
+    // One that came too late stands in the way of no rollback.
+    aborted("late", Some(ReleaseState::Live), true).await;
+    let both = "give only one of them (abort may be removed once the release has ended)";
+    refused_change(&stage, "late", r#"{"rollback":{"to":"Previous"}}"#, both).await;
+    change(&stage, "late", r#"{"abort":null,"rollback":{"to":"Previous"}}"#).await.expect("a live release can be rolled back");
+    aborted("ended", Some(ReleaseState::Aborted), true).await;
+    change(&stage, "ended", remove).await.expect("it has ended");
+    aborted("retried", Some(ReleaseState::Aborted), true).await;
+    change(&stage, "retried", r#"{"retry":1}"#).await.expect("raised");
+    set_state(&stage, "retried", ReleaseState::Running).await;
+    change(&stage, "retried", remove).await.expect("the retry has overruled it");
+}
+
+/// What a user did not write is not stored, so a later version's default reaches every object that has none of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_is_stored_as_it_was_written() {
+    let stage = Stage::new("asitis").await;
+    let written = json!({
+        "portalRef": {"name": "protected-planet"}, "label": "Jul2026", "phases": {"skip": ["PostSwap"]}, "retention": {}, "dryRun": false
+    });
+    let release =
+        json!({"apiVersion": "portalrelease.dev/v1alpha1", "kind": "PortalRelease", "metadata": {"name": "one"}, "spec": written});
+    stage.apply(&release.to_string()).await;
+    assert_eq!(stored(&stage, "portalrelease", "one").await["spec"], written);
+
+    let written = json!({
+        "database": {"connectionSecretRef": {"name": "portal-db", "key": "url"}},
+        "tables": {"main": ["sources"]},
+        "imports": {"core": [{"name": "sources", "into": "sources", "query": "SELECT 1"}]},
+        "workers": [{"kind": "Deployment", "name": "one"}],
+        "freeze": {"databaseRoles": ["importer"]},
+        "notifications": [{"name": "slack", "slack": {"urlSecretRef": {"name": "slack", "key": "url"}}}],
+    });
+    let portal = json!({"apiVersion": "portalrelease.dev/v1alpha1", "kind": "Portal", "metadata": {"name": "two"}, "spec": written});
+    stage.apply(&portal.to_string()).await;
+    assert_eq!(stored(&stage, "portal", "two").await["spec"], written);
+    // A null is nothing; and what the operator reads is whole.
+    let nulls = r#"{"spec":{"freeze":null,"validation":null,"imports":{"core":[{"name":"sources","into":"sources","query":"SELECT 1","key":null}]}}}"#;
+    stage.kubectl(&["patch", "portal", "two", "--type", "merge", "-p", nulls], "").await.expect("taken");
+    let now = stored(&stage, "portal", "two").await;
+    assert_eq!((now["spec"].get("freeze"), &now["spec"]["imports"]), (None, &written["imports"]));
+    let spec = stage.portals().get("two").await.expect("the Portal").spec;
+    assert_eq!((spec.database.lock_timeout.as_str(), spec.freeze.timeout.as_str(), spec.imports.parallel), ("30s", "2m", 4));
+    assert!(spec.notifications.iter().all(|notification| notification.failure));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_of_a_newer_operator_is_taken_and_can_be_read() {
+    let stage = Stage::new("newer").await;
+    stage.apply(&release_yaml("one", "Jul2026", "")).await;
+    let status = json!({
+        "state": "AwaitingBlessing", "phase": "Bless",
+        "phases": [{"name": "Bless", "state": "Blessed", "attempts": 1}, {"name": "Scale", "state": "Succeeded", "attempts": 1}],
+        "frozenWorkloads": [{"kind": "DaemonSet", "name": "one", "replicas": 1}]
+    });
+    set_status(&stage, "one", status).await;
+    assert_eq!(stored(&stage, "portalrelease", "one").await["status"]["state"], "AwaitingBlessing");
+    let status = stage.status("one").await;
+    assert_eq!(status.phases.iter().map(|phase| phase.name.as_str()).collect::<Vec<_>>(), ["Scale"]);
+    assert_eq!((status.state, status.phase), (None, None));
+    change(&stage, "one", r#"{"phases":{"skip":["PostSwap"]}}"#).await.expect("a state that the schema does not know stops nobody");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_shows_what_a_person_asks_for() {
+    let stage = Stage::new("columns").await;
+    stage.apply(&release_yaml("one", "Jul2026", "")).await;
+    let status = json!({"state": "Live", "current": true, "progress": 100,
+        "conditions": [{"type": "Ready", "status": "True", "reason": "Live", "message": "", "lastTransitionTime": "2026-07-01T12:00:00Z"}]});
+    set_status(&stage, "one", status).await;
+    let table = stage.kubectl(&["get", "prel"], "").await.expect("a table");
+    let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["NAME", "LABEL", "STATE", "PHASE", "PROGRESS", "READY", "CURRENT", "AGE"]);
+    assert_eq!(words[1][..6], ["one", "Jul2026", "Live", "100", "True", "true"], "{table}");
+    let wide = stage.kubectl(&["get", "prel", "-o", "wide"], "").await.expect("a table");
+    assert!(
+        wide.lines().next().is_some_and(|line| line
+            .split_whitespace()
+            .eq(["NAME", "LABEL", "STATE", "PHASE", "PROGRESS", "READY", "CURRENT", "AGE", "MESSAGE", "BACKUP", "STARTED", "DURATION"])),
+        "{wide}"
+    );
+
+    // FROZEN says what is, not what is wanted.
+    stage.edit_portal(r#"{"frozen": true}"#).await;
+    let frozen = async || {
+        let table = stage.kubectl(&["get", "portal", "-o", "wide"], "").await.expect("a table");
+        let heads: Vec<&str> = table.lines().next().unwrap_or_default().split_whitespace().collect();
+        assert_eq!(heads, ["NAME", "CURRENT", "READY", "FROZEN", "BACKUPS", "AGE", "LAST-BACKUP", "BACKUP-SIZE", "MESSAGE"]);
+        let at = table.find("FROZEN").expect("the column");
+        table.lines().nth(1).and_then(|line| line.get(at..)).map(|rest| rest.starts_with("True")).unwrap_or_default()
+    };
+    assert!(!frozen().await);
+    let condition = json!({"type": "WorkersFrozen", "status": "True", "reason": "EmergencyFreeze", "message": "", "lastTransitionTime": "2026-07-01T12:00:00Z"});
+    let patch = Patch::Merge(json!({"status": {"conditions": [condition]}}));
+    stage.portals().patch_status("protected-planet", &PatchParams::default(), &patch).await.expect("the status is taken");
+    assert!(frozen().await);
+
+    for (field, text) in [
+        ("portal.spec.freeze.before", "The phase just before which workers are frozen"),
+        ("portal.spec.database.lockTimeout", "Default: 30s."),
+    ] {
+        let explained = stage.kubectl(&["explain", field], "").await.expect("an explanation");
+        assert!(explained.contains(text), "{field}: {explained}");
     }
 }
 
@@ -178,6 +309,12 @@ async fn impossible_portals_are_refused_with_a_sentence() {
         (json!({"postSwap": [{"name": "h", "http": {"url": "file:///etc/passwd"}}]}), "http.url must begin with http:// or https://"),
         (json!({"materializedViews": [{"name": "portal_view"}]}), "each materialized view needs either query or queryFrom, and not both"),
         (json!({"workers": [{"kind": "DaemonSet", "name": "x"}]}), "Unsupported value: \"DaemonSet\""),
+        (json!({"workers": [{"kind": "Deployment", "name": "x"}, {"kind": "Deployment", "name": "x"}]}), "Duplicate value"),
+        (json!({"tables": {"main": ["sources", "sources"]}}), "spec.tables.main[1]: Duplicate value"),
+        (json!({"tables": {"lookup": ["sources"], "main": ["sources"]}}), "a table may be named only once in tables"),
+        (json!({"tables": {"main": null, "independent": null, "junction": null}}), "tables must name at least one table to release"),
+        (json!({"database": {"lockKey": 9_007_199_254_740_992_i64}}), "should be less than or equal to 9007199254740991"),
+        (json!({"staging": {"maintenanceWorkMem": "512kB"}}), "maintenanceWorkMem in body should match"),
         (json!({"workers": [{"kind": "Deployment", "name": "../x"}]}), "name in body should match"),
         (json!({"validation": {"maxShrink": {"sources": "lots"}}}), "spec.validation.maxShrink.sources in body should match"),
         (json!({"defaults": {"keepBackups": -1}}), "should be greater than or equal to 0"),
@@ -223,8 +360,18 @@ async fn refused_change(stage: &Stage, name: &str, spec: &str, sentence: &str) {
 
 /// Plays the operator.
 async fn set_state(stage: &Stage, name: &str, state: ReleaseState) {
-    let patch = Patch::Merge(json!({"status": {"state": state}}));
+    set_status(stage, name, json!({"state": state})).await;
+}
+
+async fn set_status(stage: &Stage, name: &str, status: Value) {
+    let patch = Patch::Merge(json!({"status": status}));
     stage.releases().patch_status(name, &PatchParams::default(), &patch).await.expect("the status is taken");
+}
+
+/// The object as the API server has it.
+async fn stored(stage: &Stage, kind: &str, name: &str) -> Value {
+    let text = stage.kubectl(&["get", kind, name, "-o", "json"], "").await.expect("the object");
+    serde_json::from_str(&text).expect("JSON")
 }
 
 fn merged(mut one: Value, other: Value) -> Value {

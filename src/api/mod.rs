@@ -10,8 +10,10 @@ mod phase;
 mod portal;
 mod portal_status;
 mod release;
+mod rules;
 mod scalars;
 mod status;
+mod tolerant;
 
 pub use crd::{crds, crds_yaml};
 pub use job::*;

@@ -5,8 +5,7 @@
 macro_rules! named_enum {
     ($(#[$meta:meta])* pub enum $enum:ident { $($(#[$variant_meta:meta])* $variant:ident),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-        #[schemars(inline)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
         pub enum $enum { $($(#[$variant_meta])* $variant),+ }
 
         impl $enum {
@@ -21,6 +20,21 @@ macro_rules! named_enum {
             /// The value of that name, if there is one.
             pub fn parse(name: &str) -> Option<Self> {
                 Self::ALL.into_iter().find(|value| value.as_str() == name)
+            }
+        }
+
+        // By hand: the derive gives it a description, which would stand in for that of each optional field of this type.
+        impl schemars::JsonSchema for $enum {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($enum).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "enum": Self::ALL.map(Self::as_str) })
             }
         }
 

@@ -1,16 +1,17 @@
 //! The status of a `Portal`: what the operator found out about it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{FrozenWorkload, Label};
+use super::{FrozenWorkload, Label, tolerant::known_items};
 
 /// At most this many backups are listed.
 pub const LISTED_BACKUPS: usize = 32;
 
 /// What the operator found out about a portal.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalStatus {
     /// The generation that this status speaks of; -1 until the operator has seen the object.
@@ -29,14 +30,17 @@ pub struct PortalStatus {
     /// The newest backups, newest first.
     #[serde(default)]
     #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub backups: Vec<BackupStatus>,
     /// What the emergency freeze stopped, as it was before.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub frozen_workloads: Vec<FrozenWorkload>,
     /// `Ready`, `Reconciling`, `Stalled` (kstatus) and `WorkersFrozen`.
     #[serde(default)]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,
 }
 

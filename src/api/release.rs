@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ItemName, Label, ObjectName, PhaseName, PortalReleaseStatus};
+use super::{ItemName, Label, ObjectName, PhaseName, PortalReleaseStatus, rules};
 
 /// One release of a portal. Written by the release manager, or by Git.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -18,27 +18,27 @@ use super::{ItemName, Label, ObjectName, PhaseName, PortalReleaseStatus};
     status = "PortalReleaseStatus",
     derive = "PartialEq",
     doc = "One release of a data portal: staging, import, validation, an atomic swap, and back.",
-    printcolumn(name = "LABEL", type_ = "string", json_path = ".spec.label"),
-    printcolumn(name = "STATE", type_ = "string", json_path = ".status.state"),
-    printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "PROGRESS", type_ = "integer", json_path = ".status.progress"),
-    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "CURRENT", type_ = "boolean", json_path = ".status.current", description = "Readers see this release"),
-    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.message", priority = 1),
-    printcolumn(name = "BACKUP", type_ = "string", json_path = ".status.backup", priority = 1),
-    printcolumn(name = "STARTED", type_ = "date", json_path = ".status.startedAt", priority = 1),
-    printcolumn(name = "DURATION", type_ = "string", json_path = ".status.duration", priority = 1),
+    printcolumn(name = "Label", type_ = "string", json_path = ".spec.label"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Progress", type_ = "integer", json_path = ".status.progress"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Current", type_ = "string", json_path = ".status.current", description = "Readers see this release"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
+    printcolumn(name = "Backup", type_ = "string", json_path = ".status.backup", priority = 1),
+    printcolumn(name = "Started", type_ = "date", json_path = ".status.startedAt", priority = 1),
+    printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration", priority = 1),
     selectable = ".spec.portalRef.name",
     selectable = ".spec.label",
-    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.state) || oldSelf.status.state in ['Pending', 'Queued', 'DryRunComplete', 'Suspended', 'Failed', 'Aborted'] || (self.spec.phases == oldSelf.spec.phases && self.spec.imports == oldSelf.spec.imports && self.spec.views == oldSelf.spec.views && self.spec.staging == oldSelf.spec.staging)").message("phases, imports, views and staging may change only while the release stands still (DryRunComplete, Suspended, Failed, Aborted); suspend it first"),
+    validation = rules::definition_is_steady(),
+    validation = rules::abort_is_kept(),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.portalRef.name == oldSelf.portalRef.name").message("portalRef.name is immutable: make a new PortalRelease for another portal"))]
 #[x_kube(validation = Rule::new("self.label == oldSelf.label").message("label is immutable: make a new PortalRelease for another label"))]
-#[x_kube(validation = Rule::new("!has(oldSelf.abort) || has(self.abort)").message("abort is a one-way latch: raise retry to run the release again"))]
-#[x_kube(validation = Rule::new("!(has(self.abort) && has(self.rollback))").message("abort is for a release that has not swapped yet, rollback for one that is live: give only one of them"))]
-#[x_kube(validation = Rule::new("self.retry >= oldSelf.retry").message("retry can only be raised"))]
+#[x_kube(validation = Rule::new("!(has(self.abort) && has(self.rollback))").message("abort is for a release that has not swapped yet, rollback for one that is live: give only one of them (abort may be removed once the release has ended)"))]
+#[x_kube(validation = Rule::new("(has(self.retry) ? self.retry : 0) >= (has(oldSelf.retry) ? oldSelf.retry : 0)").message("retry can only be raised"))]
 pub struct PortalReleaseSpec {
     /// The portal, in the same namespace. Immutable.
     pub portal_ref: PortalRef,
@@ -94,10 +94,9 @@ pub struct PortalRef {
 /// Which phases of the plan to run. `AcquireLock` and `ReleaseLock` always run, and workers that were frozen always come back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.only.size() == 0 || (!has(self.startAt) && !has(self.stopAfter) && self.skip.size() == 0)").message("phases.only stands alone: leave out startAt, stopAfter and skip"))]
+#[x_kube(validation = Rule::new("!has(self.only) || self.only.size() == 0 || (!has(self.startAt) && !has(self.stopAfter) && (!has(self.skip) || self.skip.size() == 0))").message("phases.only stands alone: leave out startAt, stopAfter and skip"))]
 #[x_kube(validation = Rule::new("!has(self.startAt) || !has(self.stopAfter) || {'AcquireLock': 0, 'RefreshViews': 1, 'CreateStagingViews': 2, 'Preflight': 3, 'BuildStaging': 4, 'ImportCore': 5, 'ImportRelated': 6, 'ValidateAndManifest': 7, 'Freeze': 8, 'FinaliseSwap': 9, 'CreateDownloadsView': 10, 'Scale': 11, 'PostSwap': 12, 'CleanupAndRetention': 13, 'ReleaseLock': 14, 'ResetCheckpoints': 15}[self.startAt] <= {'AcquireLock': 0, 'RefreshViews': 1, 'CreateStagingViews': 2, 'Preflight': 3, 'BuildStaging': 4, 'ImportCore': 5, 'ImportRelated': 6, 'ValidateAndManifest': 7, 'Freeze': 8, 'FinaliseSwap': 9, 'CreateDownloadsView': 10, 'Scale': 11, 'PostSwap': 12, 'CleanupAndRetention': 13, 'ReleaseLock': 14, 'ResetCheckpoints': 15}[self.stopAfter]").message("phases.startAt comes after phases.stopAfter: no phase would run"))]
-#[x_kube(validation = Rule::new("self.skip.all(p, !(p in ['AcquireLock', 'ReleaseLock', 'Freeze', 'Scale', 'Preflight', 'ValidateAndManifest', 'FinaliseSwap']))").message("phases.skip may not name AcquireLock, ReleaseLock, Freeze, Scale, Preflight, ValidateAndManifest or FinaliseSwap: they keep the data safe (use stopAfter to end before the swap)"))]
-#[x_kube(validation = Rule::new("self.only.all(p, self.only.exists_one(o, o == p)) && self.skip.all(p, self.skip.exists_one(o, o == p))").message("a phase may be named only once"))]
+#[x_kube(validation = Rule::new("!has(self.skip) || self.skip.all(p, !(p in ['AcquireLock', 'ReleaseLock', 'Freeze', 'Scale', 'Preflight', 'ValidateAndManifest', 'FinaliseSwap']))").message("phases.skip may not name AcquireLock, ReleaseLock, Freeze, Scale, Preflight, ValidateAndManifest or FinaliseSwap: they keep the data safe (use stopAfter to end before the swap)"))]
 pub struct PhaseSelection {
     /// First phase to run; what it needs of the phases before must be there from an earlier run of the same label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,24 +107,28 @@ pub struct PhaseSelection {
     /// Run just these.
     #[serde(default)]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub only: Vec<PhaseName>,
     /// Leave these out.
     #[serde(default)]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub skip: Vec<PhaseName>,
 }
 
 /// Which imports to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("self.only.size() == 0 || self.skip.size() == 0").message("imports.only and imports.skip exclude each other"))]
+#[x_kube(validation = Rule::new("!has(self.only) || self.only.size() == 0 || !has(self.skip) || self.skip.size() == 0").message("imports.only and imports.skip exclude each other"))]
 pub struct ImportSelection {
     /// Run just these.
     #[serde(default)]
     #[schemars(length(max = 96))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub only: Vec<ItemName>,
     /// Leave these out.
     #[serde(default)]
     #[schemars(length(max = 96))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub skip: Vec<ItemName>,
     /// At most this many rows per import.
     #[serde(default, skip_serializing_if = "Option::is_none")]

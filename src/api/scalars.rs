@@ -67,15 +67,17 @@ bounded_string! {
     Percentage, max = 8, pattern = r"^(100|[0-9]{1,2}(\.[0-9]{1,3})?)%$"
 }
 bounded_string! {
-    /// An amount of memory such as `256MB` or `2GB`.
-    Megabytes, max = 10, pattern = r"^[1-9][0-9]{0,6}(MB|GB)$"
+    /// An amount of memory as a Kubernetes quantity, such as `256Mi` or `2Gi`; `MB` and `GB` are Postgres' names for the same.
+    Memory, max = 10, pattern = r"^[1-9][0-9]{0,6}(Mi|Gi|MB|GB)$"
 }
 
-impl Megabytes {
-    /// How many megabytes. The schema admits only what parses; anything else counts as zero.
+impl Memory {
+    /// How many mebibytes, which Postgres writes as `MB`. The schema admits only what parses; anything else counts as zero.
     pub fn get(&self) -> u64 {
-        let number = |unit: &str| self.0.strip_suffix(unit).and_then(|digits| digits.parse::<u64>().ok());
-        number("MB").or_else(|| number("GB").map(|gigabytes| gigabytes * 1024)).unwrap_or(0)
+        let digits = |units: [&str; 2]| units.into_iter().find_map(|unit| self.0.strip_suffix(unit));
+        let (digits, factor) =
+            digits(["Mi", "MB"]).map(|digits| (digits, 1)).or(digits(["Gi", "GB"]).map(|digits| (digits, 1024))).unwrap_or_default();
+        digits.parse::<u64>().map_or(0, |number| number * factor)
     }
 }
 
@@ -126,9 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_counted_in_megabytes() {
-        for (text, megabytes) in [("256MB", 256), ("2GB", 2048), ("2kB", 0), ("MB", 0)] {
-            assert_eq!(Megabytes::from(text).get(), megabytes, "{text}");
+    fn memory_is_counted_in_mebibytes() {
+        for (text, mebibytes) in [("256Mi", 256), ("2Gi", 2048), ("256MB", 256), ("2GB", 2048), ("2kB", 0), ("MB", 0)] {
+            assert_eq!(Memory::from(text).get(), mebibytes, "{text}");
         }
     }
 

@@ -1,23 +1,29 @@
 //! The status of a `PortalRelease`: a projection of the ledger.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{PhaseName, WorkerKind, named_enum};
+use super::{
+    PhaseName, WorkerKind, named_enum,
+    tolerant::{known, known_items},
+};
 
 /// Where a release stands. Projected from the ledger; never read back to decide anything.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+// Lists that only the operator writes are atomic: each write replaces the whole list, also what another version or another hand put
+// there. Conditions are a map, as everywhere, so that other tools can add theirs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalReleaseStatus {
     /// The generation that this status speaks of; -1 until the operator has seen the object.
     #[serde(default)]
     pub observed_generation: i64,
     /// Where the release stands as a whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub state: Option<ReleaseState>,
-    /// The phase that runs now or ran last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The phase that runs now, or at which the release stopped; absent once it is done.
+    #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub phase: Option<PhaseName>,
     /// 0 to 100.
     #[serde(default)]
@@ -41,16 +47,19 @@ pub struct PortalReleaseStatus {
     #[schemars(length(max = 32))]
     pub duration: Option<String>,
     /// The plan, and how far it got.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub phases: Vec<PhaseStatus>,
     /// The imports, and how far they got.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 96))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub imports: Vec<ImportStatus>,
     /// Workloads that this release stopped, as they were before.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub frozen_workloads: Vec<FrozenWorkload>,
     /// Timestamp `YYMMDDHHMM` of the backup that this release's swap made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,6 +71,7 @@ pub struct PortalReleaseStatus {
     /// `Ready`, `Reconciling`, `Stalled` (kstatus) and the release's own conditions.
     #[serde(default)]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     pub conditions: Vec<Condition>,
 }
 

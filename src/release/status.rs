@@ -47,7 +47,7 @@ pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleas
     let mut status = PortalReleaseStatus {
         observed_generation: extras.generation,
         state: Some(state),
-        phase: phase(observed, &phases),
+        phase: phase(observed, &phases).filter(|_| !is_over(state)),
         progress: progress(&phases, &extras.imports, state),
         message: message.clone(),
         current: observed.current && release.is_some(),
@@ -212,6 +212,11 @@ fn phases(observed: &Observed) -> Vec<PhaseStatus> {
             message: planned.skipped.unwrap_or_default(),
         })
         .collect()
+}
+
+/// No phase of it will run again by itself, nor is there one to look at.
+fn is_over(state: ReleaseState) -> bool {
+    matches!(state, ReleaseState::Live | ReleaseState::Superseded | ReleaseState::RolledBack)
 }
 
 /// The phase that runs, or failed, or comes next; at the end the last one that was done.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,16 +10,18 @@ use super::yes;
 use crate::api::{Identifier, ItemName, Percentage, Sql, named_enum};
 
 /// What must be true of the views before anything is imported.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preflight {
     /// Relations that must each hold at least one row.
     #[serde(default)]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub require_any_rows: Vec<Identifier>,
     /// Geometry columns that must be valid and of one SRID.
     #[serde(default)]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["relation".to_string(), "column".to_string()]))]
     pub geometry: Vec<GeometryCheck>,
     /// Column lists that must be unique.
     #[serde(default)]
@@ -97,16 +100,18 @@ named_enum! {
 }
 
 /// What must be true of the staged tables before they may go live.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Validation {
     /// Tables that must hold at least one row.
     #[serde(default)]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub non_empty: Vec<Identifier>,
     /// Geometry columns that must be present in every row and valid.
     #[serde(default)]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["table".to_string(), "column".to_string()]))]
     pub geometry: Vec<TableGeometry>,
     /// By table: how much smaller than the live one the staged table may be.
     #[serde(default)]

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigMapKeyRef, SecretKeyRef, yes};
-use crate::api::{Identifier, ItemName};
+use crate::api::{Identifier, ItemName, named_enum};
 
 /// A CSV file from an object store, a URL or a ConfigMap. Its header names the target's columns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -17,8 +17,8 @@ use crate::api::{Identifier, ItemName};
 #[x_kube(validation = Rule::new("!has(self.path) || (!self.path.startsWith('/') && !self.path.split('/').exists(p, p == '..'))").message("csv.path must be relative to the object store and must not contain '..'"))]
 #[x_kube(validation = Rule::new("!has(self.url) || self.url.matches('^https?://[^/@?#]+(/[^@]*)?$')").message("csv.url must begin with http:// or https:// and a host, without user, password and '@'; a secret goes into csv.requestHeader"))]
 #[x_kube(validation = Rule::new("!has(self.requestHeader) || has(self.url)").message("csv.requestHeader goes with csv.url"))]
-#[x_kube(validation = Rule::new("self.header").message("csv.header must be true: the header names the columns"))]
-#[x_kube(validation = Rule::new("!self.nullString.contains(self.delimiter)").message("csv.nullString must not contain the delimiter"))]
+#[x_kube(validation = Rule::new("!has(self.header) || self.header").message("csv.header must be true: the header names the columns"))]
+#[x_kube(validation = Rule::new("!has(self.nullString) || !self.nullString.contains(has(self.delimiter) ? self.delimiter : ',')").message("csv.nullString must not contain the delimiter"))]
 #[x_kube(validation = Rule::new("!has(self.columns) || self.columns.all(a, self.columns.exists_one(b, self.columns[a] == self.columns[b]))").message("csv.columns must not put two columns of the file into one column of the table"))]
 pub struct Csv {
     /// One of the Portal's `objectStores`.
@@ -82,17 +82,18 @@ pub struct RequestHeader {
     pub value_secret_ref: SecretKeyRef,
 }
 
-/// How a file is compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum FileCompression {
-    /// As its name says: `.gz` is gzip, `.zst` is Zstandard, anything else is not compressed.
-    #[default]
-    Auto,
-    /// Not at all.
-    None,
-    /// gzip.
-    Gzip,
-    /// Zstandard, with a window of at most 8 MiB (levels up to 19, without `--long`).
-    Zstd,
+named_enum! {
+    /// How a file is compressed.
+    #[derive(Default)]
+    pub enum FileCompression {
+        /// As its name says: `.gz` is gzip, `.zst` is Zstandard, anything else is not compressed.
+        #[default]
+        Auto,
+        /// Not at all.
+        None,
+        /// gzip.
+        Gzip,
+        /// Zstandard, with a window of at most 8 MiB (levels up to 19, without `--long`).
+        Zstd,
+    }
 }

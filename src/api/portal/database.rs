@@ -1,17 +1,16 @@
 //! How to reach the portal's database, and how patient to be with it.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::SecretKeyRef;
-use crate::api::{Duration, Identifier};
+use crate::api::{Duration, Identifier, named_enum};
 
 /// How to reach the portal's database and how patient to be with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("duration(self.lockTimeout) > duration('0s') && duration(self.lockTimeout) <= duration('1h')").message("database.lockTimeout must be more than 0s and at most 1h"))]
-#[x_kube(validation = Rule::new("duration(self.statementTimeout) > duration('0s') && duration(self.statementTimeout) <= duration('24h')").message("database.statementTimeout must be more than 0s and at most 24h"))]
+#[x_kube(validation = Rule::new("!has(self.lockTimeout) || (duration(self.lockTimeout) > duration('0s') && duration(self.lockTimeout) <= duration('1h'))").message("database.lockTimeout must be more than 0s and at most 1h"))]
+#[x_kube(validation = Rule::new("!has(self.statementTimeout) || (duration(self.statementTimeout) > duration('0s') && duration(self.statementTimeout) <= duration('24h'))").message("database.statementTimeout must be more than 0s and at most 24h"))]
 pub struct Database {
     /// Secret key with a `postgres://` URL of a direct connection to the primary.
     pub connection_secret_ref: SecretKeyRef,
@@ -19,8 +18,9 @@ pub struct Database {
     #[serde(default = "default_schema")]
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "!self.startsWith('pg_') && self != 'portal_release' && self != 'information_schema'", "message": "database.schema must be the portal's own schema, not a system schema or the operator's ledger"}]))]
     pub schema: Identifier,
-    /// Key of the advisory lock that keeps other release tools out.
+    /// Key of the advisory lock that keeps other release tools out; within 2^53, which every JSON tool reads exactly.
     #[serde(default = "default_lock_key")]
+    #[schemars(range(min = -9_007_199_254_740_991_i64, max = 9_007_199_254_740_991_i64))]
     pub lock_key: i64,
     /// Total budget for getting the swap's table locks, spent in short attempts.
     #[serde(default = "default_lock_timeout")]
@@ -31,7 +31,7 @@ pub struct Database {
     /// What a release does when `lockTimeout` is used up. Its staging is kept either way.
     #[serde(default)]
     pub on_lock_timeout: OnLockTimeout,
-    /// Whom the swap may send away when they keep it waiting: nobody, unless roles are named here.
+    /// Sessions that the swap may cancel when they block it; none by default.
     #[serde(default)]
     pub cancel_blockers: CancelBlockers,
     /// What is done about standbys before the swap: new readers there wait, for up to `max_standby_streaming_delay`, until the readers
@@ -40,25 +40,27 @@ pub struct Database {
     pub standbys: Standbys,
 }
 
-/// What a release does when the budget for the swap's locks is used up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum OnLockTimeout {
-    /// The workers come back and the release is Suspended until `retry` is raised.
-    #[default]
-    Suspend,
-    /// The release keeps Running, with its workers frozen, and tries again until it succeeds or is aborted.
-    KeepTrying,
+named_enum! {
+    /// What a release does when the budget for the swap's locks is used up.
+    #[derive(Default)]
+    pub enum OnLockTimeout {
+        /// The workers come back and the release is Suspended until `retry` is raised.
+        #[default]
+        Suspend,
+        /// The release keeps Running, with its workers frozen, and tries again until it succeeds or is aborted.
+        KeepTrying,
+    }
 }
 
-/// Sessions that the swap may send away when they keep it waiting. The operator's role needs `pg_signal_backend` and
+/// Sessions that the swap may cancel when they block it. The operator's role needs `pg_signal_backend` and
 /// `pg_read_all_stats`, or membership in these roles.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("duration(self.after) >= duration('0s') && duration(self.after) <= duration('1h')").message("database.cancelBlockers.after must be at least 0s and at most 1h"))]
+#[x_kube(validation = Rule::new("!has(self.after) || (duration(self.after) >= duration('0s') && duration(self.after) <= duration('1h'))").message("database.cancelBlockers.after must be at least 0s and at most 1h"))]
 pub struct CancelBlockers {
     /// Database roles. A running statement is cancelled, a session that is idle in a transaction is ended.
     #[serde(default)]
     #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub roles: Vec<Identifier>,
     /// Only transactions that have been open for at least as long.
     #[serde(default = "default_cancel_after")]
@@ -75,15 +77,16 @@ fn default_cancel_after() -> Duration {
     "5s".into()
 }
 
-/// What is done about standbys before the swap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum Standbys {
-    /// Wait, within `lockTimeout`, until they have caught up, so that the swap reaches their readers at once.
-    #[default]
-    Wait,
-    /// Swap whatever they do.
-    Ignore,
+named_enum! {
+    /// What is done about standbys before the swap.
+    #[derive(Default)]
+    pub enum Standbys {
+        /// Wait, within `lockTimeout`, until they have caught up, so that the swap reaches their readers at once.
+        #[default]
+        Wait,
+        /// Swap whatever they do.
+        Ignore,
+    }
 }
 
 fn default_schema() -> Identifier {

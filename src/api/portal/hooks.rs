@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::ItemName;
+use crate::api::{ItemName, named_enum};
 
 /// Something to call after the swap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,18 +27,19 @@ pub struct HttpRequest {
     pub method: HttpMethod,
 }
 
-/// Methods of a hook.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-#[allow(clippy::upper_case_acronyms)]
-pub enum HttpMethod {
-    /// GET
-    GET,
-    /// POST with an empty body.
-    #[default]
-    POST,
-    /// PUT with an empty body.
-    PUT,
-    /// DELETE
-    DELETE,
+named_enum! {
+    /// Methods of a hook.
+    #[derive(Default)]
+    #[allow(clippy::upper_case_acronyms)]
+    pub enum HttpMethod {
+        /// GET
+        GET,
+        /// POST with an empty body.
+        #[default]
+        POST,
+        /// PUT with an empty body.
+        PUT,
+        /// DELETE
+        DELETE,
+    }
 }

@@ -8,7 +8,7 @@ use super::{Csv, QuerySource};
 use crate::api::{Identifier, ItemName, JobSource, Percentage, Sql};
 
 /// What fills the staged tables.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct Imports {
     /// How many key ranges, and imports that do not read each other's tables, are imported at once, each over a connection of its own;
     /// as many indexes are then built at once. More than the database host has cores brings nothing.
@@ -18,10 +18,12 @@ pub struct Imports {
     /// Run by ImportCore.
     #[serde(default)]
     #[schemars(length(max = 48))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub core: Vec<Import>,
     /// Run by ImportRelated.
     #[serde(default)]
     #[schemars(length(max = 48))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub related: Vec<Import>,
 }
 
@@ -41,8 +43,8 @@ fn default_parallel() -> u8 {
 #[x_kube(validation = Rule::new("[has(self.query), has(self.queryFrom), has(self.csv), has(self.job)].filter(x, x).size() == 1").message("an import needs exactly one of query, queryFrom, csv and job"))]
 #[x_kube(validation = Rule::new("!(has(self.key) && (has(self.csv) || has(self.job)))").message("key ranges are for queries; a csv import and a job are one unit"))]
 #[x_kube(validation = Rule::new("!(has(self.csv) && has(self.reads))").message("reads is for queries; a csv file has the rows that it has"))]
-#[x_kube(validation = Rule::new("!has(self.job) || (self.reject.size() == 0 && !has(self.reads))").message("reject and reads are not for a job; it turns rows away with portal_release.reject_row"))]
-#[x_kube(validation = Rule::new("!self.dependsOn.exists(d, d == self.name)").message("an import cannot depend on itself"))]
+#[x_kube(validation = Rule::new("!has(self.job) || ((!has(self.reject) || self.reject.size() == 0) && !has(self.reads))").message("reject and reads are not for a job; it turns rows away with portal_release.reject_row"))]
+#[x_kube(validation = Rule::new("!has(self.dependsOn) || !self.dependsOn.exists(d, d == self.name)").message("an import cannot depend on itself"))]
 pub struct Import {
     /// Its name in messages, metrics and `imports.only`.
     pub name: ItemName,
@@ -58,6 +60,7 @@ pub struct Import {
     /// Imports that must be done before this one starts.
     #[serde(default)]
     #[schemars(length(max = 48))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub depends_on: Vec<ItemName>,
     /// Template of the query; its output columns are matched by name with the target's.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -42,22 +42,27 @@ use super::PortalStatus;
     derive = "PartialEq",
     doc = "A data portal: its database, tables, views, imports, workers and gates.",
     printcolumn(
-        name = "CURRENT",
+        name = "Current",
         type_ = "string",
         json_path = ".status.currentLabel",
         description = "Label of the release that readers see"
     ),
-    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "FROZEN", type_ = "boolean", json_path = ".spec.frozen", description = "Emergency freeze requested"),
-    printcolumn(name = "BACKUPS", type_ = "integer", json_path = ".status.backupCount", description = "Backups that are there"),
-    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "LAST-BACKUP", type_ = "date", json_path = ".status.backups[0].createdAt", priority = 1),
-    printcolumn(name = "BACKUP-SIZE", type_ = "string", json_path = ".status.backupSize", priority = 1),
-    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(
+        name = "Frozen",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"WorkersFrozen\")].status",
+        description = "The emergency freeze holds the workers at zero"
+    ),
+    printcolumn(name = "Backups", type_ = "integer", json_path = ".status.backupCount", description = "How many backups there are"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Last-Backup", type_ = "date", json_path = ".status.backups[0].createdAt", priority = 1),
+    printcolumn(name = "Backup-Size", type_ = "string", json_path = ".status.backupSize", priority = 1),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.materializedViews.all(v, has(v.query) != has(v.queryFrom))").message("each materialized view needs either query or queryFrom, and not both"))]
-#[x_kube(validation = Rule::new("!has(self.imports) || self.imports.core.all(i, self.imports.related.all(r, r.name != i.name))").message("an import's name must be unique among imports.core and imports.related"))]
+#[x_kube(validation = Rule::new("!has(self.materializedViews) || self.materializedViews.all(v, has(v.query) != has(v.queryFrom))").message("each materialized view needs either query or queryFrom, and not both"))]
+#[x_kube(validation = Rule::new("!has(self.imports) || !has(self.imports.core) || !has(self.imports.related) || self.imports.core.all(i, self.imports.related.all(r, r.name != i.name))").message("an import's name must be unique among imports.core and imports.related"))]
 pub struct PortalSpec {
     /// The portal's database.
     pub database: Database,
@@ -101,6 +106,7 @@ pub struct PortalSpec {
     /// The workloads that must not run while data is swapped.
     #[serde(default)]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".to_string(), "name".to_string()]))]
     pub workers: Vec<Worker>,
     /// What happens after the swap and the workers' return: HTTP hooks, called in order.
     #[serde(default)]

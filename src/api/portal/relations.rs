@@ -5,29 +5,33 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{QuerySource, yes};
-use crate::api::{Identifier, Megabytes, Sql};
+use crate::api::{Identifier, Memory, Sql, rules};
 
 /// The relations that a release replaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("self.independent.size() + self.main.size() + self.junction.size() > 0").message("tables must name at least one table to release"))]
-#[x_kube(validation = Rule::new("(self.independent + self.main + self.junction + self.lookup).all(t, (self.independent + self.main + self.junction + self.lookup).exists_one(o, o == t))").message("a table may be named only once in tables"))]
-#[x_kube(validation = Rule::new("(self.independent + self.main + self.junction + self.lookup).all(t, !t.startsWith('staging_') && !t.matches('^bk[0-9]{10}_'))").message("tables names live tables; staging_* and bkYYMMDDHHMM_* are made by the operator"))]
+#[x_kube(validation = rules::some_table())]
+#[x_kube(validation = rules::tables_are_distinct())]
+#[x_kube(validation = rules::tables_are_live())]
 pub struct Tables {
     /// Tables without foreign keys to the other swapped tables.
     #[serde(default)]
     #[schemars(length(max = 48))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub independent: Vec<Identifier>,
     /// The main entities.
     #[serde(default)]
     #[schemars(length(max = 48))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub main: Vec<Identifier>,
     /// Tables that reference the others.
     #[serde(default)]
     #[schemars(length(max = 48))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub junction: Vec<Identifier>,
     /// Look-up tables: not swapped; their new rows are staged and published in the swap's transaction.
     #[serde(default)]
     #[schemars(length(max = 48))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub lookup: Vec<Identifier>,
 }
 
@@ -50,10 +54,10 @@ pub struct Staging {
     /// Load first, then build indexes and foreign keys.
     #[serde(default = "yes")]
     pub lightweight: bool,
-    /// `maintenance_work_mem` of all index builds that run at once together, such as `512MB`: each of `imports.parallel` gets its share.
+    /// `maintenance_work_mem` of all index builds that run at once together, such as `512Mi`: each of `imports.parallel` gets its share.
     /// Where it is absent each build has what the server is set to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub maintenance_work_mem: Option<Megabytes>,
+    pub maintenance_work_mem: Option<Memory>,
 }
 
 impl Default for Staging {

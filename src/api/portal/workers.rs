@@ -9,9 +9,10 @@ use crate::api::{Duration, Identifier, ObjectName, PhaseName, named_enum};
 /// When and how workers are frozen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("duration(self.timeout) > duration('0s') && duration(self.timeout) <= duration('24h')").message("freeze.timeout must be more than 0s and at most 24h"))]
+#[x_kube(validation = Rule::new("!has(self.timeout) || (duration(self.timeout) > duration('0s') && duration(self.timeout) <= duration('24h'))").message("freeze.timeout must be more than 0s and at most 24h"))]
 pub struct Freeze {
-    /// The phase just before which workers are frozen.
+    /// The phase just before which workers are frozen. It will be Migrate by default, once there is such a phase; until then the swap is
+    /// the first that must not see workers.
     #[serde(default)]
     pub before: FreezeBefore,
     /// How long the workers may take to stop, and to come back.
@@ -20,6 +21,7 @@ pub struct Freeze {
     /// Database roles of which no session may be left once the workers are gone.
     #[serde(default)]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub database_roles: Vec<Identifier>,
 }
 
