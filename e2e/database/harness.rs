@@ -4,6 +4,7 @@ use std::future::Future;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use portal_release_operator::database::commit;
 use portal_release_operator::database::identifiers::{Generation, Relations};
 use portal_release_operator::database::views::{MaterializedViewSpec, create_staged};
 use portal_release_operator::database::{dependents, staging, swap};
@@ -26,9 +27,9 @@ pub(crate) fn staged(name: &str, query: &str) -> MaterializedViewSpec {
 }
 
 /// An order without anything special.
-pub(crate) fn order<'a>(relations: &'a Relations, incoming: &'a Generation, outgoing: &'a Generation) -> swap::Order<'a> {
-    let (limits, send_away) = (swap::Limits::default(), swap::SendAway::default());
-    swap::Order { relations, incoming, outgoing, finally: &[], limits, send_away }
+pub(crate) fn order<'a>(relations: &'a Relations, incoming: &'a Generation, outgoing: &'a Generation) -> swap::SwapRequest<'a> {
+    let (limits, cancel_blockers) = (swap::Limits::default(), swap::CancelBlockers::default());
+    swap::SwapRequest { relations, incoming, outgoing, finally: &[], limits, cancel_blockers }
 }
 
 pub(crate) const AREA_TOTALS: &str = "SELECT release, count(*) AS areas FROM public.staging_protected_areas GROUP BY release";
@@ -187,7 +188,7 @@ impl Portal {
     pub(crate) async fn try_exchange(&self, incoming: &Generation, outgoing: &Generation) -> Result<swap::Exchanged, swap::SwapError> {
         let order = order(&self.relations, incoming, outgoing);
         let (tx, exchanged) = swap::exchange(&self.pool, &order, &self.pool, &CancellationToken::new()).await?;
-        swap::commit(tx).await?;
+        commit(tx).await.map_err(|source| swap::SwapError::Database { what: "COMMIT".to_owned(), source })?;
         let mut conn = self.pool.acquire().await.unwrap();
         dependents::drop_replaced(&mut conn).await.unwrap();
         assert_eq!(swap::validate_constraints(&mut conn, &self.relations).await.unwrap(), Vec::<String>::new());

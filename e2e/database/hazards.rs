@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use portal_release_operator::database::commit;
 use portal_release_operator::database::identifiers::{Generation, MAX_NAME_BYTES, Relations};
 use portal_release_operator::database::{backups, catalog, staging, swap};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
@@ -152,7 +153,7 @@ fn names_at_the_limit_survive_two_swaps_in_one_minute() {
 async fn swap_of(portal: &Portal, relations: &Relations, incoming: &Generation, outgoing: &Generation) {
     let (tx, _) =
         swap::exchange(&portal.pool, &order(relations, incoming, outgoing), &portal.pool, &CancellationToken::new()).await.unwrap();
-    swap::commit(tx).await.unwrap();
+    commit(tx).await.unwrap();
 }
 
 #[test]

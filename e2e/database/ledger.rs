@@ -1,5 +1,6 @@
 //! Swaps that are written down in the ledger, as the operator writes them.
 
+use portal_release_operator::database::commit;
 use portal_release_operator::database::connection::connect;
 use portal_release_operator::database::identifiers::Generation;
 use portal_release_operator::database::ledger::exchange::{Exchange, record_exchange, set_incoming_rows};
@@ -61,7 +62,7 @@ impl Portal {
         let (mut tx, exchanged) = swap::exchange(&self.pool, &order, &self.pool, &CancellationToken::new()).await.unwrap();
         let exchange = Exchange { portal: KEY.to_owned(), release, kind, incoming, outgoing, moved: &exchanged.moved };
         record_exchange(&mut tx, &exchange).await.unwrap();
-        swap::commit(tx).await.unwrap();
+        commit(tx).await.unwrap();
         self.run(&format!("UPDATE portal_release.runs SET closed_at = now() WHERE id = {run}")).await;
     }
 }

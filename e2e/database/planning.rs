@@ -3,8 +3,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use portal_release_operator::database::commit;
 use portal_release_operator::database::identifiers::Generation;
-use portal_release_operator::database::swap::{self, Frame, Plan, SwapError};
+use portal_release_operator::database::swap::{self, Hooks, SwapError, SwapPlan};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
@@ -17,11 +18,11 @@ struct Meddler<'a> {
     plans: Mutex<u32>,
 }
 
-impl Frame for Meddler<'_> {
+impl Hooks for Meddler<'_> {
     type Tx = Transaction<'static, Postgres>;
     type Error = SwapError;
 
-    async fn begin(&self, _plan: &Plan) -> Result<Self::Tx, SwapError> {
+    async fn begin(&self, _plan: &SwapPlan) -> Result<Self::Tx, SwapError> {
         *self.plans.lock().unwrap() += 1;
         let sql = self.sql.lock().unwrap().take();
         if let Some(sql) = sql {
@@ -57,7 +58,7 @@ fn what_changes_after_the_plan_was_made_makes_another_plan() {
             let meddler = Meddler { pool: &portal.pool, sql: Mutex::new(Some(change.to_owned())), plans: Mutex::default() };
             let order = order(&portal.relations, &incoming, &outgoing);
             let (tx, _) = swap::exchange(&portal.pool, &order, &meddler, &CancellationToken::new()).await.expect(change);
-            swap::commit(tx).await.expect(change);
+            commit(tx).await.expect(change);
             assert_eq!(*meddler.plans.lock().unwrap(), 2, "{change}");
             // Nothing of live is bound to what is a backup now.
             let behind = "SELECT count(*) FROM pg_depend d JOIN pg_class b ON b.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass AND b.relname ~ '^bk'
@@ -83,7 +84,7 @@ fn what_changes_while_the_swap_waits_for_its_locks_makes_another_plan() {
         order.limits.attempt = Duration::from_secs(20);
         let swap = async {
             let (tx, exchanged) = swap::exchange(&portal.pool, &order, &meddler, &CancellationToken::new()).await.unwrap();
-            swap::commit(tx).await.unwrap();
+            commit(tx).await.unwrap();
             exchanged
         };
         let meddle = async {

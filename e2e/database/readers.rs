@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use portal_release_operator::database::commit;
 use portal_release_operator::database::identifiers::Generation;
-use portal_release_operator::database::swap::{self, Limits, Order, SwapError};
+use portal_release_operator::database::swap::{self, Limits, SwapError, SwapRequest};
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
@@ -87,7 +88,7 @@ fn swaps_under_load(queries: &'static [&'static str], transactions: &'static [&'
         for _ in 0..swaps {
             let order = order(&portal.relations, &incoming, &outgoing);
             let (tx, exchanged) = swap::exchange(&portal.pool, &order, &portal.pool, &CancellationToken::new()).await.unwrap();
-            swap::commit(tx).await.unwrap();
+            commit(tx).await.unwrap();
             worst_lock = worst_lock.max(exchanged.locked.elapsed());
             std::mem::swap(&mut incoming, &mut outgoing);
         }
@@ -178,8 +179,8 @@ fn a_swap_that_hangs_with_its_locks_is_ended_by_the_server() {
         let tx = try_exchange(&portal, limits, &CancellationToken::new()).await.unwrap();
         // Waits behind the lock until the server ends the idle session.
         assert_eq!(portal.release().await, "first");
-        let error = swap::commit(tx).await.unwrap_err();
-        assert!(matches!(error, SwapError::Database { .. }), "{error}");
+        let error = commit(tx).await.unwrap_err();
+        assert!(error.as_database_error().is_some(), "the server says why it ended the session: {error}");
         portal.exchange(&Generation::Staging, &backup()).await;
     });
 }
@@ -215,6 +216,6 @@ async fn try_exchange(
     cancel: &CancellationToken,
 ) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, SwapError> {
     let outgoing = backup();
-    let order = Order { limits, ..order(&portal.relations, &Generation::Staging, &outgoing) };
+    let order = SwapRequest { limits, ..order(&portal.relations, &Generation::Staging, &outgoing) };
     swap::exchange(&portal.pool, &order, &portal.pool, cancel).await.map(|(tx, _)| tx)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use portal_release_operator::database::commit;
 use portal_release_operator::database::identifiers::Generation;
 use portal_release_operator::database::{backups, catalog, dependents, staging, swap};
 use tokio_util::sync::CancellationToken;
@@ -218,7 +219,7 @@ fn an_ordinary_view_can_change_place_too() {
         for (incoming, outgoing) in [(Generation::Staging, backup("2607011200")), (backup("2607011200"), Generation::Staging)] {
             let order = order(&relations, &incoming, &outgoing);
             let (tx, _) = swap::exchange(&portal.pool, &order, &portal.pool, &CancellationToken::new()).await.unwrap();
-            swap::commit(tx).await.unwrap();
+            commit(tx).await.unwrap();
             dependents::drop_replaced(&mut conn).await.unwrap();
             swap::validate_constraints(&mut conn, &relations).await.unwrap();
             same(&before, &portal.catalogue().await);
@@ -233,8 +234,9 @@ fn a_failed_transaction_is_not_taken_for_a_commit() {
     with_portal(async |portal| {
         let mut tx = portal.pool.begin().await.unwrap();
         sqlx::raw_sql("SELECT 1 / 0").execute(&mut *tx).await.unwrap_err();
-        let error = swap::commit(tx).await.unwrap_err();
-        assert!(matches!(error, swap::SwapError::Database { .. }) && error.to_string().contains("nothing has changed"), "{error}");
+        let error = commit(tx).await.unwrap_err();
+        let code = error.as_database_error().and_then(|error| error.code());
+        assert_eq!(code.as_deref(), Some("25P02"), "in_failed_sql_transaction: {error}");
     });
 }
 
@@ -246,7 +248,7 @@ fn a_broken_key_from_outside_is_reported_after_the_swap() {
         let outgoing = backup("2607011200");
         let order = order(&portal.relations, &Generation::Staging, &outgoing);
         let (tx, _) = swap::exchange(&portal.pool, &order, &portal.pool, &CancellationToken::new()).await.unwrap();
-        swap::commit(tx).await.unwrap();
+        commit(tx).await.unwrap();
         let mut conn = portal.pool.acquire().await.unwrap();
         let broken = swap::validate_constraints(&mut conn, &portal.relations).await.unwrap();
         assert_eq!(broken.len(), 1, "{broken:?}");

@@ -1,10 +1,11 @@
 //! A small portal on a server of its own: two tables, a materialized view, a view of the site's, and the ledger.
 
+use portal_release_operator::database::commit;
 use portal_release_operator::database::connection::connect;
 use portal_release_operator::database::identifiers::{Generation, Relations};
 use portal_release_operator::database::ledger::exchange::{Exchange, record_exchange};
 use portal_release_operator::database::staging;
-use portal_release_operator::database::swap::{self, Frame, Limits, Order, Plan, SendAway, SwapError};
+use portal_release_operator::database::swap::{self, CancelBlockers, Hooks, Limits, SwapError, SwapPlan, SwapRequest};
 use portal_release_operator::database::views::{MaterializedViewSpec, create_staged};
 use portal_release_operator::release::RunKind;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
@@ -94,13 +95,13 @@ impl Portal {
     /// Everything up to COMMIT.
     pub(crate) async fn exchange(&self, release: i64, outgoing: &Generation) -> Result<Transaction<'static, Postgres>, SwapError> {
         let frame = Recorded { portal: self, release, outgoing };
-        let order = Order {
+        let order = SwapRequest {
             relations: &self.relations,
             incoming: &Generation::Staging,
             outgoing,
             finally: &[],
             limits: Limits::default(),
-            send_away: SendAway::default(),
+            cancel_blockers: CancelBlockers::default(),
         };
         swap::exchange(&self.owner, &order, &frame, &CancellationToken::new()).await.map(|(tx, _)| tx)
     }
@@ -110,7 +111,7 @@ impl Portal {
         if self.text(&format!("SELECT current_release FROM portal_release.portals WHERE portal = '{KEY}'")).await == release.to_string() {
             return false;
         }
-        swap::commit(self.exchange(release, outgoing).await.unwrap()).await.unwrap();
+        commit(self.exchange(release, outgoing).await.unwrap()).await.unwrap();
         true
     }
 
@@ -132,11 +133,11 @@ struct Recorded<'a> {
     outgoing: &'a Generation,
 }
 
-impl Frame for Recorded<'_> {
+impl Hooks for Recorded<'_> {
     type Tx = Transaction<'static, Postgres>;
     type Error = SwapError;
 
-    async fn begin(&self, plan: &Plan) -> Result<Self::Tx, SwapError> {
+    async fn begin(&self, plan: &SwapPlan) -> Result<Self::Tx, SwapError> {
         let mut tx = self.portal.owner.begin().await.unwrap();
         let (incoming, outgoing, moved) = (&Generation::Staging, self.outgoing, plan.moved.as_slice());
         let exchange = Exchange { portal: KEY.to_owned(), release: self.release, kind: RunKind::Release, incoming, outgoing, moved };

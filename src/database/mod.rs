@@ -12,6 +12,7 @@ pub mod disk;
 pub mod identifiers;
 pub mod import;
 pub mod inventory;
+pub mod key_range;
 pub mod ledger;
 pub mod lock;
 pub mod portal;
@@ -22,7 +23,20 @@ pub mod template;
 pub mod views;
 pub mod written;
 
-/// Executes statements that were put together from quoted names and the platform team's own SQL.
+use sqlx::{Postgres, Transaction};
+
+/// Commits, and does not mistake the silent ROLLBACK of a failed transaction for success.
+///
+/// # Errors
+/// When the transaction had failed or the database does not answer. Of a lost connection the outcome is unknown: the ledger's row,
+/// which commits with the work, says it.
+pub async fn commit(mut tx: Transaction<'_, Postgres>) -> Result<(), sqlx::Error> {
+    // In a failed transaction this is refused, where COMMIT would answer ROLLBACK without an error.
+    sqlx::query("SELECT 1").execute(&mut *tx).await?;
+    tx.commit().await
+}
+
+/// Executes statements that consist of quoted names and the platform team's own SQL.
 ///
 /// # Errors
 /// When the database refuses or does not answer.

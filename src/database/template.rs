@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context, escape_formatter};
 
 use super::identifiers::{Generation, qualified};
-use super::import::KeyRange;
+use super::key_range::KeyRange;
 
 /// The longest text that a template may render.
 const MAX_RENDERED_BYTES: usize = 1 << 20;

@@ -16,7 +16,7 @@ use crate::{
         identifiers::{BackupStamp, Generation, Relations, qualified},
         ledger::{self, exchange::Exchange, staging::StagingOrigin},
         run_sql,
-        swap::{self, Frame, GaveWay, Horizon, Limits, Order, Plan, SendAway, SwapError, old_snapshots, standbys},
+        swap::{self, CancelBlockers, FailedAttempt, Hooks, Horizon, Limits, SwapError, SwapPlan, SwapRequest, old_snapshots, standbys},
     },
     metrics::LockAttempt,
     release::RunKind,
@@ -52,19 +52,19 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let looked = data_loss::look(context, &places.relations, &places.outgoing).await?;
     context.say("waiting for the locks of the swap");
     let database = &context.subject.portal.database;
-    let order = Order {
+    let request = SwapRequest {
         relations: &places.relations,
         incoming: &places.incoming,
         outgoing: &places.outgoing,
         finally: &places.downloads.statements,
         limits: Limits { budget: database.lock_timeout.get(), statement: database.statement_timeout.get(), ..Limits::default() },
-        send_away: SendAway {
+        cancel_blockers: CancelBlockers {
             roles: database.cancel_blockers.roles.iter().map(|role| role.0.clone()).collect(),
             after: database.cancel_blockers.after.get(),
         },
     };
     let around = Around { context, places: &places, origin: &origin, told: Mutex::new(None) };
-    let (mut work, exchanged) = match swap::exchange(context.tools.database.pool(), &order, &around, &context.control.cancel).await {
+    let (mut work, exchanged) = match swap::exchange(context.tools.database.pool(), &request, &around, &context.control.cancel).await {
         Ok(done) => done,
         Err(Trouble::Phase(error)) => return Err(error),
         Err(Trouble::Swap(error)) => {
@@ -117,11 +117,11 @@ impl From<PhaseError> for Trouble {
     }
 }
 
-impl Frame for Around<'_> {
+impl Hooks for Around<'_> {
     type Tx = Work;
     type Error = Trouble;
 
-    async fn begin(&self, plan: &Plan) -> Result<Work, Trouble> {
+    async fn begin(&self, plan: &SwapPlan) -> Result<Work, Trouble> {
         let Self { context, places, .. } = self;
         let mut work = context.work().await?;
         if context.subject.run.kind == RunKind::Release {
@@ -141,25 +141,25 @@ impl Frame for Around<'_> {
         Ok(work)
     }
 
-    fn gave_way(&self, how: &GaveWay<'_>) {
+    fn attempt_failed(&self, attempt: &FailedAttempt<'_>) {
         let Self { context, .. } = self;
         let services = &context.tools.services;
         services.metrics.swap_lock_attempted(LockAttempt::TimedOut);
-        for sent in how.sent_away {
+        for sent in attempt.cancelled {
             let note = format!("the swap has {sent}: database.cancelBlockers of the Portal allows it");
             tracing::warn!(label = %context.label(), pid = sent.pid, "{}: {note}", context.label());
             services.event(context.subject.object.clone(), EventType::Warning, "BlockerCancelled", note);
         }
-        let Some(longest) = how.blockers.iter().max_by_key(|blocker| blocker.seconds) else { return };
+        let Some(longest) = attempt.blockers.iter().max_by_key(|blocker| blocker.seconds) else { return };
         // What other roles do is hidden without pg_read_all_stats; then the time that the swap itself has waited decides.
-        let open = longest.seconds.map_or(how.waited, |seconds| Duration::from_secs(seconds.unsigned_abs()));
+        let open = longest.seconds.map_or(attempt.waited, |seconds| Duration::from_secs(seconds.unsigned_abs()));
         if open < WORTH_TELLING {
             return;
         }
-        let others = how.blockers.len() - 1;
+        let others = attempt.blockers.len() - 1;
         let more = if others == 0 { String::new() } else { format!(" and {others} more") };
         let who = format!("{longest}{more}");
-        context.control.progress.blocked(format!("attempt {} gave way to {who}", how.attempts));
+        context.control.progress.blocked(format!("attempt {} gave way to {who}", attempt.attempts));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
             *told = Some(Instant::now());

@@ -10,9 +10,12 @@ use sqlx::{PgConnection, Postgres, Transaction};
 
 use super::PhaseError;
 use crate::{
-    database::ledger::{
+    database::{
         self,
-        phases::{Attempt, undone},
+        ledger::{
+            self,
+            phases::{Attempt, undone},
+        },
     },
     services::Services,
 };
@@ -65,10 +68,8 @@ impl Work {
     /// # Errors
     /// When the database does not answer, or the transaction had failed.
     pub async fn commit(self) -> Result<(), PhaseError> {
-        let Self { mut tx, registration, .. } = self;
-        // In a failed transaction this is refused, where COMMIT would answer ROLLBACK without an error.
-        sqlx::query("SELECT 1").execute(&mut *tx).await?;
-        tx.commit().await?;
+        let Self { tx, registration, .. } = self;
+        database::commit(tx).await?;
         drop(registration);
         Ok(())
     }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use portal_release_operator::database::commit;
 use portal_release_operator::database::identifiers::{Generation, Relations};
-use portal_release_operator::database::swap::{self, Limits, Order, SendAway, SwapError};
+use portal_release_operator::database::swap::{self, CancelBlockers, Limits, SwapError, SwapRequest};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -14,9 +15,10 @@ pub(crate) async fn one_swap(
     incoming: &Generation,
     outgoing: &Generation,
 ) -> Result<Duration, SwapError> {
-    let order = Order { relations, incoming, outgoing, finally: &[], limits: Limits::default(), send_away: SendAway::default() };
+    let order =
+        SwapRequest { relations, incoming, outgoing, finally: &[], limits: Limits::default(), cancel_blockers: CancelBlockers::default() };
     let (tx, exchanged) = swap::exchange(pool, &order, pool, &CancellationToken::new()).await?;
-    swap::commit(tx).await?;
+    commit(tx).await.map_err(|source| SwapError::Database { what: "COMMIT".to_owned(), source })?;
     let held = exchanged.locked.elapsed();
     let mut conn = pool.acquire().await.unwrap();
     assert_eq!(swap::validate_constraints(&mut conn, relations).await?, Vec::<String>::new());

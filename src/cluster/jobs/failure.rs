@@ -14,7 +14,7 @@ use kube::{
     api::{ListParams, LogParams},
 };
 
-use super::wait::JOB_NAME_LABEL;
+use super::JOB_NAME_LABEL;
 use crate::{cluster::call, text::truncate};
 
 /// So many lines of a log are told.

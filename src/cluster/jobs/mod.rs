@@ -20,6 +20,9 @@ pub use wait::{Ended, wait, wait_gone};
 
 use super::{CallError, ClusterError, FIELD_MANAGER, call};
 
+/// Label of every pod of a Job.
+pub(super) const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
+
 fn failed(action: &'static str, namespace: &str, name: &str) -> impl FnOnce(CallError) -> ClusterError {
     let object = format!("Job {namespace}/{name}");
     move |cause| ClusterError::Call { action, object, cause }

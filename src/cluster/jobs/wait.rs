@@ -15,14 +15,15 @@ use kube::{
     },
 };
 
-use super::failure::{Failure, described, look};
+use super::{
+    JOB_NAME_LABEL,
+    failure::{Failure, described, look},
+};
 use crate::{
     cluster::{CallError, ClusterError, is_forbidden},
     text::truncate,
 };
 
-/// Label of every pod of a Job.
-pub(super) const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 /// Why a container waits while everything goes well.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// At most so much of a sentence of Kubernetes, in bytes.

@@ -20,11 +20,9 @@ use serde_json::json;
 use super::WorkerError;
 use crate::{
     api::{FrozenWorkload, Worker, WorkerKind},
-    cluster::{CallError, FIELD_MANAGER, call},
+    cluster::{CallError, FIELD_MANAGER, call, jobs::JOB_NAME_LABEL},
 };
 
-/// Label of every pod of a Job.
-const JOB_NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 /// How many pods or Jobs a sentence names.
 const NAMED: usize = 5;
 

@@ -6,14 +6,18 @@
 
 use sqlx::{Connection, PgConnection};
 
-use super::file_rows::{self, FileRows, NUMBER};
-use super::load::{REJECTED, VERDICT, is_about_data};
-use super::pieces::{self, ONE, Pieces, REFUSAL, REFUSED, STATE};
-use super::ranges::{keys_of, middle};
-use super::{Counts, ImportError, KeyRange, Load, failed};
+use super::{
+    error::{ImportError, failed},
+    file_rows::{self, FileRows},
+    pieces::{self, ONE, Pieces, REFUSAL, REFUSED, STATE, is_about_data},
+    ranges::{keys_of, middle},
+    sql::{NUMBER, REJECTED, VERDICT},
+    statement::{Counts, Load},
+};
 use crate::database::{
     checks::reason,
     identifiers::{assembled, quote_literal},
+    key_range::KeyRange,
     ledger::imports::{reasons, told},
     run_sql,
 };

@@ -5,24 +5,25 @@
 
 use sqlx::PgConnection;
 
-use super::load::{Load, cut, json_object};
-use super::{Counts, ImportError, Target, failed};
+use super::{
+    columns::Target,
+    error::{ImportError, failed},
+    sql::{NUMBER, cut, json_object},
+};
 use crate::database::{
-    identifiers::{assembled, quote_ident, quote_literal},
+    identifiers::{quote_ident, quote_literal},
     run_sql,
     views::OutputColumn,
 };
 
 /// The rows; they go with the transaction at the latest.
 pub(super) const TABLE: &str = "pg_temp.portal_release_file";
-/// In which line of the file a row begins. Rows are told apart by it.
-pub(super) const NUMBER: &str = "portal_release_number";
 /// Fields beyond the last column, with their delimiters.
 const REST: &str = "portal_release_rest";
 /// Why a row is none, in the words of COPY.
-const PROBLEM: &str = "portal_release_problem";
+pub(super) const PROBLEM: &str = "portal_release_problem";
 /// The SQLSTATE of such a row, as of COPY.
-const BAD_FORMAT: &str = "'22P04'";
+pub(super) const BAD_FORMAT: &str = "'22P04'";
 /// Gives a field as text, where it is none with its bytes escaped.
 const SHOWN: &str = "pg_temp.portal_release_shown";
 
@@ -155,15 +156,5 @@ impl FileRows {
             json_object(fields),
             shown(REST)
         )
-    }
-
-    /// Counts the rows, and rejects those that have other fields than the header.
-    pub(super) async fn reject_malformed(&self, conn: &mut PgConnection, load: &Load<'_>) -> Result<Counts, sqlx::Error> {
-        let read: i64 =
-            sqlx::query_scalar(assembled(format!("SELECT count(*) FROM {TABLE}"))).persistent(false).fetch_one(&mut *conn).await?;
-        let problem = format!("query.{PROBLEM}");
-        let sql = format!("{} WHERE {problem} IS NOT NULL", load.reject(TABLE, BAD_FORMAT, &problem));
-        let rejected = sqlx::query(assembled(sql)).persistent(false).execute(conn).await?.rows_affected();
-        Ok(Counts { read, imported: 0, rejected: i64::try_from(rejected).unwrap_or(i64::MAX) })
     }
 }

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use super::file_rows::NUMBER;
+use super::sql::NUMBER;
 use crate::database::{
     identifiers::{assembled, quote_literal},
     run_sql,
@@ -12,7 +12,7 @@ use crate::database::{
 const PIECE: i32 = 500;
 /// Where the numbers of rows are kept until they are read.
 const COUNTS: &str = "portal_release.counts";
-/// What the database says about a row, by the names of whole classes: the same ones as `is_about_data` has.
+/// What the database says about a row, by the names of whole classes: the same ones as [`is_about_data`] has.
 pub(super) const REFUSED: &str =
     "data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error OR internal_error";
 
@@ -82,4 +82,11 @@ pub(super) async fn run(conn: &mut PgConnection, pieces: &Pieces<'_>) -> Result<
             .fetch_all(conn)
             .await?;
     Ok((counts.first().copied().unwrap_or_default(), counts.get(1).copied().unwrap_or_default()))
+}
+
+/// The database refuses a row, and not the statement: data exceptions, violated constraints, limits of a value, and the errors that
+/// functions raise, for PostGIS reports broken geometries as internal errors.
+pub(super) fn is_about_data(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["22", "23", "54", "P0", "XX000"].iter().any(|class| code.starts_with(class)))
 }

@@ -2,63 +2,19 @@
 
 use sqlx::PgConnection;
 
-use super::{ImportError, failed, output_columns};
+use super::{
+    columns::output_columns,
+    error::{ImportError, failed},
+};
 use crate::database::{
     checksum::{pin_output, restore_output},
-    identifiers::{assembled, quote_ident, quote_literal},
+    identifiers::{assembled, quote_ident},
+    key_range::KeyRange,
 };
-
-/// A half-open range of an import's key. The first range of a plan is open below and holds the rows without a key, the
-/// last one is open above; so whatever plan, every row is in exactly one range, also a row that appeared after planning.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct KeyRange {
-    /// Its place in the plan, from 0.
-    pub index: usize,
-    /// The first key of the range, as text.
-    pub lower: Option<String>,
-    /// The first key after the range, as text.
-    pub upper: Option<String>,
-    /// The key's type, as SQL writes it.
-    #[serde(rename = "type")]
-    pub type_name: String,
-    /// Keys are compared byte by byte, so that a plan does not depend on the collations of a machine.
-    #[serde(default)]
-    pub bytewise: bool,
-}
-
-impl KeyRange {
-    /// The range of every row, for an import that goes in one piece.
-    #[must_use]
-    pub fn whole() -> Self {
-        Self { index: 0, lower: None, upper: None, type_name: "text".to_owned(), bytewise: false }
-    }
-
-    /// The two ranges that this one becomes when it is cut at a key, which is the first of the second one.
-    #[must_use]
-    pub fn cut(self, key: &str) -> (Self, Self) {
-        (Self { upper: Some(key.to_owned()), ..self.clone() }, Self { lower: Some(key.to_owned()), ..self })
-    }
-
-    /// The SQL condition that `expression` lies in the range.
-    #[must_use]
-    pub fn condition(&self, expression: &str) -> String {
-        let bound = |text: &str| {
-            let collation = if self.bytewise { " COLLATE pg_catalog.\"C\"" } else { "" };
-            format!("{}::{}{collation}", quote_literal(text), self.type_name)
-        };
-        match (&self.lower, &self.upper) {
-            (None, None) => "TRUE".to_owned(),
-            (None, Some(upper)) => format!("(({expression}) < {} OR ({expression}) IS NULL)", bound(upper)),
-            (Some(lower), None) => format!("(({expression}) >= {})", bound(lower)),
-            (Some(lower), Some(upper)) => format!("(({expression}) >= {} AND ({expression}) < {})", bound(lower), bound(upper)),
-        }
-    }
-}
 
 /// What an import is cut into.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct Ranges {
     /// The ranges, in the order of their keys.
     pub ranges: Vec<KeyRange>,
     /// How many rows the query returns, those without a key included.
@@ -72,7 +28,7 @@ pub struct Plan {
 ///
 /// # Errors
 /// When `key` is no output column, has no order, or the query fails.
-pub async fn plan_ranges(conn: &mut PgConnection, import: &str, query: &str, key: &str, batch_rows: i64) -> Result<Plan, ImportError> {
+pub async fn plan_ranges(conn: &mut PgConnection, import: &str, query: &str, key: &str, batch_rows: i64) -> Result<Ranges, ImportError> {
     let output = output_columns(conn, import, query).await?;
     let column = output.into_iter().find(|column| column.name == key);
     let column = column.ok_or_else(|| ImportError::NoKey { import: import.to_owned(), key: key.to_owned() })?;
@@ -94,7 +50,7 @@ pub async fn plan_ranges(conn: &mut PgConnection, import: &str, query: &str, key
     let uppers = bounds.iter().cloned().map(Some).chain(std::iter::once(None));
     let range =
         |(index, (lower, upper))| KeyRange { index, lower, upper, type_name: column.type_name.clone(), bytewise: column.collatable };
-    Ok(Plan { ranges: lowers.zip(uppers).enumerate().map(range).collect(), rows })
+    Ok(Ranges { ranges: lowers.zip(uppers).enumerate().map(range).collect(), rows })
 }
 
 /// A key of `range` that cuts its keys into two halves; `None` when all its rows have the same key, or none.

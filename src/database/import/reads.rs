@@ -4,7 +4,7 @@
 
 use sqlx::{Connection, PgConnection};
 
-use super::{ImportError, failed};
+use super::error::{ImportError, failed};
 use crate::database::{identifiers::qualified, run_sql};
 
 /// A relation that holds rows.

@@ -2,10 +2,10 @@
 
 use sqlx::PgConnection;
 
-use super::{SwapError, failed};
+use super::error::{SwapError, failed};
 use crate::database::identifiers::{Generation, Relations, assembled, qualified, quote_ident};
 
-/// Checks the foreign keys from and to live relations that the swap has added unchecked. Readers and writers go on.
+/// Checks the foreign keys from and to live relations that the swap has added unchecked. It blocks neither readers nor writers.
 ///
 /// Returns a sentence for each key that does not hold; it stays in force for new rows.
 ///
@@ -23,7 +23,7 @@ pub async fn validate_constraints(conn: &mut PgConnection, relations: &Relations
     .bind(relations.names(&Generation::Live))
     .fetch_all(&mut *conn)
     .await
-    .map_err(failed("looking for keys to check"))?;
+    .map_err(failed("finding the foreign keys to check"))?;
     let mut broken = Vec::new();
     for (schema, table, key) in keys {
         let sql = format!("ALTER TABLE {} VALIDATE CONSTRAINT {}", qualified(&schema, &table), quote_ident(&key));

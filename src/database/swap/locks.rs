@@ -1,4 +1,4 @@
-//! The locks of a swap: which, in what order, and how long anybody is made to wait for them.
+//! The locks of a swap: which, in what order, and how long other sessions are made to wait for them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{SwapError, blockers::Blocker, renames::Object};
+use super::{blocker::Blocker, error::SwapError, renames::Object};
 use crate::database::{
     dependents::Dependent,
     identifiers::{Relations, qualified, quote_ident},
@@ -18,7 +18,7 @@ use crate::database::{
 pub struct Limits {
     /// The total time for getting the locks.
     pub budget: Duration,
-    /// The longest that one attempt stands in the queue, and readers behind it; half as long again beside a slow session. As long as
+    /// The longest that one attempt waits in the queue, and readers behind it; half as long again beside a slow session. As long as
     /// there is none, a quarter of it.
     pub attempt: Duration,
     /// The longest that a statement may run once everything is locked.
@@ -40,8 +40,8 @@ impl Default for Limits {
 
 /// The attempts so far.
 ///
-/// Most readers are gone at once, and what looks like a slow one may be a deadlock, which only giving way resolves: so patience is
-/// short, grows only when many attempts were in vain, and begins again.
+/// Most readers finish at once, and what looks like a slow one may be a deadlock, which only backing off resolves: so patience is
+/// short, grows only after many failed attempts, and starts over.
 #[derive(Debug)]
 pub(super) struct Queue {
     limits: Limits,
@@ -50,18 +50,18 @@ pub(super) struct Queue {
     pub(super) patience: Duration,
     /// The relations that slow sessions have held, by their names.
     slow: BTreeSet<String>,
-    /// How often somebody was met who held a relation.
+    /// How often a relation was found locked.
     met: HashMap<String, u32>,
-    /// Who was in the way of how many attempts in a row.
+    /// By process id, how many attempts in a row a session has blocked.
     seen: HashMap<i32, u32>,
     blockers: Vec<Blocker>,
 }
 
-/// A session whose transaction has been open for as many seconds is not gone in a moment.
+/// A session is slow when its transaction has been open for this many seconds ...
 const SLOW_SECONDS: i64 = 2;
-/// Nor is one that was in the way of as many attempts in a row.
+/// ... or when it has blocked this many attempts in a row.
 const SLOW_TIMES: u32 = 5;
-/// After as many attempts in vain, the next ones are more patient.
+/// After this many failed attempts, the next ones are more patient.
 const IN_VAIN: u32 = 16;
 
 impl Queue {
@@ -82,11 +82,11 @@ impl Queue {
         self.started.elapsed()
     }
 
-    /// Keeps in mind which relations slow sessions hold. Autovacuum is none of them: it is sent away as soon as it is waited for.
-    fn notice(&mut self, holders: &[Blocker]) {
+    /// Remembers which relations slow sessions hold. Autovacuum does not count: Postgres cancels it as soon as the swap waits for it.
+    fn remember(&mut self, holders: &[Blocker]) {
         let again = |pid: i32| self.seen.get(&pid).map_or(1, |times| times + 1);
         self.seen = holders.iter().map(|holder| (holder.pid, again(holder.pid))).collect();
-        // Without pg_read_all_stats the age of other roles' transactions is hidden; then it counts who is met at every attempt.
+        // Without pg_read_all_stats the age of other roles' transactions is hidden; then those count that block every attempt.
         let is_slow = |holder: &&Blocker| match holder.seconds {
             Some(seconds) => seconds >= SLOW_SECONDS,
             None => self.seen.get(&holder.pid).is_some_and(|times| *times >= SLOW_TIMES),
@@ -98,25 +98,25 @@ impl Queue {
         }
     }
 
-    /// The relations that are to be locked last, the one that is read most first: once the swap stands in the queue for it, its other
-    /// readers wait behind, and hold nothing.
+    /// The relations to lock last, the one that is read most first: once the swap waits in the queue for it, its other readers wait
+    /// behind it, and hold nothing.
     pub(super) fn last(&self) -> Vec<&str> {
         let mut last: Vec<&str> = self.slow.iter().map(String::as_str).collect();
         last.sort_by_key(|name| std::cmp::Reverse(self.met.get(*name)));
         last
     }
 
-    /// The attempt gave way to `blockers`, while `holders` held something. How long to leave the others alone before the next one.
+    /// The pause before the next attempt, after `blockers` blocked one while `holders` held something.
     ///
     /// # Errors
     /// [`SwapError::Blocked`] when the time is used up.
-    pub(super) fn gave_way(&mut self, blockers: &[Blocker], holders: &[Blocker], in_deadlock: bool) -> Result<Duration, SwapError> {
+    pub(super) fn next_pause(&mut self, blockers: &[Blocker], holders: &[Blocker], in_deadlock: bool) -> Result<Duration, SwapError> {
         if !blockers.is_empty() {
             self.blockers = blockers.to_vec();
         }
-        self.notice(holders);
-        // Half to one and a half times as long, so that two that collide do not collide again. A slow session lets go for a moment only,
-        // so there the pause is shorter, and a deadlock is no reason to rest: it was over soon.
+        self.remember(holders);
+        // Half to one and a half times as long, so that two that collide do not collide again. A slow session releases its locks only
+        // for a moment, so there the pause is shorter, and shorter still after a deadlock, which ended soon.
         let share = match (self.slow.is_empty(), in_deadlock) {
             (true, _) => 1,
             (false, false) => 2,
@@ -142,7 +142,7 @@ impl Queue {
     }
 }
 
-/// What locks one relation.
+/// The lock of one relation.
 #[derive(Debug)]
 pub(super) struct Lock {
     /// Its name, quoted and qualified.

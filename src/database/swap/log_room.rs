@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, PgPool};
 
-/// Room for so many bytes is enough for every swap that was measured; a smaller segment is filled when three quarters are used.
+/// So many bytes were enough for every swap that was measured; a smaller segment is filled when three quarters are used.
 const ENOUGH: i64 = 4 << 20;
-/// Only when so much waits to be written, the server does it at once: beyond `wal_writer_flush_after`, which is 1 MB by default.
+/// The server flushes at once only when more than `wal_writer_flush_after` (1 MB by default) waits to be written.
 const AT_ONCE: i64 = 3 << 19;
-/// For so long it is waited for. What is not done by then, COMMIT does.
+/// The longest wait for the flush. What is not done by then, COMMIT does.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Sees to it that a swap that commits soon needs no new segment of the write-ahead log.
+/// Makes sure that a swap that commits soon needs no new segment of the write-ahead log.
 ///
-/// It makes a swap shorter and nothing else: where the server does not allow it, the swap goes on.
+/// This only makes the swap shorter; a failure does not stop it.
 pub(super) async fn make(pool: &PgPool) {
     if let Err(error) = next_segment(pool).await {
         tracing::debug!(%error, "no room was made in the write-ahead log; the swap may hold its locks for longer");

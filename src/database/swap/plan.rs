@@ -1,13 +1,14 @@
-//! The plan of a swap: everything that can be read, decided and written down before anybody has to wait.
+//! The plan of a swap: everything that can be read and decided before another session has to wait.
 
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, postgres::types::Oid};
 
 use super::{
-    Moved, Order, SwapError, failed,
+    error::{SwapError, failed},
     locks::{self, Lock},
-    renames,
+    renames::{self, Moved},
+    request::SwapRequest,
 };
 use crate::database::{
     catalog::{self, CatalogError, Fact, empty_search_path},
@@ -15,24 +16,24 @@ use crate::database::{
     identifiers::{Generation, Relations, assembled, quote_literal},
 };
 
-/// What a swap will do, statement by statement. Made from one snapshot of the catalogue, and worth nothing once [`Plan::version`]
-/// is another.
+/// What a swap will do, statement by statement. Made from one snapshot of the catalogue, and void once the catalogue has changed
+/// (see `check`).
 #[derive(Debug)]
-pub struct Plan {
-    /// The relations that change place, in the order of [`Relations`], then their parts.
+pub struct SwapPlan {
+    /// The relations that change place, in the request of [`Relations`], then their parts.
     pub moved: Vec<Moved>,
-    /// Views, functions, policies and foreign keys that are written again.
+    /// Views, functions, policies and foreign keys that are recreated.
     pub repointed: Vec<String>,
-    /// What stands in nobody's way and is done before the locks are taken; makes `check` ready.
+    /// What blocks no other session and is done before the locks are taken; prepares the statement of `check`.
     pub(super) early: String,
-    /// What is to be locked.
+    /// The relations to lock.
     locks: Vec<Lock>,
-    /// Fails unless the catalogue still is what the plan was made from. Repeated, it costs next to nothing as long as no transaction
-    /// has ended.
+    /// Fails if the catalogue has changed since the plan was made. Repeated, it costs next to nothing as long as no transaction has
+    /// ended.
     pub(super) check: String,
     /// What is done under the locks.
     pub(super) late: String,
-    /// A short deadlock_timeout may be set: it also sends autovacuum away, which else would outlast every attempt.
+    /// A short deadlock_timeout may be set: it also makes autovacuum cancel itself, which would otherwise outlast every attempt.
     pub(super) may_set_deadlock_timeout: bool,
 }
 
@@ -42,18 +43,18 @@ pub(super) const CHANGED: &str = "PR001";
 /// How often the query is run beforehand: the first time it is planned, the second time the session still fills its caches.
 const WARM: usize = 2;
 
-/// The name under which the server remembers the query for the version.
+/// The name of the prepared statement that computes the version.
 const VERSION: &str = "portal_release_version";
 
-impl Plan {
-    /// Reads and decides. `conn` waits for nobody longer than `patience`.
+impl SwapPlan {
+    /// Reads the catalogue and decides. `conn` waits for no lock longer than `patience`.
     ///
     /// # Errors
     /// When a counterpart is missing, a name is taken, something cannot be carried over, or the database does not answer.
-    pub(super) async fn read(conn: &mut PgConnection, order: &Order<'_>, patience: Duration) -> Result<Self, SwapError> {
+    pub(super) async fn read(conn: &mut PgConnection, request: &SwapRequest<'_>, patience: Duration) -> Result<Self, SwapError> {
         let reading = || failed("planning the swap");
         let mut tx = conn.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await.map_err(reading())?;
-        let Order { relations, incoming, outgoing, .. } = order;
+        let SwapRequest { relations, incoming, outgoing, .. } = request;
         // Reading the definition of a view waits for whoever holds it exclusively.
         let settings = format!("SET LOCAL lock_timeout = '{}ms'", patience.as_millis().max(1));
         sqlx::raw_sql(assembled(settings)).execute(&mut *tx).await.map_err(reading())?;
@@ -90,10 +91,10 @@ impl Plan {
         late.extend(names.late(schema));
         late.extend(dependents.iter().filter_map(|it| it.after.clone()));
         late.extend(left);
-        if !order.finally.is_empty() {
-            // What the Portal says may name things without their schema.
+        if !request.finally.is_empty() {
+            // The Portal's own statements may name things without their schema.
             late.push(format!("SET LOCAL search_path = {former_path}"));
-            late.extend(order.finally.iter().cloned());
+            late.extend(request.finally.iter().cloned());
         }
         Ok(Self {
             early: format!("{};\n{ready};\n{}", joined(&names.early(schema)), [format!("EXECUTE {VERSION}").as_str(); WARM].join(";\n")),
@@ -107,12 +108,12 @@ impl Plan {
     }
 }
 
-impl Plan {
-    /// What locks everything, for at most one and a half times `patience`.
+impl SwapPlan {
+    /// The statements that lock everything, for at most one and a half times `patience`.
     ///
-    /// The relations that slow sessions hold, quoted and qualified, come `last`. Whoever waits behind us for one of them must not hold
-    /// anything that we still need, or the moment in which the slow session lets go finds us in a deadlock: so first the others, which
-    /// are free within milliseconds.
+    /// The relations that slow sessions hold, quoted and qualified, come `last`. A session that waits behind the swap for one of them
+    /// must not hold anything that the swap still needs: that would be a deadlock as soon as the slow session releases it. So the
+    /// others come first, which are free within milliseconds.
     pub(super) fn locking(&self, last: &[String], patience: Duration) -> String {
         let set = |limit: Duration| format!("SET LOCAL statement_timeout = '{}ms'", limit.as_millis().max(1));
         let others: Vec<&Lock> = self.locks.iter().filter(|lock| !last.contains(&lock.name)).collect();
@@ -132,13 +133,13 @@ fn joined(statements: &[String]) -> String {
 }
 
 fn block(body: &[String]) -> String {
-    // The moment from which on others wait, for whoever measures.
+    // The moment from which on others wait, for the metric.
     let moment = "PERFORM set_config('portal_release.locked_at', clock_timestamp()::text, true);";
     format!("DO {}", quote_literal(&format!("BEGIN\n{}\n{moment}\nEND", body.join("\n"))))
 }
 
-/// Lets the server remember the query for the catalogue's version under a name. Planning it takes several times as long as running it,
-/// and under the locks others wait for both. A connection of the pool may remember another one's.
+/// Prepares the query for the catalogue's version as a named statement. Planning it takes several times as long as running it, and
+/// under the locks others wait for both. A connection of the pool may still have the statement of an earlier swap.
 fn ready(schema: &str, names: &[String], touched: &[Oid]) -> String {
     let names: Vec<String> = names.iter().map(|name| quote_literal(name)).collect();
     let touched: Vec<String> = touched.iter().map(|oid| oid.0.to_string()).collect();
@@ -154,8 +155,8 @@ fn ready(schema: &str, names: &[String], touched: &[Oid]) -> String {
 
 /// Fails unless the catalogue's version is the one of the plan.
 ///
-/// The second time in a transaction it looks only when another transaction has ended since: one that sees the same snapshot sees the
-/// same catalogue. So it is asked for before the locks are taken and again under them, where readers wait for the answer.
+/// The second time in a transaction it reads only when another transaction has ended since: the same snapshot shows the same
+/// catalogue. So it runs before the locks are taken and again under them, where readers wait for it.
 fn check(version: &str) -> String {
     let body = format!(
         "DECLARE
@@ -180,7 +181,7 @@ fn refuse(dependents: &[Dependent]) -> Result<(), SwapError> {
     if obstacles.is_empty() { Ok(()) } else { Err(SwapError::Obstacles(obstacles)) }
 }
 
-/// What live has and only the swap can give to what comes in, in live names.
+/// What live has and only the swap can add to the incoming relations, in live names.
 async fn left_to_swap(conn: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<String>, CatalogError> {
     let live = catalog::live(conn, relations).await?;
     let coming = catalog::counterpart(conn, relations, incoming, &live).await?;

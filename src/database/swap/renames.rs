@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::{Connection, PgConnection, postgres::types::Oid};
 
-use super::{SwapError, failed};
+use super::error::{SwapError, failed};
 use crate::database::{
     catalog::empty_search_path,
     identifiers::{Generation, Relations, qualified, quote_ident},
@@ -106,7 +106,7 @@ pub(super) struct Renames {
 }
 
 impl Renames {
-    /// The renames that stand in nobody's way: an index or a statistics object is renamed while its table is read and written.
+    /// The renames that block nobody: an index or a statistics object is renamed while its table is read and written.
     pub(super) fn early(&self, schema: &str) -> Vec<String> {
         self.statements(schema, |rename| self.is_early(rename))
     }
@@ -122,7 +122,7 @@ impl Renames {
         early.flat_map(|moved| [moved.incoming, moved.outgoing]).flatten().collect()
     }
 
-    /// A name that a relation is still to give up is not free yet.
+    /// A name that a relation still has is not free yet.
     fn is_early(&self, rename: &Rename) -> bool {
         let by_itself = |it: &Rename| matches!(it.kind.as_str(), "index" | "statistics");
         by_itself(rename) && !self.renames.iter().any(|other| !by_itself(other) && other.from == rename.to)

@@ -1,10 +1,13 @@
-//! Who still looks at the past: a snapshot from before the load finds no row in the swapped tables.
+//! Transactions that are older than the load: their snapshots would find no row in the swapped tables.
 
 use std::fmt;
 
 use sqlx::{PgConnection, PgPool};
 
-use super::{SwapError, failed, or_unknown};
+use super::{
+    blocker::or_unknown,
+    error::{SwapError, failed},
+};
 
 /// A session whose snapshot is older than the rows of staging: to it the swapped tables would look empty.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -13,9 +16,9 @@ pub struct OldSnapshot {
     pub pid: i32,
     /// The role it is logged in as.
     pub role: Option<String>,
-    /// What it calls itself, for example `pg_dump`; of a standby the name of its WAL receiver.
+    /// Its `application_name`, for example `pg_dump`; for a standby the name of its WAL receiver.
     pub application: Option<String>,
-    /// It is a standby, on which somebody holds the snapshot (`hot_standby_feedback`).
+    /// It is a standby, and one of its readers holds the snapshot (`hot_standby_feedback`).
     pub standby: bool,
 }
 
@@ -46,15 +49,14 @@ pub async fn horizon(conn: &mut PgConnection) -> Result<Horizon, SwapError> {
         .map_err(failed("reading the horizon"))
 }
 
-/// The sessions of this database, and the standbys, that may still look at what was there before `horizon`. Swap only when there
-/// are none: a transaction that began before the load, such as a `pg_dump`, finds the new tables under the live names, and in them
-/// no row.
+/// The sessions of this database, and the standbys, whose snapshots may be older than `horizon`. Swap only when there are none: a
+/// transaction that began before the load, such as a `pg_dump`, would find the new tables under the live names, and no row in them.
 ///
 /// # Errors
 /// When the database refuses or is lost.
 pub async fn old_snapshots(conn: &mut PgConnection, horizon: &Horizon) -> Result<Vec<OldSnapshot>, SwapError> {
-    // The start of other roles' transactions is hidden without pg_read_all_stats; then the snapshot alone decides. A standby gives
-    // the snapshots of its readers away with hot_standby_feedback only: to its replication slot if it has one, else to its walsender.
+    // The start of other roles' transactions is hidden without pg_read_all_stats; then the snapshot alone decides. A standby reports
+    // the snapshots of its readers only with hot_standby_feedback: on its replication slot if it has one, else on its walsender.
     sqlx::query_as(
         "WITH now AS (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax)
          SELECT pid, usename::text AS role, application_name AS application, false AS standby FROM pg_stat_activity, now
@@ -70,13 +72,13 @@ pub async fn old_snapshots(conn: &mut PgConnection, horizon: &Horizon) -> Result
     .bind(&horizon.at)
     .fetch_all(conn)
     .await
-    .map_err(failed("looking for old snapshots"))
+    .map_err(failed("finding old snapshots"))
 }
 
-/// A server that follows this one.
+/// A server that replicates this one.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Standby {
-    /// What its WAL receiver calls itself.
+    /// The `application_name` of its WAL receiver.
     pub name: String,
     /// How far it is behind, in bytes of WAL; `None` where Postgres hides it (without `pg_read_all_stats`).
     pub behind: Option<i64>,
@@ -96,8 +98,8 @@ impl fmt::Display for Standby {
 /// # Errors
 /// When the database refuses or is lost.
 pub async fn standbys(pool: &PgPool) -> Result<Vec<Standby>, SwapError> {
-    // Only walsenders of physical replication have no database. One that can be seen and replays nothing feeds an archive or a backup
-    // (pg_receivewal, pg_basebackup): nobody reads there. Where nothing can be seen, the state is hidden too.
+    // Only walsenders of physical replication have no database. One that is visible and replays nothing feeds an archive or a backup
+    // (pg_receivewal, pg_basebackup): it has no readers. Where nothing is visible, the state is hidden too.
     sqlx::query_as(
         "SELECT coalesce(nullif(r.application_name, ''), 'pid ' || r.pid) AS name,
                 pg_wal_lsn_diff(pg_current_wal_lsn(), r.replay_lsn)::bigint AS behind
@@ -107,5 +109,5 @@ pub async fn standbys(pool: &PgPool) -> Result<Vec<Standby>, SwapError> {
     )
     .fetch_all(pool)
     .await
-    .map_err(failed("looking for standbys"))
+    .map_err(failed("finding the standbys"))
 }
