@@ -11,7 +11,7 @@
 //! | [`secret`] | a value that is never shown | |
 //! | [`term`] | for how long this process leads | |
 //! | [`telemetry`] | logs | |
-//! | [`api`] | the kinds, their schema and status | |
+//! | [`api`] | the kinds, their schema and status | `text` |
 //! | [`faults`] | halts for tests | `api` |
 //! | [`metrics`] | every metric | `api` |
 //! | [`cli`] | the command line | `telemetry` |

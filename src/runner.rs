@@ -174,7 +174,7 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
                     object,
                     EventType::Normal,
                     "WorkersRestored",
-                    "the run ended before Scale: workers are back at their recorded numbers".to_owned(),
+                    "the run ended before Scale: workers are back at their recorded replica counts".to_owned(),
                 );
             }
         }

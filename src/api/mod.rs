@@ -1,8 +1,9 @@
 //! What users write and read: the kinds `Portal` and `PortalRelease`.
 //!
-//! The types here are the single source of the CRDs in `crds/`. They import nothing of ours, so that every other module can
-//! use them.
+//! The types here are the single source of the CRDs in `crds/`. They import nothing of ours but `text`, so that every other module
+//! can use them.
 
+mod conditions;
 mod crd;
 mod job;
 mod named;
@@ -15,6 +16,7 @@ mod scalars;
 mod status;
 mod tolerant;
 
+pub use conditions::Conditions;
 pub use crd::{crds, crds_yaml};
 pub use job::*;
 pub use named::UnknownName;

@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{Api, Resource, ResourceExt, api::ListParams, runtime::controller::Action};
 
 use super::{Shared, finalizer::ReconcileError};
 use crate::{
-    api::{FrozenWorkload, Label, Portal, PortalRelease, PortalStatus},
+    api::{Conditions, FrozenWorkload, Label, Portal, PortalRelease, PortalStatus},
     cluster::workers::corrected,
     cluster::{self, ClusterError, EventType, workers},
     database::{inventory::human, ledger},
@@ -36,33 +35,23 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
     let retry = ready.is_err().then_some(PAUSE);
     let generation = portal.metadata.generation.unwrap_or_default();
     status.observed_generation = generation;
-    let mut push = |type_: &str, status_word: &str, reason: &str, message: &str| {
-        let since = before.conditions.iter().find(|condition| condition.type_ == type_ && condition.status == status_word);
-        status.conditions.push(Condition {
-            type_: type_.to_owned(),
-            status: status_word.to_owned(),
-            reason: reason.to_owned(),
-            message: crate::text::bounded(message.to_owned(), 2048),
-            observed_generation: Some(generation),
-            last_transition_time: since.map_or_else(
-                || Time(crate::text::whole_seconds(jiff::Timestamp::now())),
-                |condition| condition.last_transition_time.clone(),
-            ),
-        });
-    };
-    match &ready {
+    let mut conditions = Conditions::new(jiff::Timestamp::now(), generation, &before.conditions);
+    let reason = match &ready {
         Ok(()) => {
-            push("Ready", "True", "Connected", "the database is reachable and the ledger is in place");
-            push("Reconciling", "False", "Connected", "nothing to do");
+            conditions.push("Ready", "True", "Connected", "the database is reachable and the ledger is in place");
+            conditions.push("Reconciling", "False", "Connected", "nothing to do");
+            "Connected"
         }
         Err(message) => {
-            push("Ready", "Unknown", "DatabaseUnreachable", message);
-            push("Reconciling", "True", "DatabaseUnreachable", message);
+            conditions.push("Ready", "Unknown", "DatabaseUnreachable", message);
+            conditions.push("Reconciling", "True", "DatabaseUnreachable", message);
+            "DatabaseUnreachable"
         }
-    }
-    push("Stalled", "False", "Connected", "the operator goes on by itself");
+    };
+    conditions.push("Stalled", "False", reason, "the operator continues by itself");
     let (word, reason, message) = &freeze;
-    push("WorkersFrozen", word, reason, message);
+    conditions.push("WorkersFrozen", word, reason, message);
+    status.conditions = conditions.finish();
     if status != before {
         match cluster::patch_status(&shared.client, portal.as_ref(), &status).await {
             Ok(_) => {}
@@ -144,7 +133,7 @@ async fn emergency_freeze(
     }
     if !frozen_by_releases(shared, portal).await?.is_empty() {
         // It may still see spec.frozen as it was and leave them stopped: the numbers are kept until it is through.
-        let message = "spec.frozen is false; a release has the workers stopped, and they come back with it".to_owned();
+        let message = "spec.frozen is false; a release has stopped the workers and will restart them".to_owned();
         return Ok((known.clone(), None, ("True", "ReleaseRuns", message)));
     }
     match workers::start(&shared.client, &namespace, known).await {
@@ -153,7 +142,7 @@ async fn emergency_freeze(
                 portal.object_ref(&()),
                 EventType::Normal,
                 "EmergencyFreezeEnded",
-                "workers are back at their recorded numbers".to_owned(),
+                "workers are back at their recorded replica counts".to_owned(),
             );
             Ok((Vec::new(), None, not_frozen()))
         }

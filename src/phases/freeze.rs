@@ -181,5 +181,5 @@ pub(super) async fn still_frozen(context: &Context) -> Result<(), PhaseError> {
     let before = ledger::workloads::frozen(&mut work, &context.key()).await?;
     work.commit().await?;
     workers::stop(&context.tools.client, &context.subject.namespace, &before).await?;
-    Err(PhaseError::Failed(format!("workers run again before the swap and are being stopped: {}", remaining.join("; "))))
+    Err(PhaseError::Failed(format!("workers were started again before the swap; stopping them: {}", remaining.join("; "))))
 }

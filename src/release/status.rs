@@ -9,8 +9,8 @@ use super::{
     step::{is_aborted, is_ours},
 };
 use crate::{
-    api::{FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState},
-    text::{bounded, span, whole_seconds},
+    api::{Conditions, FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState},
+    text::{bounded, span},
 };
 
 /// What the status shows beside the decision: facts that no decision depends on.
@@ -81,16 +81,11 @@ pub fn blind(
         ("Reconciling", if stalled { "False" } else { "True" }),
         ("Stalled", if stalled { "True" } else { "False" }),
     ];
-    status.conditions.retain(|condition| words.iter().all(|(type_, _)| condition.type_ != *type_));
-    for condition in &mut status.conditions {
-        condition.observed_generation = Some(generation);
-    }
-    let mut list = ConditionList { now, generation, before: &before.conditions, list: Vec::new() };
+    let mut conditions = Conditions::new(now, generation, &before.conditions);
     for (type_, word) in words {
-        list.push(type_, word, reason, message);
+        conditions.push(type_, word, reason, message);
     }
-    list.list.append(&mut status.conditions);
-    status.conditions = list.list;
+    status.conditions = conditions.and_the_former();
     status
 }
 
@@ -272,7 +267,7 @@ fn conditions(
         Step::Refuse(refusal) => refusal.reason.to_owned(),
         _ => state.as_str().to_owned(),
     };
-    let mut list = ConditionList { now: observed.now, generation, before, list: Vec::new() };
+    let mut list = Conditions::new(observed.now, generation, before);
     let flag = |when: bool| if when { "True" } else { "False" };
     list.push(
         "Ready",
@@ -297,7 +292,7 @@ fn conditions(
         flag(observed.workers_frozen),
         if observed.workers_frozen { "Frozen" } else { "NotFrozen" },
         if observed.workers_frozen {
-            "workers are stopped and will come back to their recorded numbers"
+            "workers are stopped and will come back to their recorded replica counts"
         } else {
             "no worker is stopped by this release"
         },
@@ -323,34 +318,9 @@ fn conditions(
         "WorkersRestored",
         if restored { "True" } else { "Unknown" },
         if restored { "Restored" } else { "NothingToRestore" },
-        if restored { "workers are back at their recorded numbers" } else { "no worker had to be restored yet" },
+        if restored { "workers are back at their recorded replica counts" } else { "no worker had to be restored yet" },
     );
     let (status, reason, text) = super::verdict::rollback_available(observed);
     list.push("RollbackAvailable", status, reason, &text);
-    list.list
-}
-
-struct ConditionList<'a> {
-    now: Timestamp,
-    generation: i64,
-    before: &'a [Condition],
-    list: Vec<Condition>,
-}
-
-impl ConditionList<'_> {
-    fn push(&mut self, type_: &str, status: &str, reason: &str, message: &str) {
-        let since = self
-            .before
-            .iter()
-            .find(|condition| condition.type_ == type_ && condition.status == status)
-            .map_or_else(|| Time(whole_seconds(self.now)), |condition| condition.last_transition_time.clone());
-        self.list.push(Condition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message: bounded(message.to_owned(), 2048),
-            observed_generation: Some(self.generation),
-            last_transition_time: since,
-        });
-    }
+    list.finish()
 }
