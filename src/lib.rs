@@ -10,21 +10,22 @@
 //! | [`text`] | bounded texts, counts, lengths of time, digests | |
 //! | [`secret`] | a value that is never shown | |
 //! | [`term`] | for how long this process leads | |
+//! | [`classify`] | errors that know whether they may pass by themselves | |
 //! | [`telemetry`] | logs | |
 //! | [`api`] | the kinds, their schema and status | `text` |
 //! | [`faults`] | halts for tests | `api` |
 //! | [`metrics`] | every metric | `api` |
 //! | [`cli`] | the command line | `telemetry` |
 //! | [`release`] | PURE: the table of phases, the plan, the next step, the status | `api`, `text` |
-//! | [`cluster`] | workloads, Jobs, Secrets, events, status patches; no database | `api`, `secret`, `text` |
+//! | [`cluster`] | workloads, Jobs, Secrets, events, status patches; no database | `api`, `classify`, `secret`, `text` |
 //! | [`leader`] | the Lease | `cluster`, `term`, `text` |
-//! | [`storage`] | outgoing requests, guarded; files over HTTP and S3 | `secret`, `text` |
-//! | [`database`] | names, lock and fence, ledger, staging, loading, checks, swap, backups; no Kubernetes | `api`, `release`, `storage`, `term` |
+//! | [`storage`] | outgoing requests, guarded; files over HTTP and S3 | `classify`, `secret`, `text` |
+//! | [`database`] | names, lock and fence, ledger, staging, loading, checks, swap, backups; no Kubernetes | `api`, `classify`, `release`, `storage`, `term` |
 //! | [`notify`] | what people are notified of, through Slack | `api`, `metrics`, `secret`, `text` |
 //! | [`http`] | health, metrics, manifests | `metrics` |
 //! | [`services`] | the handles that everything shares | `api`, `cluster`, `faults`, `metrics`, `notify`, `storage`, `term` |
 //! | [`portals`] | the portals' databases, opened when first needed | `api`, `cluster`, `database`, `http`, `secret`, `term` |
-//! | [`work`] | what every phase gets: data, handles, controls, fenced transactions, the definition | `api`, `cluster`, `database`, `notify`, `release`, `services`, `text` |
+//! | [`work`] | what every phase gets: data, handles, controls, fenced transactions, the definition | `api`, `classify`, `cluster`, `database`, `notify`, `release`, `services`, `text` |
 //! | [`jobs`] | one Kubernetes Job, from its announcement to its removal | `api`, `cluster`, `database`, `work` |
 //! | [`imports`] | what fills the staged tables: queries, files, Jobs | `api`, `cluster`, `database`, `jobs`, `notify`, `storage`, `work` |
 //! | [`phases`] | what each phase does and what undoes it | `api`, `cluster`, `database`, `imports`, `jobs`, `metrics`, `release`, `storage`, `text`, `work` |
@@ -37,6 +38,7 @@
 //! ([`database::staging`], [`database::backups`]).
 
 pub mod api;
+pub mod classify;
 pub mod cli;
 pub mod cluster;
 pub mod controller;

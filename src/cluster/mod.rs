@@ -24,7 +24,7 @@ use serde_json::json;
 pub use kube::runtime::events::EventType;
 pub use portal_events::PortalEvents;
 
-use crate::{secret::SecretValue, text::truncate};
+use crate::{classify::Classify, secret::SecretValue, text::truncate};
 
 /// The one name under which the operator owns fields.
 pub const FIELD_MANAGER: &str = "portal-release-operator";
@@ -55,19 +55,8 @@ pub enum CallError {
     },
 }
 
-impl CallError {
-    /// The object does not exist.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Kube(error) if is_not_found(error))
-    }
-
-    /// The object's namespace is being deleted.
-    pub fn is_namespace_terminating(&self) -> bool {
-        matches!(self, Self::Kube(error) if is_namespace_terminating(error))
-    }
-
-    /// The same request may succeed later without anyone changing anything.
-    pub fn is_transient(&self) -> bool {
+impl Classify for CallError {
+    fn is_transient(&self) -> bool {
         match self {
             Self::NoAnswer | Self::KeptFailing { .. } => true,
             Self::Kube(kube::Error::Api(status)) => match status.code {
@@ -77,6 +66,18 @@ impl CallError {
             Self::Kube(kube::Error::HyperError(_) | kube::Error::Service(_)) => true,
             Self::Kube(_) => false,
         }
+    }
+}
+
+impl CallError {
+    /// The object does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Kube(error) if is_not_found(error))
+    }
+
+    /// The object's namespace is being deleted.
+    pub fn is_namespace_terminating(&self) -> bool {
+        matches!(self, Self::Kube(error) if is_namespace_terminating(error))
     }
 
     /// What a person can do about it.
@@ -137,6 +138,15 @@ pub enum ClusterError {
         /// Why.
         cause: CallError,
     },
+}
+
+impl Classify for ClusterError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Call { cause, .. } => cause.is_transient(),
+            Self::Missing { .. } | Self::KeyMissing { .. } | Self::NotText { .. } => false,
+        }
+    }
 }
 
 impl ClusterError {

@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use sqlx::PgConnection;
 
 use super::identifiers::{BackupStamp, Generation, InvalidStamp, Relations};
+use super::sqlstate;
 use super::staging::{StagingError, drop_relations};
-use super::swap::busy;
+use crate::classify::Classify;
 
 /// A backup that could not be listed or named.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +29,21 @@ pub enum BackupError {
     Drop(#[from] StagingError),
 }
 
+impl Classify for BackupError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => source.is_transient(),
+            Self::Drop(error) => error.is_transient(),
+            Self::Clock(_) => false,
+        }
+    }
+}
+
 impl BackupError {
     /// May the same succeed when other sessions have let go?
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Drop(StagingError::Statement { source, .. }) if busy(source))
+        matches!(self, Self::Drop(StagingError::Statement { source, .. }) if sqlstate::is_busy(source))
     }
 }
 

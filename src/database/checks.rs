@@ -7,6 +7,8 @@ use sqlx::postgres::PgDatabaseError;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::identifiers::{assembled, qualified, quote_ident};
+use super::sqlstate;
+use crate::classify::Classify;
 
 /// The longest piece of data that a message quotes.
 const MAX_QUOTED_CHARS: usize = 100;
@@ -58,6 +60,15 @@ pub enum CheckError {
         /// The relation.
         object: String,
     },
+}
+
+impl Classify for CheckError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Sql { source, .. } => source.is_transient(),
+            Self::NoNumber { .. } | Self::NoPostgis { .. } => false,
+        }
+    }
 }
 
 fn failed(object: &str) -> impl FnOnce(sqlx::Error) -> CheckError {
@@ -335,7 +346,7 @@ pub async fn gate(conn: &mut PgConnection, gate: &str, sql: &str) -> Result<(), 
     );
     let answer = sqlx::query_as::<_, (String, Option<String>)>(assembled(wrapped)).persistent(false).fetch_all(&mut *savepoint).await;
     let answer = match answer {
-        Err(error) if error.as_database_error().is_some_and(|e| !is_outage(e.code().as_deref())) => {
+        Err(error) if sqlstate::is_to_blame(&error) => {
             savepoint.rollback().await.map_err(technical)?;
             return Err(GateFailure::Sql { gate: gate.to_owned(), cause: reason(&error) });
         }
@@ -350,9 +361,4 @@ pub async fn gate(conn: &mut PgConnection, gate: &str, sql: &str) -> Result<(), 
         _ => "more than one row".to_owned(),
     };
     Err(GateFailure::NotTrue { gate: gate.to_owned(), returned })
-}
-
-/// Cancelled, shut down, locked out or out of resources: says nothing about the gate.
-pub(super) fn is_outage(code: Option<&str>) -> bool {
-    code.is_some_and(|code| ["57", "53", "08", "40", "58", "55P03"].iter().any(|class| code.starts_with(class)))
 }

@@ -5,6 +5,7 @@
 //! order of the *columns* matters; the text of a row is Postgres' own, so compare only within one major version and,
 //! for geometries, one PostGIS version; `regclass` and the like depend on the search path.
 
+use crate::classify::Classify;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::checks::reason;
@@ -27,6 +28,12 @@ pub struct ChecksumError {
     pub object: String,
     /// What the database said.
     pub source: sqlx::Error,
+}
+
+impl Classify for ChecksumError {
+    fn is_transient(&self) -> bool {
+        self.source.is_transient()
+    }
 }
 
 /// The content of a relation, given with its quoted, schema-qualified name.

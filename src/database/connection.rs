@@ -16,6 +16,10 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// the rest is for the ledger and for cancelling.
 const POOL_SIZE: u32 = 38;
 
+/// Since version 17 a role or a database may have such a limit; older servers refuse to hear of it.
+const NO_TRANSACTION_TIMEOUT: &str =
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout' AND setting <> '0'";
+
 /// Why a portal's database cannot be used.
 #[derive(Debug, Error)]
 pub enum ConnectError {
@@ -92,6 +96,9 @@ pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPo
         // At rest no connection stays open for long, and none is pinged.
         .idle_timeout(Duration::from_secs(60))
         .acquire_timeout(Duration::from_secs(15))
+        .after_connect(|connection, _| {
+            Box::pin(async move { Ok(sqlx::raw_sql(NO_TRANSACTION_TIMEOUT).execute(connection).await.map(drop)?) })
+        })
         .connect_with(options.clone())
         .await
         .map_err(failed)?;
@@ -116,12 +123,15 @@ pub fn options(url: &str, schema: &str, application: &str) -> Result<PgConnectOp
     let options = PgConnectOptions::from_str(url)
         .map_err(|_| ConnectError::Url)?
         .application_name(application)
-        // Time and number formats never depend on the server's or the role's settings.
+        // Nothing depends on the server's or the role's settings: neither the formats of times and numbers, nor what a transaction
+        // sees, nor for how long one may stand open while the cluster is asked.
         .options([
             ("search_path", search_path(schema).as_str()),
             ("TimeZone", "UTC"),
             ("DateStyle", "ISO"),
             ("statement_timeout", "0"),
+            ("default_transaction_isolation", "read committed"),
+            ("idle_in_transaction_session_timeout", "0"),
             ("client_min_messages", "warning"),
         ])
         .disable_statement_logging();

@@ -7,10 +7,12 @@ use std::fmt;
 use sqlx::{Connection, PgConnection};
 
 use super::{
-    checks::{is_outage, reason},
+    checks::reason,
     identifiers::{Generation, Relations, assembled, quote_ident},
     inventory::human,
+    sqlstate,
 };
+use crate::classify::Classify;
 
 /// A release has more rows than the one before: so much is added to the size of what is live, in percent.
 const GROWTH: i64 = 10;
@@ -29,6 +31,15 @@ pub enum DiskError {
     /// The query of the Portal is no good.
     #[error("preflight.disk.freeBytesQuery of the Portal {0}; correct the query, or remove preflight.disk")]
     Query(String),
+}
+
+impl Classify for DiskError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => source.is_transient(),
+            Self::Query(_) => false,
+        }
+    }
 }
 
 /// What a release needs on the disk of its tables, in bytes, beside what is there already.
@@ -139,7 +150,7 @@ async fn free(conn: &mut PgConnection, sql: &str) -> Result<i64, DiskError> {
     let wrapped = format!("SELECT trunc(answer.bytes::numeric)::bigint FROM (\n{sql}\n) AS answer(bytes) LIMIT 2");
     let answer = sqlx::query_scalar::<_, Option<i64>>(assembled(wrapped)).persistent(false).fetch_all(&mut *savepoint).await;
     let answer = match answer {
-        Err(error) if error.as_database_error().is_some_and(|it| !is_outage(it.code().as_deref())) => {
+        Err(error) if sqlstate::is_to_blame(&error) => {
             savepoint.rollback().await.map_err(failed)?;
             return Err(DiskError::Query(format!("failed: {}", reason(&error))));
         }

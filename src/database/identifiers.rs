@@ -14,7 +14,7 @@ use jiff::{Span, Timestamp};
 use sha2::{Digest, Sha256};
 use sqlx::AssertSqlSafe;
 
-use crate::api::PortalSpec;
+use crate::{api::PortalSpec, classify::Classify};
 
 /// The longest name Postgres keeps, in bytes (NAMEDATALEN - 1).
 pub const MAX_NAME_BYTES: usize = 63;
@@ -145,6 +145,12 @@ pub struct BackupStamp(DateTime);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a backup timestamp: expected YYMMDDHHMM with a real date and time, for example 2607011200")]
 pub struct InvalidStamp(pub String);
+
+impl Classify for InvalidStamp {
+    fn is_transient(&self) -> bool {
+        false
+    }
+}
 
 impl BackupStamp {
     /// The minute that `at` lies in.

@@ -15,6 +15,7 @@ use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use thiserror::Error;
 use tokio::{sync::Mutex, task::AbortHandle};
 
+use super::sqlstate;
 use crate::term::Term;
 
 /// How often the lock's connection is used while a run is open, so that no firewall takes it for dead.
@@ -147,7 +148,7 @@ impl LockSession {
         }
         let epoch = match next_epoch(&mut connection, portal, holder).await {
             // A transaction of a predecessor that was killed goes on without it, and holds the row until it ends.
-            Err(error) if is_timeout(&error) => {
+            Err(error) if sqlstate::is_timeout(&error) => {
                 if !end_predecessors(&mut connection, family, holder, term).await? {
                     let holder = "an operator whose last transaction has not ended".to_owned();
                     return Err(LockError::Busy { key: lock_key, holder });
@@ -211,11 +212,6 @@ async fn next_epoch(connection: &mut PgConnection, portal: &str, holder: &str) -
     .bind(holder)
     .fetch_one(connection)
     .await
-}
-
-/// Cancelled by the statement timeout.
-fn is_timeout(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "57014")
 }
 
 /// Ends every session of the operators of this Portal before this process. `false`: nothing says that this is the only leader.

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod lock;
 pub mod portal;
 pub mod portal_checks;
+mod sqlstate;
 pub mod staging;
 pub mod swap;
 pub mod template;

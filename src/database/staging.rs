@@ -8,6 +8,8 @@ use sqlx::{Connection, PgConnection};
 use super::catalog::{self, CatalogError, Fact, Stage, Structure};
 use super::dependents;
 use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident, quote_literal};
+use super::sqlstate;
+use crate::classify::Classify;
 
 /// A staging relation that could not be built or dropped.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,16 @@ pub enum StagingError {
         /// The unique key.
         detail: String,
     },
+}
+
+impl Classify for StagingError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Catalog(error) => error.is_transient(),
+            Self::Statement { source, .. } => source.is_transient(),
+            Self::Stale(_) | Self::InUse { .. } | Self::NoPrimaryKey(_) | Self::LookupConflict { .. } => false,
+        }
+    }
 }
 
 fn failed(object: impl Into<String>, what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> StagingError {
@@ -215,7 +227,7 @@ pub async fn drop_keys_to(conn: &mut PgConnection, relations: &Relations, table:
 fn in_use(source: sqlx::Error, relations: &str) -> StagingError {
     let detail = source
         .as_database_error()
-        .filter(|error| error.code().as_deref() == Some("2BP01"))
+        .filter(|error| error.code().as_deref() == Some(sqlstate::DEPENDENTS_EXIST))
         .and_then(|error| error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>())
         .map(|error| error.detail().unwrap_or_else(|| error.message()).replace('\n', "; "));
     match detail {
@@ -328,7 +340,7 @@ pub async fn publish_lookup(tx: &mut PgConnection, schema: &str, lookup: &str) -
     let result = sqlx::raw_sql(assembled(sql)).execute(&mut *tx).await;
     result.map(|done| done.rows_affected()).map_err(|source| {
         let conflict = source.as_database_error().and_then(|error| error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>());
-        match conflict.filter(|error| error.code() == "23505") {
+        match conflict.filter(|error| error.code() == sqlstate::UNIQUE_VIOLATION) {
             Some(error) => StagingError::LookupConflict {
                 table: live.clone(),
                 rows: 1,

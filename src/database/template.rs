@@ -11,6 +11,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, co
 
 use super::identifiers::{Generation, qualified};
 use super::key_range::KeyRange;
+use crate::classify::Classify;
 
 /// The longest text that a template may render.
 const MAX_RENDERED_BYTES: usize = 1 << 20;
@@ -95,6 +96,12 @@ pub enum TemplateError {
         /// Name of the template.
         template: String,
     },
+}
+
+impl Classify for TemplateError {
+    fn is_transient(&self) -> bool {
+        false
+    }
 }
 
 impl TemplateContext {

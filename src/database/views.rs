@@ -6,6 +6,7 @@ use super::catalog::{self, Difference};
 use super::checks::{Finding, duplicates, reason};
 use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident};
 use super::staging::{self, StagingError};
+use crate::classify::Classify;
 
 /// A materialized view of the portal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,6 +76,16 @@ pub enum ViewError {
         /// The view.
         view: String,
     },
+}
+
+impl Classify for ViewError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Query { source, .. } | Self::Statement { source, .. } => source.is_transient(),
+            Self::Twin(error) => error.is_transient(),
+            Self::Differs(_) | Self::Duplicates(_) | Self::Missing { .. } | Self::NoUniqueIndex { .. } => false,
+        }
+    }
 }
 
 fn failed(view: &str, what: &str) -> impl FnOnce(sqlx::Error) -> ViewError {

@@ -12,7 +12,7 @@ use crate::{
         ledger,
         staging::{build, build_lookup, drop_all, drop_keys_to},
     },
-    work::{Context, Definition, PhaseError, Work, definition::templates, of_database},
+    work::{Context, Definition, PhaseError, Work, definition::templates},
 };
 
 /// Empties the tables of the imports that are to run again, and forgets what these imports did. All of it commits together, so that
@@ -115,12 +115,12 @@ async fn empty(work: &mut Work, context: &Context, again: &[&Import]) -> Result<
         views: Vec::new(),
     };
     for table in &gone.tables {
-        drop_keys_to(work, &tables, table).await.map_err(of_database)?;
+        drop_keys_to(work, &tables, table).await?;
     }
-    drop_all(work, &gone).await.map_err(of_database)?;
-    build(work, &tables, true).await.map_err(of_database)?;
+    drop_all(work, &gone).await?;
+    build(work, &tables, true).await?;
     for lookup in &gone.lookups {
-        build_lookup(work, &tables.schema, lookup).await.map_err(of_database)?;
+        build_lookup(work, &tables.schema, lookup).await?;
     }
     Ok(())
 }

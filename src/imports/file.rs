@@ -21,7 +21,7 @@ use crate::{
         guard::Outbound,
         http, s3,
     },
-    work::{Context, Definition, PhaseError, Work, definition, of_database},
+    work::{Context, Definition, PhaseError, Work, definition},
 };
 
 /// Where files are looked for.
@@ -58,9 +58,9 @@ pub(crate) async fn open<'a>(
     csv: &'a Csv,
 ) -> Result<Source<'a>, PhaseError> {
     let what = format!("import {}", import.name);
-    let unreadable = |error| read_error(&what, error);
+    let unreadable = |error| PhaseError::from(unreadable(import, error));
     let missing = |error| definition::unreadable(&what, &error);
-    let rendered = |template: &str| templates.render(&what, template, None).map(|rendered| rendered.sql).map_err(of_database);
+    let rendered = |template: &str| templates.render(&what, template, None).map(|rendered| rendered.sql).map_err(PhaseError::from);
     let Place { client, namespace, outbound, stores } = place;
     let file = if let (Some(store), Some(path)) = (&csv.object_store_ref, &csv.path) {
         let store = stores.iter().find(|known| known.name == *store).ok_or_else(|| {
@@ -111,7 +111,7 @@ impl Source<'_> {
         rules: &[(String, String)],
     ) -> Result<(), PhaseError> {
         let target = Target { import: self.import.name.as_str(), schema, table };
-        csv::check(connection, target, self.content, &format(self.csv), rules).await.map_err(csv_error)
+        Ok(csv::check(connection, target, self.content, &format(self.csv), rules).await?)
     }
 
     /// The import whose file it is.
@@ -149,7 +149,7 @@ impl Source<'_> {
         } else {
             csv::load(work, target, self.content, &format, sample).await
         };
-        let loaded = loaded.map_err(csv_error)?;
+        let loaded = loaded?;
         match &loaded.sha256 {
             Some(sha256) => context.say(format!("import {}: {name}, sha256 {sha256}", self.import.name)),
             None => context.say(format!("import {}: the first {} rows of {name}", self.import.name, loaded.counts.read)),
@@ -183,7 +183,7 @@ pub(crate) async fn changed(
         }
         context.say(format!("comparing {} with what was imported", then.name));
         let now = open(context.into(), &templates, import, csv).await?;
-        if !now.unchanged(then).await.map_err(|error| read_error(&format!("import {}", import.name), error))? {
+        if !now.unchanged(then).await.map_err(|error| unreadable(import, error))? {
             changed.push(format!("{} of import {}", then.name, import.name));
         }
     }
@@ -199,15 +199,6 @@ fn format(csv: &Csv) -> Format {
     }
 }
 
-/// A server that does not answer may answer later; a file that is not there, or not for us, stays so.
-fn read_error(what: &str, error: FileError) -> PhaseError {
-    let text = format!("{what}: {error}");
-    if error.transient { PhaseError::Failed(text) } else { PhaseError::Refused(text) }
-}
-
-fn csv_error(error: CsvError) -> PhaseError {
-    match error {
-        CsvError::Read { import, source } => read_error(&format!("import {import}"), source),
-        error => of_database(error),
-    }
+fn unreadable(import: &Import, source: FileError) -> CsvError {
+    CsvError::Read { import: import.name.0.clone(), source }
 }

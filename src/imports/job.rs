@@ -18,7 +18,7 @@ use crate::{
         template::TemplateContext,
     },
     jobs::{self, JobTemplate, identity, told},
-    work::{Context, PhaseError, Work, of_database},
+    work::{Context, PhaseError, Work},
 };
 
 /// How long transactions that still write to the staged table are waited for.
@@ -78,7 +78,7 @@ impl<'a> JobImport<'a> {
 
     /// Notes how many rows there are before the first Job writes.
     pub(crate) async fn plan(&self, work: &mut Work) -> Result<(), PhaseError> {
-        let rows = row_count(work, self.schema(), &self.staged).await.map_err(of_database)?;
+        let rows = row_count(work, self.schema(), &self.staged).await?;
         Ok(ledger::jobs::plan(work, self.context.subject.release_id, self.name(), rows).await?)
     }
 
@@ -180,7 +180,7 @@ impl<'a> JobImport<'a> {
             return Ok(false);
         }
         self.keep_writers_out(work, "SHARE ROW EXCLUSIVE").await?;
-        let rows = row_count(work, self.schema(), &self.staged).await.map_err(of_database)?;
+        let rows = row_count(work, self.schema(), &self.staged).await?;
         let rejected = ledger::jobs::rejected(work, self.context.subject.release_id, self.name()).await?;
         if rows == known.rows_before && rejected == 0 {
             return Ok(false);
@@ -217,7 +217,7 @@ impl<'a> JobImport<'a> {
             return Err(PhaseError::Failed(format!("import {}: Job {job} was given up meanwhile", self.name())));
         }
         self.keep_writers_out(work, "SHARE").await?;
-        let imported = row_count(work, self.schema(), &self.staged).await.map_err(of_database)? - known.rows_before;
+        let imported = row_count(work, self.schema(), &self.staged).await? - known.rows_before;
         if imported < 0 {
             return Err(PhaseError::Refused(format!(
                 "import {}: Job {}/{job} has left {} rows less in {} than it found; a Job only adds rows; correct it, then abort the release and raise retry",

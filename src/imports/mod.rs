@@ -34,7 +34,6 @@ use crate::{
     work::{
         Context, Definition, Done, PhaseError, Work,
         definition::templates,
-        of_database,
         parallel::{self, cut_off},
     },
 };
@@ -171,7 +170,7 @@ fn is_over_limit(import: &Import, account: &Account) -> bool {
 pub(crate) fn rules(import: &Import, templates: &TemplateContext) -> Result<Vec<(String, String)>, PhaseError> {
     let rendered = |rule: &RejectRule| {
         let what = format!("import {}, reject '{}'", import.name, rule.reason);
-        Ok((rule.reason.clone(), templates.render(&what, rule.when.as_str(), None).map_err(of_database)?.sql))
+        Ok((rule.reason.clone(), templates.render(&what, rule.when.as_str(), None)?.sql))
     };
     import.reject.iter().map(rendered).collect()
 }
@@ -183,8 +182,8 @@ pub(crate) async fn read_by(
     source: &str,
     templates: &TemplateContext,
 ) -> Result<Vec<RelationRead>, PhaseError> {
-    let sql = templates.render(&format!("import {}", import.name), source, None).map_err(of_database)?.sql;
-    relations_read(work, import.name.as_str(), &sql).await.map_err(of_database)
+    let sql = templates.render(&format!("import {}", import.name), source, None)?.sql;
+    relations_read(work, import.name.as_str(), &sql).await.map_err(PhaseError::from)
 }
 
 /// Whether the staged table that `import` fills is among those relations.

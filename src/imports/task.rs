@@ -21,7 +21,7 @@ use crate::{
     },
     imports::file,
     notify::Notice,
-    work::{Context, Definition, PhaseError, Work, of_database},
+    work::{Context, Definition, PhaseError, Work},
 };
 
 /// How often the progress of a long import is told to people outside; its end is told in any case.
@@ -81,8 +81,8 @@ impl<'a> ImportTask<'a> {
         if let Some(known) = self.columns.get() {
             return Ok(known);
         }
-        let query = source.query(self.name(), None).map_err(of_database)?;
-        let found = columns(work, self.target(), &query).await.map_err(of_database)?;
+        let query = source.query(self.name(), None)?;
+        let found = columns(work, self.target(), &query).await?;
         Ok(self.columns.get_or_init(|| found))
     }
 
@@ -114,15 +114,15 @@ impl<'a> ImportTask<'a> {
         if let Some(source) = &self.source {
             self.columns(work, source).await?;
             if let Some(key) = source.key {
-                let query = source.query(self.name(), None).map_err(of_database)?;
-                let plan = plan_ranges(work, self.name(), &query, key, self.import.batch_rows).await.map_err(of_database)?;
+                let query = source.query(self.name(), None)?;
+                let plan = plan_ranges(work, self.name(), &query, key, self.import.batch_rows).await?;
                 (ranges, total) = (plan.ranges, Some(plan.rows));
             }
             // A sample reads what it returns.
             if let Some(reads) = self.import.reads.as_ref().filter(|_| source.sample.is_none()) {
                 let what = format!("reads of import {}", self.name());
-                let sql = self.templates.render(&what, reads.as_str(), None).map_err(of_database)?.sql;
-                read = Some(one_number(work, &what, &sql).await.map_err(of_database)?);
+                let sql = self.templates.render(&what, reads.as_str(), None)?.sql;
+                read = Some(one_number(work, &what, &sql).await?);
             }
         }
         Ok(ledger::imports::plan_ranges(work, self.context.subject.release_id, self.name(), &ranges, total, read).await?)
@@ -144,7 +144,7 @@ impl<'a> ImportTask<'a> {
                 let range = source.key.is_some().then_some(range);
                 let is_lookup = self.context.subject.portal.tables.lookup.contains(&self.import.into);
                 let load_range = Load { release, target: self.target(), columns, source, range, lookup: is_lookup };
-                load(&mut work, &load_range).await.map_err(of_database)?
+                load(&mut work, &load_range).await?
             }
             (None, Some(file), None) => self.csv(&mut work, file).await?,
             (None, None, None) => Counts::default(),

@@ -8,6 +8,7 @@ use k8s_openapi::api::{
 
 use crate::{
     api::JobSource,
+    classify::Classify,
     cluster::{
         self, ClusterError,
         jobs::{self, Failure, Identity},
@@ -55,10 +56,7 @@ impl JobTemplate<'_> {
     /// What a failed call means: what a person has to change is final.
     pub(crate) fn error(&self, context: &Context, error: &ClusterError) -> PhaseError {
         let text = format!("{}: {}: {error}", self.what, self.place(&context.subject.namespace));
-        match error.call() {
-            Some(cause) if cause.is_transient() => PhaseError::Failed(text),
-            _ => PhaseError::Refused(text),
-        }
+        if error.is_transient() { PhaseError::Failed(text) } else { PhaseError::Refused(text) }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         written::{Count, count, count_again, is_still_so, limit_statements},
     },
     release::{RunKind, Written, written::accepted},
-    work::{Context, Done, PhaseError, Work, of_database},
+    work::{Context, Done, PhaseError, Work},
 };
 
 /// The longest that one statement of the count may take while readers wait.
@@ -41,8 +41,7 @@ pub(super) async fn preflight(
     let mut work = context.work().await?;
     if let Generation::Backup(stamp) = incoming {
         let newer: Vec<String> = backups::list(&mut work, relations)
-            .await
-            .map_err(of_database)?
+            .await?
             .iter()
             .filter(|kept| kept.stamp > *stamp)
             .map(|kept| kept.stamp.to_string())
@@ -54,7 +53,7 @@ pub(super) async fn preflight(
     let mut rows = BTreeMap::new();
     for table in &relations.tables {
         context.say(format!("counting {incoming} of {table}"));
-        rows.insert(table.clone(), row_count(&mut work, &relations.schema, &incoming.name(table)).await.map_err(of_database)?);
+        rows.insert(table.clone(), row_count(&mut work, &relations.schema, &incoming.name(table)).await?);
     }
     ledger::exchange::set_incoming_rows(&mut work, context.subject.run.id, &rows).await?;
     work.complete(&message).await

@@ -9,7 +9,7 @@ use crate::{
         views::{ViewChange, replace_view, view_change, view_query},
     },
     release::RunKind,
-    work::{Context, Done, PhaseError, Work, definition::templates, of_database},
+    work::{Context, Done, PhaseError, Work, definition::templates},
 };
 
 /// What an exchange does to the downloads view, and what the ledger keeps of it.
@@ -38,10 +38,10 @@ pub(super) async fn change(work: &mut Work, context: &Context, incoming: &Genera
         (RunKind::Rollback, Generation::Backup(stamp)) => downloads::former(work, &context.key(), *stamp, name).await?,
         (RunKind::Rollback, _) => None,
     };
-    let before = view_query(work, schema, name).await.map_err(of_database)?;
+    let before = view_query(work, schema, name).await?;
     // Without another query the view is only pointed to the new tables, like every other.
     let statements = match &after {
-        Some(query) => replace_view(work, schema, name, query).await.map_err(of_database)?,
+        Some(query) => replace_view(work, schema, name, query).await?,
         None => Vec::new(),
     };
     Ok(Change { statements, name: name.to_owned(), before, after })
@@ -81,7 +81,7 @@ pub(super) async fn obstacle(work: &mut Work, context: &Context) -> Result<Optio
 fn query(context: &Context) -> Result<String, PhaseError> {
     let Some(view) = &context.subject.portal.downloads_view else { return Ok(String::new()) };
     let what = format!("downloads view {}", view.name);
-    Ok(templates(context).render(&what, view.query.as_str(), None).map_err(of_database)?.sql)
+    Ok(templates(context).render(&what, view.query.as_str(), None)?.sql)
 }
 
 /// CreateDownloadsView: the swap has made the view already; a run without a swap makes it here.
@@ -91,11 +91,11 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     };
     let (schema, name) = (context.subject.portal.database.schema.as_str(), view.name.as_str());
     let mut work = context.work().await?;
-    if context.subject.run.is_done(PhaseName::FinaliseSwap) && view_query(&mut work, schema, name).await.map_err(of_database)?.is_some() {
+    if context.subject.run.is_done(PhaseName::FinaliseSwap) && view_query(&mut work, schema, name).await?.is_some() {
         return work.complete(&format!("{name} became live with the swap")).await;
     }
     let query = query(context)?;
-    for statement in replace_view(&mut work, schema, name, &query).await.map_err(of_database)? {
+    for statement in replace_view(&mut work, schema, name, &query).await? {
         run_sql(&mut work, statement).await.map_err(|error| {
             let view = qualified(schema, name);
             PhaseError::Refused(format!("downloads view {view}: {error}; correct downloadsView.query in the Portal, then raise retry"))

@@ -23,9 +23,7 @@ pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     // First the record, committed; then the first write to the cluster.
     let mut work = context.work().await?;
     let known = ledger::workloads::frozen(&mut work, &context.key()).await?;
-    let now = workers::record(&context.tools.client, namespace, &context.subject.portal.workers, &known)
-        .await
-        .map_err(|error| if error.is_transient() { PhaseError::from(error) } else { PhaseError::Refused(error.to_string()) })?;
+    let now = workers::record(&context.tools.client, namespace, &context.subject.portal.workers, &known).await?;
     let emergency = portal(context).await?.and_then(|portal| portal.status).map(|status| status.frozen_workloads).unwrap_or_default();
     let before = corrected(corrected(now, &emergency), &known);
     ledger::workloads::record_frozen(&mut work, &context.key(), context.subject.release_id, &before).await?;
@@ -36,13 +34,7 @@ pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     workers::stop(&context.tools.client, namespace, &before).await?;
     let timeout = context.subject.portal.freeze.timeout.get();
     // A timeout is final: the workers come back and a person decides.
-    workers::wait_stopped(&context.tools.client, namespace, &context.subject.portal.workers, timeout, &context.control.cancel)
-        .await
-        .map_err(|error| match error {
-            workers::WorkerError::Cancelled => PhaseError::Cancelled,
-            error if error.is_transient() => PhaseError::from(error),
-            error => PhaseError::Refused(error.to_string()),
-        })?;
+    workers::wait_stopped(&context.tools.client, namespace, &context.subject.portal.workers, timeout, &context.control.cancel).await?;
     no_sessions(context, timeout).await?;
     context.work().await?.complete(&described("stopped", &before)).await
 }
@@ -149,10 +141,11 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
         let timeout = context.subject.portal.freeze.timeout.get();
         workers::wait_available(&context.tools.client, &context.subject.namespace, &before, timeout, &context.control.cancel)
             .await
-            .map_err(|error| match error {
-                workers::WorkerError::Cancelled => PhaseError::Cancelled,
-                error if error.is_transient() => PhaseError::from(error),
-                error => PhaseError::Refused(format!("{error}; the data is live and the workers are set to their numbers")),
+            .map_err(|error| match PhaseError::from(error) {
+                PhaseError::Refused(text) => {
+                    PhaseError::Refused(format!("{text}; the data is live and the workers are set to their numbers"))
+                }
+                error => error,
             })?;
     }
     let mut message = described("back", &before);

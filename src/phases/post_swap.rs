@@ -14,7 +14,7 @@ use crate::{
     release::RunKind,
     storage::guard::Refusal,
     text::counted,
-    work::{Context, Done, PhaseError, of_database},
+    work::{Context, Done, PhaseError},
 };
 
 /// How long a hook may take to answer.
@@ -31,7 +31,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     context.say("validating foreign keys");
     let mut work = context.work().await?;
     drop_replaced(&mut work).await?;
-    let broken = validate_constraints(&mut work, &relations).await.map_err(of_database)?;
+    let broken = validate_constraints(&mut work, &relations).await?;
     work.commit().await?;
     for hook in &context.subject.portal.post_swap {
         context.say(format!("calling {}", hook.name));
@@ -59,7 +59,7 @@ async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
     let Some(backup) = backup.filter(|_| context.subject.run.kind == RunKind::Release) else { return Ok(None) };
     let mut work = context.work().await?;
     let relations = ledger::staging::present(&mut work, context.all_relations(), &backup).await?;
-    let differences = catalog::diff(&mut work, &relations, &backup).await.map_err(of_database)?;
+    let differences = catalog::diff(&mut work, &relations, &backup).await?;
     work.commit().await?;
     let Some(first) = differences.first() else { return Ok(None) };
     let sentence = format!(

@@ -20,7 +20,7 @@ use crate::{
     },
     release::RunKind,
     text::counted,
-    work::{Context, Definition, Done, PhaseError, definition::templates, of_database, refuse, refuse_sentences},
+    work::{Context, Definition, Done, PhaseError, definition::templates, refuse, refuse_sentences},
 };
 
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
@@ -36,10 +36,10 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     context.say("looking for the relations");
     let mut work = context.work().await?;
     let names = needed(&context.subject.portal);
-    refuse(missing_relations(&mut work, schema, &names).await.map_err(of_database)?)?;
+    refuse(missing_relations(&mut work, schema, &names).await?)?;
     let mut obstacles = dependents::obstacles(&mut work, &relations, &Generation::Staging).await?;
     obstacles.extend(downloads::obstacle(&mut work, context).await?);
-    let room = disk::room(&mut work, &relations, context.subject.portal.preflight.free_bytes_query()).await.map_err(of_database)?;
+    let room = disk::room(&mut work, &relations, context.subject.portal.preflight.free_bytes_query()).await?;
     obstacles.extend(room.refusal());
     refuse_sentences(obstacles)?;
     work.commit().await?;
@@ -49,7 +49,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     for check in &checks {
         context.say(check.doing());
         let mut work = context.work().await?;
-        findings.extend(check.findings(&mut work, schema, &read_as(context, check.relation())).await.map_err(of_database)?);
+        findings.extend(check.findings(&mut work, schema, &read_as(context, check.relation())).await?);
         work.commit().await?;
     }
     refuse(findings)?;
@@ -84,19 +84,19 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
     // Opened before the transaction begins; what is wrong with a file is said after what is wrong with the Portal.
     let files = files(context, definition, templates).await;
     let mut work = context.work().await?;
-    drop_all(&mut work, &tables).await.map_err(of_database)?;
-    build(&mut work, &tables, true).await.map_err(of_database)?;
+    drop_all(&mut work, &tables).await?;
+    build(&mut work, &tables, true).await?;
     for lookup in &tables.lookups {
-        build_lookup(&mut work, &tables.schema, lookup).await.map_err(of_database)?;
+        build_lookup(&mut work, &tables.schema, lookup).await?;
     }
     for (import, source) in definition.imports() {
         let Some(source) = source else { continue };
         let what = format!("import {}", import.name);
-        let sql = templates.render(&what, source, None).map_err(of_database)?.sql;
+        let sql = templates.render(&what, source, None)?.sql;
         let staged = Generation::Staging.name(import.into.as_str());
         let target = Target { import: import.name.as_str(), schema: &tables.schema, table: &staged };
-        columns(&mut work, target, &sql).await.map_err(of_database)?;
-        check_rules(&mut work, target.import, &sql, &rules(import, templates)?).await.map_err(of_database)?;
+        columns(&mut work, target, &sql).await?;
+        check_rules(&mut work, target.import, &sql, &rules(import, templates)?).await?;
     }
     for file in files? {
         let staged = Generation::Staging.name(file.import().into.as_str());
@@ -140,7 +140,7 @@ pub(super) async fn gates(context: &Context, phase: GatePhase, templates: &Templ
     for check in &gates {
         context.say(format!("asking gate {}", check.name));
         let what = format!("gate {}", check.name);
-        let sql = templates.render(&what, check.sql.as_str(), None).map_err(of_database)?.sql;
+        let sql = templates.render(&what, check.sql.as_str(), None)?.sql;
         let mut work = context.work().await?;
         let answer = gate(&mut work, check.name.as_str(), &sql).await;
         work.commit().await?;

@@ -10,7 +10,7 @@ use crate::{
     },
     imports::file,
     release::plan::imports_again,
-    work::{Context, Definition, PhaseError, of_database},
+    work::{Context, Definition, PhaseError},
 };
 
 /// The phases that build on the staging.
@@ -37,7 +37,7 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
     let origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
     let tables = Relations { views: Vec::new(), ..context.relations() };
     let again = ledger::imports::marked_again(&mut work, context.subject.release_id).await?;
-    let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
+    let structure = catalog::fingerprint(&mut work, &tables).await?;
     work.commit().await?;
     if let Some(what) = changed(context, &definition, &origin, &again) {
         return Err(PhaseError::Stale(format!(

@@ -12,7 +12,7 @@ use crate::{
     },
     jobs,
     text::counted,
-    work::{Context, Done, PhaseError, of_database},
+    work::{Context, Done, PhaseError},
 };
 
 /// Dropping a table locks the tables that its foreign keys reference, and readers of these wait behind it: so it waits no longer than
@@ -29,7 +29,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let keep = context.subject.spec.retention.keep_backups.unwrap_or(context.subject.portal.defaults.keep_backups);
     let relations = context.all_relations();
     let mut work = context.work().await?;
-    let there = backups::list(&mut work, &relations).await.map_err(of_database)?;
+    let there = backups::list(&mut work, &relations).await?;
     let parked = ledger::exchange::parked_stamps(&mut work, &context.key()).await?;
     work.commit().await?;
     let old: Vec<BackupStamp> = there
@@ -63,7 +63,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     }
     let mut work = context.work().await?;
     if ledger::staging::owns_staging(&mut work, &context.key(), context.subject.release_id).await? {
-        drop_all(&mut work, &relations).await.map_err(of_database)?;
+        drop_all(&mut work, &relations).await?;
         ledger::staging::own_staging(&mut work, &context.key(), None).await?;
     }
     work.complete(&message).await
@@ -92,7 +92,7 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
                     return Ok(Some(format!("it is in use by {who}; the next release drops it")));
                 }
             }
-            Err(error) => return Err(of_database(error)),
+            Err(error) => return Err(error.into()),
         }
         tokio::select! {
             () = context.control.cancel.cancelled() => return Err(PhaseError::Cancelled),

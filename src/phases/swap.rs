@@ -21,7 +21,7 @@ use crate::{
     metrics::LockAttempt,
     release::RunKind,
     text::counted,
-    work::{Context, Done, PhaseError, Work, of_database, refuse_sentences},
+    work::{Context, Done, PhaseError, Work, refuse_sentences},
 };
 
 /// How far a standby may be behind when the swap begins: one segment of WAL.
@@ -172,13 +172,13 @@ impl Hooks for Around<'_> {
 /// The live tables are as they were when the staging was built, and the staging is a copy of them.
 async fn same_structure(work: &mut Work, context: &Context, origin: &StagingOrigin) -> Result<(), PhaseError> {
     let tables = Relations { views: Vec::new(), ..context.relations() };
-    let structure = catalog::fingerprint(work, &tables).await.map_err(of_database)?;
+    let structure = catalog::fingerprint(work, &tables).await?;
     if origin.structure.as_ref() != Some(&structure) {
         return Err(PhaseError::Stale(
             "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
         ));
     }
-    let differences = catalog::diff(work, &context.relations(), &Generation::Staging).await.map_err(of_database)?;
+    let differences = catalog::diff(work, &context.relations(), &Generation::Staging).await?;
     match differences.first() {
         None => Ok(()),
         Some(first) => Err(PhaseError::Stale(format!(
@@ -246,7 +246,7 @@ async fn way_is_clear(context: &Context, origin: &StagingOrigin) -> Result<(), P
             in_the_way.extend(old_transactions(context, horizon).await?);
         }
         if database.standbys == Standbys::Wait {
-            let late = standbys(context.tools.database.pool()).await.map_err(of_database)?;
+            let late = standbys(context.tools.database.pool()).await?;
             in_the_way.extend(
                 late.iter()
                     .filter(|standby| standby.behind.is_none_or(|bytes| bytes > STANDBY_LAG))
@@ -267,7 +267,7 @@ async fn way_is_clear(context: &Context, origin: &StagingOrigin) -> Result<(), P
 }
 
 async fn old_transactions(context: &Context, horizon: &Horizon) -> Result<Vec<String>, PhaseError> {
-    let old = old_snapshots(&mut *context.tools.database.pool().acquire().await?, horizon).await.map_err(of_database)?;
+    let old = old_snapshots(&mut *context.tools.database.pool().acquire().await?, horizon).await?;
     let sentence = |who| {
         format!(
             "a transaction that began before the staging was complete would see empty tables after the swap: {who}; end it or wait for it"
@@ -288,17 +288,17 @@ fn at_the_deadline(context: &Context, why: String) -> PhaseError {
 async fn new_backup(work: &mut Work, context: &Context) -> Result<Generation, PhaseError> {
     let used = ledger::exchange::backup_stamps(work, &context.key()).await?.iter().filter_map(|stamp| stamp.parse().ok()).collect();
     let schema = context.subject.portal.database.schema.as_str();
-    let stamp = backups::free_stamp(work, schema, jiff::Timestamp::now(), &used).await.map_err(of_database)?;
+    let stamp = backups::free_stamp(work, schema, jiff::Timestamp::now(), &used).await?;
     Ok(Generation::Backup(stamp))
 }
 
 fn stamp(text: &str) -> Result<BackupStamp, PhaseError> {
-    BackupStamp::from_str(text).map_err(|error| PhaseError::Refused(error.to_string()))
+    Ok(BackupStamp::from_str(text)?)
 }
 
 /// The backup that the rollback restores: the one that this release's swap made, or the one that is named.
 async fn rollback_stamp(work: &mut Work, context: &Context, relations: &Relations) -> Result<BackupStamp, PhaseError> {
-    let there = backups::list(work, relations).await.map_err(of_database)?;
+    let there = backups::list(work, relations).await?;
     let wanted = match context.subject.run.target.as_deref() {
         Some("Previous") | None => match &context.subject.backup {
             Some(own) => stamp(own)?,
@@ -329,6 +329,6 @@ fn swap_error(context: &Context, error: SwapError) -> PhaseError {
         SwapError::Cancelled => PhaseError::Cancelled,
         error @ SwapError::Blocked { .. } => at_the_deadline(context, error.to_string()),
         error if error.is_busy() => PhaseError::Failed(error.to_string()),
-        error => of_database(error),
+        error => error.into(),
     }
 }

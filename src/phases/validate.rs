@@ -20,7 +20,7 @@ use crate::{
     },
     imports::{self, snapshot},
     text::hex,
-    work::{Context, Done, PhaseError, definition::templates, of_database, parallel, refuse, refuse_sentences},
+    work::{Context, Done, PhaseError, definition::templates, parallel, refuse, refuse_sentences},
 };
 
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
@@ -37,16 +37,16 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
 
     let mut work = context.work().await?;
     let mut origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
-    origin.horizon = Some(horizon(&mut work).await.map_err(of_database)?);
+    origin.horizon = Some(horizon(&mut work).await?);
     ledger::staging::set_origin(&mut work, context.subject.release_id, &origin).await?;
     let tables = Relations { views: Vec::new(), ..relations.clone() };
-    let structure = catalog::fingerprint(&mut work, &tables).await.map_err(of_database)?;
+    let structure = catalog::fingerprint(&mut work, &tables).await?;
     if origin.structure.as_ref().is_some_and(|then| *then != structure) {
         return Err(PhaseError::Stale(
             "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
         ));
     }
-    let differences = catalog::diff(&mut work, &relations, &Generation::Staging).await.map_err(of_database)?;
+    let differences = catalog::diff(&mut work, &relations, &Generation::Staging).await?;
     refuse_sentences(differences.iter().map(ToString::to_string).collect())?;
     work.commit().await?;
 
@@ -54,15 +54,14 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let validation = &context.subject.portal.validation;
     for table in &validation.non_empty {
         let mut work = context.work().await?;
-        findings.extend(non_empty(&mut work, schema, &Generation::Staging.name(table.as_str())).await.map_err(of_database)?);
+        findings.extend(non_empty(&mut work, schema, &Generation::Staging.name(table.as_str())).await?);
         work.commit().await?;
     }
     let geometries = validation.geometry.iter().map(|check| check_geometry(context, schema, check).boxed()).collect();
     findings.extend(parallel::all(context, geometries).await?.into_iter().flatten());
     for (table, share) in &validation.max_shrink {
         let mut work = context.work().await?;
-        findings
-            .extend(max_shrink(&mut work, schema, table, &Generation::Staging.name(table), share.fraction()).await.map_err(of_database)?);
+        findings.extend(max_shrink(&mut work, schema, table, &Generation::Staging.name(table), share.fraction()).await?);
         work.commit().await?;
     }
     // The checks end in any order.
@@ -83,7 +82,7 @@ async fn check_geometry(context: &Context, schema: &str, check: &TableGeometry) 
     context.say(format!("checking the geometry of {}", check.table));
     let rule = GeometryRule { column: check.column.as_str(), srid: None, nullable: false };
     let mut work = context.work().await?;
-    let findings = geometry(&mut work, schema, &Generation::Staging.name(check.table.as_str()), rule).await.map_err(of_database)?;
+    let findings = geometry(&mut work, schema, &Generation::Staging.name(check.table.as_str()), rule).await?;
     work.commit().await?;
     Ok(findings)
 }
@@ -92,7 +91,7 @@ async fn check_geometry(context: &Context, schema: &str, check: &TableGeometry) 
 /// commits by itself, so a killed run goes on with what is left.
 async fn complete(context: &Context, relations: &Relations) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
-    let steps = staging::pending(&mut work, relations).await.map_err(of_database)?;
+    let steps = staging::pending(&mut work, relations).await?;
     work.commit().await?;
     // Indexes wait for nothing but the columns; constraints take over indexes, and foreign keys lock two tables.
     let first = steps.iter().position(is_index).unwrap_or(steps.len());
@@ -129,7 +128,7 @@ async fn add(context: &Context, step: &Pending, megabytes: Option<u64>) -> Resul
     if let Some(megabytes) = megabytes {
         run_sql(&mut work, format!("SET LOCAL maintenance_work_mem = '{megabytes}MB'")).await?;
     }
-    staging::apply(&mut work, step).await.map_err(of_database)?;
+    staging::apply(&mut work, step).await?;
     work.commit().await
 }
 
@@ -171,7 +170,7 @@ async fn part(context: &Context, relations: &Relations, table: &str) -> Result<(
     context.say(format!("counting and hashing {table}"));
     let mut work = context.work().await?;
     let staged = qualified(&relations.schema, &Generation::Staging.name(table));
-    let content = checksum::of_relation(&mut work, &staged).await.map_err(of_database)?;
+    let content = checksum::of_relation(&mut work, &staged).await?;
     work.commit().await?;
     Ok((table.to_owned(), Part::from(content)))
 }

@@ -12,7 +12,6 @@ use crate::{
     work::{
         Context, Definition, Done, PhaseError, Work,
         definition::{ByName, templates},
-        of_database,
     },
 };
 
@@ -24,7 +23,7 @@ pub(super) async fn refresh(context: &Context) -> Result<Done, PhaseError> {
         context.safe_point()?;
         context.say(format!("refreshing {}", view.name));
         let mut work = context.work().await?;
-        refresh_live(&mut work, schema, view.name.as_str(), true).await.map_err(of_database)?;
+        refresh_live(&mut work, schema, view.name.as_str(), true).await?;
         work.commit().await?;
         names.push(view.name.as_str());
     }
@@ -43,12 +42,12 @@ pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
     let mut views = ByName::new();
     for (view, (name, source)) in context.subject.portal.materialized_views.iter().zip(&definition.views) {
         context.say(format!("building the staged twin of {name}"));
-        let sql = templates.render(&format!("materialized view {name}"), source, None).map_err(of_database)?.sql;
+        let sql = templates.render(&format!("materialized view {name}"), source, None)?.sql;
         let spec =
             MaterializedViewSpec { name: name.clone(), unique_key: view.unique_key.iter().map(|column| column.0.clone()).collect(), sql };
-        create_staged(&mut work, &relations.schema, &spec).await.map_err(of_database)?;
+        create_staged(&mut work, &relations.schema, &spec).await?;
         let twin = qualified(&relations.schema, &Generation::Staging.name(name));
-        views.insert(name.clone(), checksum::of_relation(&mut work, &twin).await.map_err(of_database)?);
+        views.insert(name.clone(), checksum::of_relation(&mut work, &twin).await?);
     }
     let message = format!("{} views staged with {} rows", views.len(), rows(&views));
     let origin = ledger::staging::StagingOrigin { definition: Some(definition.hash), views, ..ledger::staging::StagingOrigin::default() };
@@ -61,7 +60,7 @@ pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
     let relations = context.relations();
     let mut work = context.work().await?;
     if ledger::staging::owns_staging(&mut work, &context.key(), context.subject.release_id).await? {
-        drop_staged(&mut work, &relations.schema, &relations.views).await.map_err(of_database)?;
+        drop_staged(&mut work, &relations.schema, &relations.views).await?;
         ledger::staging::own_staging(&mut work, &context.key(), None).await?;
     }
     work.complete_undo("staged views dropped").await
@@ -84,7 +83,7 @@ pub(super) async fn claim(work: &mut Work, context: &Context) -> Result<(), Phas
 /// Drops what an earlier release, or an earlier attempt, staged: tables first, for nothing of theirs stands on the views.
 pub(super) async fn drop_staging(work: &mut Work, context: &Context, relations: &Relations) -> Result<(), PhaseError> {
     let all = Relations { views: context.all_relations().views, ..relations.clone() };
-    staging::drop_all(work, &all).await.map_err(of_database)
+    Ok(staging::drop_all(work, &all).await?)
 }
 
 /// What the views that the imports read hold now; for staged twins, what their queries give now.
@@ -96,12 +95,12 @@ pub(super) async fn contents(context: &Context, definition: &Definition) -> Resu
         context.say(format!("comparing {name} with its source"));
         let mut work = context.work().await?;
         let content = if context.stages_views() {
-            let sql = templates.render(&format!("materialized view {name}"), source, None).map_err(of_database)?.sql;
+            let sql = templates.render(&format!("materialized view {name}"), source, None)?.sql;
             checksum::of_query(&mut work, &sql).await
         } else {
             checksum::of_relation(&mut work, &qualified(schema, name)).await
         };
-        contents.insert(name.clone(), content.map_err(of_database)?);
+        contents.insert(name.clone(), content?);
         work.commit().await?;
     }
     Ok(contents)

@@ -10,7 +10,7 @@ use std::{error::Error, io};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 
-use crate::storage::guard::Refusal;
+use crate::{classify::Classify, storage::guard::Refusal};
 
 /// A file that is open for reading, still as it is stored.
 pub struct File {
@@ -69,6 +69,12 @@ impl FileError {
             Some(refusal) => Self::lasting(file, refusal.to_string()),
             None => Self::passing(file, format!("{}; look whether its server is up and reachable, then retry", broken(error))),
         }
+    }
+}
+
+impl Classify for FileError {
+    fn is_transient(&self) -> bool {
+        self.transient
     }
 }
 

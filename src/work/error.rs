@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::{
+    classify::Classify,
     cluster::workers::WorkerError,
     database::{checks::Finding, lock::Fenced},
 };
@@ -48,41 +49,20 @@ impl From<Fenced> for PhaseError {
     }
 }
 
-impl From<sqlx::Error> for PhaseError {
-    /// What the server says of the statement is final; what is wrong with the connection or the moment is not.
-    fn from(error: sqlx::Error) -> Self {
-        match error.as_database_error() {
-            Some(database) => {
-                let code = database.code().unwrap_or_default().into_owned();
-                let text = format!("{} (SQLSTATE {code})", database.message());
-                if is_transient(&code) { Self::Failed(text) } else { Self::Refused(text) }
-            }
-            None => Self::Failed(format!("database: {error}")),
-        }
+impl<E: Classify> From<E> for PhaseError {
+    /// What may pass by itself is tried again; the rest is final.
+    fn from(error: E) -> Self {
+        if error.is_transient() { Self::Failed(error.sentence()) } else { Self::Refused(error.sentence()) }
     }
-}
-
-/// SQLSTATE classes that may pass by themselves: connection, resources, operator intervention, lock and serialisation conflicts.
-fn is_transient(code: &str) -> bool {
-    ["08", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class))
-}
-
-/// Errors of the data plane keep the driver's error inside; whether it may pass decides whether the phase is tried again.
-pub fn of_database<E: std::error::Error + 'static>(error: E) -> PhaseError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(inner) = cause {
-        if let Some(sqlx) = inner.downcast_ref::<sqlx::Error>() {
-            let transient = sqlx.as_database_error().is_none_or(|database| is_transient(&database.code().unwrap_or_default()));
-            return if transient { PhaseError::Failed(error.to_string()) } else { PhaseError::Refused(error.to_string()) };
-        }
-        cause = inner.source();
-    }
-    PhaseError::Refused(error.to_string())
 }
 
 impl From<WorkerError> for PhaseError {
     fn from(error: WorkerError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            WorkerError::Cancelled => Self::Cancelled,
+            error if error.is_transient() => Self::Failed(error.to_string()),
+            error => Self::Refused(error.to_string()),
+        }
     }
 }
 

@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::workload::Workload;
 use super::CallError;
-use crate::api::{FrozenWorkload, Worker};
+use crate::{
+    api::{FrozenWorkload, Worker},
+    classify::Classify,
+};
 
 /// How many workloads are handled at the same time.
 const PARALLEL: usize = 8;

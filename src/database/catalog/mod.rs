@@ -21,6 +21,7 @@ pub(super) use self::read::{empty_search_path, read_catalogue};
 pub use self::template::Template;
 use self::{difference::compare, read::facts};
 use super::identifiers::{Generation, Relations, sha256_hex};
+use crate::classify::Classify;
 
 /// A structure that could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,15 @@ pub enum CatalogError {
         /// The qualified name.
         relation: String,
     },
+}
+
+impl Classify for CatalogError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => source.is_transient(),
+            Self::Missing { .. } => false,
+        }
+    }
 }
 
 /// Reads live. Relations that do not exist are left out; see [`Structure::has`].

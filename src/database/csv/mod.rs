@@ -21,6 +21,7 @@ use super::{
     identifiers::quote_literal,
     import::{Counts, FileRows, ImportError, Target, check_rules, quoted},
 };
+use crate::classify::Classify;
 use crate::storage::{
     FileError,
     content::{Compression, Content},
@@ -106,6 +107,17 @@ pub enum CsvError {
         /// What the database said, with line and column.
         source: sqlx::Error,
     },
+}
+
+impl Classify for CsvError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => source.is_transient(),
+            Self::Target(error) => error.is_transient(),
+            Self::Content { source, .. } => source.is_transient(),
+            Self::Header { .. } | Self::Columns { .. } | Self::Row { .. } => false,
+        }
+    }
 }
 
 /// A row that cannot be told from what follows.

@@ -9,7 +9,7 @@ use sqlx::{Connection, PgConnection};
 use super::{
     error::{ImportError, failed},
     file_rows::{self, FileRows},
-    pieces::{self, ONE, Pieces, REFUSAL, REFUSED, STATE, is_about_data},
+    pieces::{self, ONE, Pieces, REFUSAL, STATE},
     ranges::{keys_of, middle},
     sql::{NUMBER, REJECTED, VERDICT},
     statement::{Counts, Load},
@@ -20,6 +20,7 @@ use crate::database::{
     key_range::KeyRange,
     ledger::imports::{reasons, told},
     run_sql,
+    sqlstate::{self, ABOUT_DATA, is_about_data},
 };
 
 /// The range's output; it goes with the transaction at the latest.
@@ -103,7 +104,7 @@ async fn convert(conn: &mut PgConnection, load: &Load<'_>, file: &FileRows) -> R
         table: file_rows::TABLE,
         open: "TRUE",
         statement: &|condition| format!("INSERT INTO {OUTPUT} {}", judged(&format!("file.{NUMBER} {condition}"))),
-        explain: file.explain(ONE, REFUSED, STATE, REFUSAL),
+        explain: file.explain(ONE, ABOUT_DATA, STATE, REFUSAL),
         reject: format!("{} WHERE query.{NUMBER} = {ONE}", load.reject(file_rows::TABLE, STATE, REFUSAL)),
         most: file.most(),
     };
@@ -139,7 +140,7 @@ async fn give_up(
     range: &KeyRange,
     error: &sqlx::Error,
 ) -> Result<Counts, sqlx::Error> {
-    let state = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    let state = sqlstate::code(error).unwrap_or_default();
     let sql = format!(
         "INSERT INTO {REJECTED} SELECT {}, {}, left(k::text, 200), {}, {}, jsonb_build_object({}, left(k::text, 200)) FROM ({}) AS rows",
         load.release,

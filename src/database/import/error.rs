@@ -1,6 +1,9 @@
 //! Why an import cannot be made.
 
-use crate::database::{checks::reason, template::TemplateError, views::ViewError};
+use crate::{
+    classify::Classify,
+    database::{checks::reason, template::TemplateError, views::ViewError},
+};
 
 /// An import that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +129,25 @@ pub enum ImportError {
         /// What the database said.
         source: sqlx::Error,
     },
+}
+
+impl Classify for ImportError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Query { source, .. } => source.is_transient(),
+            Self::Unattributable { source, .. }
+            | Self::Hopeless { source, .. }
+            | Self::Rule { source, .. }
+            | Self::Statement { source, .. } => source.is_transient(),
+            Self::NoTarget { .. }
+            | Self::Column { .. }
+            | Self::Missing { .. }
+            | Self::NoKey { .. }
+            | Self::NoUniqueKey { .. }
+            | Self::Template(_)
+            | Self::TooMany { .. } => false,
+        }
+    }
 }
 
 /// What was being done when a statement failed.

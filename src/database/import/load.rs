@@ -6,11 +6,10 @@ use super::{
     diagnose,
     error::{ImportError, failed},
     file_rows::{BAD_FORMAT, FileRows, PROBLEM, TABLE},
-    pieces::is_about_data,
     sql::VERDICT,
     statement::{Counts, Load, Origin},
 };
-use crate::database::identifiers::assembled;
+use crate::database::{identifiers::assembled, sqlstate::is_about_data};
 
 /// Loads what the query returns, and returns what became of every row. Part of the caller's transaction, one of sqlx.
 ///

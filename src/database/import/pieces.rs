@@ -6,15 +6,13 @@ use super::sql::NUMBER;
 use crate::database::{
     identifiers::{assembled, quote_literal},
     run_sql,
+    sqlstate::ABOUT_DATA,
 };
 
 /// Rows that are tried at once.
 const PIECE: i32 = 500;
 /// Where the numbers of rows are kept until they are read.
 const COUNTS: &str = "portal_release.counts";
-/// What the database says about a row, by the names of whole classes: the same ones as [`is_about_data`] has.
-pub(super) const REFUSED: &str =
-    "data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error OR internal_error";
 
 // Variables of the block. No column of anybody has such a name.
 /// The number of the row that is looked at.
@@ -56,13 +54,13 @@ pub(super) async fn run(conn: &mut PgConnection, pieces: &Pieces<'_>) -> Result<
                {many};
                GET DIAGNOSTICS portal_release_came = ROW_COUNT;
                portal_release_taken := portal_release_taken + portal_release_came;
-             EXCEPTION WHEN {REFUSED} THEN
+             EXCEPTION WHEN {ABOUT_DATA} THEN
                FOR {ONE} IN SELECT numbered.{NUMBER} FROM {table} AS numbered WHERE {open} AND numbered.{NUMBER} {piece} ORDER BY 1 LOOP
                  BEGIN
                    {single};
                    GET DIAGNOSTICS portal_release_came = ROW_COUNT;
                    portal_release_taken := portal_release_taken + portal_release_came;
-                 EXCEPTION WHEN {REFUSED} THEN
+                 EXCEPTION WHEN {ABOUT_DATA} THEN
                    GET STACKED DIAGNOSTICS {STATE} = RETURNED_SQLSTATE, {REFUSAL} = MESSAGE_TEXT;
                    {explain}
                    {reject};
@@ -82,11 +80,4 @@ pub(super) async fn run(conn: &mut PgConnection, pieces: &Pieces<'_>) -> Result<
             .fetch_all(conn)
             .await?;
     Ok((counts.first().copied().unwrap_or_default(), counts.get(1).copied().unwrap_or_default()))
-}
-
-/// The database refuses a row, and not the statement: data exceptions, violated constraints, limits of a value, and the errors that
-/// functions raise, for PostGIS reports broken geometries as internal errors.
-pub(super) fn is_about_data(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| ["22", "23", "54", "P0", "XX000"].iter().any(|class| code.starts_with(class)))
 }

@@ -1,9 +1,12 @@
 //! Why a swap did not happen.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use super::blocker::{Blocker, named};
-use crate::database::{catalog::CatalogError, staging::StagingError};
+use crate::{
+    classify::Classify,
+    database::{catalog::CatalogError, sqlstate, staging::StagingError},
+};
 
 /// A swap that did not happen. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +22,6 @@ pub enum SwapError {
     /// The structure could not be read.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-
     /// Other sessions held the relations until the time for waiting was used up.
     #[error(
         "could not lock the tables in {} s ({attempts} attempts), blocked by {}; nothing was changed; end these sessions or raise spec.retry",
@@ -69,10 +71,22 @@ pub enum SwapError {
     Obstacles(Vec<String>),
 }
 
+impl Classify for SwapError {
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => source.is_transient(),
+            Self::Catalog(error) => error.is_transient(),
+            Self::Lookup(error) => error.is_transient(),
+            Self::Blocked { .. } => true,
+            Self::Cancelled | Self::Missing { .. } | Self::KindDiffers { .. } | Self::NameTaken { .. } | Self::Obstacles(_) => false,
+        }
+    }
+}
+
 impl SwapError {
     pub(super) fn code(&self) -> Option<String> {
         match self {
-            Self::Database { source, .. } => source.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned()),
+            Self::Database { source, .. } => sqlstate::code(source).map(Cow::into_owned),
             _ => None,
         }
     }
@@ -82,7 +96,7 @@ impl SwapError {
     pub fn is_busy(&self) -> bool {
         match self {
             Self::Blocked { .. } => true,
-            Self::Database { source, .. } | Self::Lookup(StagingError::Statement { source, .. }) => busy(source),
+            Self::Database { source, .. } | Self::Lookup(StagingError::Statement { source, .. }) => sqlstate::is_busy(source),
             _ => false,
         }
     }
@@ -92,10 +106,4 @@ impl SwapError {
 pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(sqlx::Error) -> SwapError {
     let what = what.into();
     move |source| SwapError::Database { what, source }
-}
-
-/// Lock not available, deadlock detected, query cancelled (by the statement timeout).
-pub(in crate::database) fn busy(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    matches!(code.as_deref(), Some("55P03" | "40P01" | "57014"))
 }

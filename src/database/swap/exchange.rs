@@ -21,6 +21,7 @@ use super::{
 };
 use crate::database::{
     identifiers::{Generation, Relations, assembled, qualified},
+    sqlstate,
     staging::publish_lookup,
 };
 
@@ -185,7 +186,7 @@ async fn watched<T>(
     match done {
         Ok(done) => Ok(Attempt::Done(done)),
         Err(error) if error.is_busy() => {
-            let in_deadlock = error.code().as_deref() == Some("40P01");
+            let in_deadlock = error.code().as_deref() == Some(sqlstate::DEADLOCK);
             Ok(Attempt::Blocked(Contention { seen, in_deadlock }))
         }
         Err(error) => Err(error),

@@ -34,7 +34,6 @@ mod request;
 mod sessions;
 mod snapshots;
 
-pub(super) use self::error::busy;
 pub use self::{
     blocker::{Blocker, CancelBlockers, CancelledBlocker},
     error::SwapError,
