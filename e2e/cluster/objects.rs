@@ -6,8 +6,9 @@ use k8s_openapi::api::{
     events::v1::Event,
 };
 use kube::{Api, Resource, ResourceExt, api::Patch};
-use portal_release_operator::cluster::{
-    EventType, PortalEvents, is_namespace_terminating, patch_status, read_config_map_key, read_secret_key,
+use portal_release_operator::{
+    classify::Classify,
+    cluster::{EventType, PortalEvents, is_namespace_terminating, patch_status, read_config_map_key, read_secret_key},
 };
 use serde_json::json;
 
