@@ -4,6 +4,7 @@
 
 mod consistent_pages;
 mod dependents;
+mod former_states;
 mod harness;
 mod hazards;
 mod ledger;

@@ -36,7 +36,7 @@ async fn swaps(stage: &Stage) -> String {
 async fn assert_settled(stage: &Stage) {
     assert_eq!(stage.workers().await, Stage::WORKERS, "workers are back at their own numbers");
     assert!(!stage.is_locked().await, "the lock is free");
-    assert_eq!(stage.text("SELECT count(*) FROM portal_release.frozen_workloads").await, "0", "no record of stopped workers is left");
+    assert_eq!(stage.text("SELECT count(*) FROM portal_release.former_states").await, "0", "no record of stopped workers is left");
     assert_eq!(stage.text("SELECT count(*) FROM portal_release.runs WHERE closed_at IS NULL").await, "0", "no run is open");
     assert_eq!(stage.text("SELECT count(*) FROM portal_release.checkpoints").await, "0", "no checkpoint is left");
 }

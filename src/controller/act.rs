@@ -19,9 +19,9 @@ use crate::{
     database::{
         ledger::{
             exchange,
+            former_states::{self, Purpose},
             phases::{Attempt, begin},
             runs::{self, NewRun, Reopening},
-            workloads,
         },
         lock::{Fenced, LockError},
     },
@@ -320,13 +320,13 @@ async fn reap(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, run
         Err(LockError::Database(error)) => return Err(error.into()),
     }
     let mut connection = snapshot.database.pool().acquire().await?;
-    let frozen = workloads::frozen(&mut connection, snapshot.database.key()).await?;
+    let frozen = former_states::frozen(&mut connection, snapshot.database.key()).await?;
     let namespace = release.namespace().unwrap_or_default();
-    if let Err(error) = workers::start(&shared.client, &namespace, &frozen).await {
+    if let Err(error) = workers::thaw(&shared.client, &namespace, &snapshot.portal.name_any(), &frozen).await {
         tracing::warn!(%error, "the workers of a release whose object is gone are not back yet: {error}");
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
-    workloads::forget_frozen(&mut connection, snapshot.database.key()).await?;
+    former_states::forget(&mut connection, snapshot.database.key(), Purpose::Freeze).await?;
     let state = if exchange::run_has_swapped(&mut connection, run).await? { ReleaseState::Live } else { ReleaseState::Aborted };
     runs::close(&mut connection, run, state, "the PortalRelease was removed without the operator; its run was wound up").await?;
     drop(connection);

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod lock;
 pub mod portal;
 pub mod portal_checks;
+pub mod sessions;
 mod sqlstate;
 pub mod staging;
 pub mod swap;

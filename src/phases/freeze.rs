@@ -8,9 +8,12 @@ use crate::{
     api::{FrozenWorkload, PhaseName, Portal, PortalRelease, Worker},
     cluster::{
         self,
-        workers::{self, corrected},
+        workers::{self, Thaw, corrected},
     },
-    database::ledger,
+    database::{
+        ledger::former_states::{self, Purpose},
+        sessions::sessions_of,
+    },
     work::{Context, Done, PhaseError},
 };
 
@@ -22,11 +25,11 @@ pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     let namespace = &context.subject.namespace;
     // First the record, committed; then the first write to the cluster.
     let mut work = context.work().await?;
-    let known = ledger::workloads::frozen(&mut work, &context.key()).await?;
+    let known = former_states::frozen(&mut work, &context.key()).await?;
     let now = workers::record(&context.tools.client, namespace, &context.subject.portal.workers, &known).await?;
     let emergency = portal(context).await?.and_then(|portal| portal.status).map(|status| status.frozen_workloads).unwrap_or_default();
     let before = corrected(corrected(now, &emergency), &known);
-    ledger::workloads::record_frozen(&mut work, &context.key(), context.subject.release_id, &before).await?;
+    former_states::remember_frozen(&mut work, &context.key(), context.subject.release_id, &before).await?;
     work.commit().await?;
     status_has(context, &before).await?;
 
@@ -75,7 +78,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
     let roles: Vec<&str> = context.subject.portal.freeze.database_roles.iter().map(|role| role.as_str()).collect();
     let started = Instant::now();
     loop {
-        let sessions = ledger::workloads::sessions_of(&mut *context.tools.database.pool().acquire().await?, &roles).await?;
+        let sessions = sessions_of(&mut *context.tools.database.pool().acquire().await?, &roles).await?;
         if sessions.is_empty() {
             return Ok(());
         }
@@ -98,7 +101,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
 pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, true).await?;
     let mut work = context.work().await?;
-    ledger::workloads::forget_frozen(&mut work, &context.key()).await?;
+    former_states::forget(&mut work, &context.key(), Purpose::Freeze).await?;
     let done = work.complete(&message).await?;
     let frozen_at = context.subject.run.phases.iter().find(|phase| phase.name == PhaseName::Freeze).and_then(|phase| phase.started_at);
     if let Some(since) = frozen_at {
@@ -112,13 +115,13 @@ pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
 pub(super) async fn undo_freeze(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, false).await?;
     let mut work = context.work().await?;
-    ledger::workloads::forget_frozen(&mut work, &context.key()).await?;
+    former_states::forget(&mut work, &context.key(), Purpose::Freeze).await?;
     work.complete_undo(&message).await
 }
 
 async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
     let mut work = context.work().await?;
-    let before = ledger::workloads::frozen(&mut work, &context.key()).await?;
+    let before = former_states::frozen(&mut work, &context.key()).await?;
     work.commit().await?;
     if before.is_empty() {
         return Ok("no worker was stopped".to_owned());
@@ -126,17 +129,13 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
     if context.subject.namespace_terminating {
         return Ok("the namespace is being deleted, and the workers with it".to_owned());
     }
-    if let Some(portal) = portal(context).await?.filter(|portal| portal.spec.frozen) {
-        // The emergency freeze keeps them, and brings them back later: not before it has their numbers are they forgotten here.
-        let held = portal.status.map(|status| status.frozen_workloads).unwrap_or_default();
-        if !before.iter().all(|workload| held.iter().any(|other| other.kind == workload.kind && other.name == workload.name)) {
-            let wait = "the Portal's frozen is true, and its status does not have the numbers of all workers yet";
-            return Err(PhaseError::Failed(wait.to_owned()));
-        }
-        return Ok("workers stay stopped: the Portal's frozen is true".to_owned());
-    }
     context.say(format!("bringing {} workloads back", before.len()));
-    let notes = workers::start(&context.tools.client, &context.subject.namespace, &before).await?;
+    let notes = match workers::thaw(&context.tools.client, &context.subject.namespace, &context.subject.portal_name, &before).await? {
+        Thaw::Nothing => Vec::new(),
+        // It brings them back later.
+        Thaw::Held => return Ok("workers stay stopped: the Portal's frozen is true".to_owned()),
+        Thaw::Started(notes) => notes,
+    };
     if wait {
         let timeout = context.subject.portal.freeze.timeout.get();
         workers::wait_available(&context.tools.client, &context.subject.namespace, &before, timeout, &context.control.cancel)
@@ -171,7 +170,7 @@ pub(super) async fn still_frozen(context: &Context) -> Result<(), PhaseError> {
     }
     // Somebody woke them: put them back to rest, and try the swap again.
     let mut work = context.work().await?;
-    let before = ledger::workloads::frozen(&mut work, &context.key()).await?;
+    let before = former_states::frozen(&mut work, &context.key()).await?;
     work.commit().await?;
     workers::stop(&context.tools.client, &context.subject.namespace, &before).await?;
     Err(PhaseError::Failed(format!("workers were started again before the swap; stopping them: {}", remaining.join("; "))))

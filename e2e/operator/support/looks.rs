@@ -55,8 +55,15 @@ impl Stage {
 
     /// Stopped workers as the ledger has them, such as `CronJob/nightly-exports=1 Deployment/importer-worker=3`.
     pub async fn recorded(&self) -> String {
-        self.text("SELECT string_agg(kind || '/' || name || '=' || replicas, ' ' ORDER BY kind, name) FROM portal_release.frozen_workloads")
-            .await
+        let now =
+            "SELECT string_agg(kind || '/' || name || '=' || CASE field WHEN 'suspend' THEN (NOT value::boolean)::int ELSE value::int END,
+                ' ' ORDER BY kind, name) FROM portal_release.former_states WHERE purpose = 'Freeze'";
+        // An operator of before reads this one.
+        let before =
+            "SELECT string_agg(kind || '/' || name || '=' || replicas, ' ' ORDER BY kind, name) FROM portal_release.frozen_workloads";
+        let in_step = self.text(&format!("SELECT ({now}) IS NOT DISTINCT FROM ({before})")).await;
+        assert_eq!(in_step, "true", "former_states and frozen_workloads say the same");
+        self.text(now).await
     }
 
     /// Everything that the release replaces, as readers see it: one line for each relation, index and sequence, with its OID, who may

@@ -4,6 +4,7 @@
 //! `spec.suspend`. So the operator needs `get` and `patch` on `deployments/scale`, `statefulsets/scale` and `cronjobs`,
 //! and `list` on `jobs` and `pods`; it can change nothing else about a workload.
 
+mod thaw;
 mod workload;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -13,6 +14,7 @@ use kube::Client;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::thaw::{Thaw, thaw};
 use self::workload::Workload;
 use super::CallError;
 use crate::{
@@ -62,6 +64,12 @@ pub enum WorkerError {
         /// Sentences about what is missing.
         missing: String,
     },
+    /// The emergency freeze is to keep workers stopped, and does not have the numbers of all of them.
+    #[error("frozen of Portal {portal} is true, and its status does not have the replica counts of all workers yet; it will be retried")]
+    NotHeld {
+        /// Its name.
+        portal: String,
+    },
     /// Several workloads failed, each for its own reason. The others were handled.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(". "))]
     Several(Vec<WorkerError>),
@@ -76,6 +84,7 @@ impl WorkerError {
         match self {
             Self::Call { cause, .. } => cause.is_transient(),
             Self::Several(errors) => errors.iter().any(Self::is_transient),
+            Self::NotHeld { .. } => true,
             Self::Missing { .. } | Self::NotStopped { .. } | Self::NotAvailable { .. } | Self::Cancelled => false,
         }
     }

@@ -5,12 +5,12 @@
 
 pub mod downloads;
 pub mod exchange;
+pub mod former_states;
 pub mod imports;
 pub mod jobs;
 pub mod phases;
 pub mod runs;
 pub mod staging;
-pub mod workloads;
 
 use serde::Deserialize;
 use sqlx::{PgConnection, types::Json};
@@ -37,7 +37,7 @@ pub struct View {
     #[serde(default)]
     pub imports: Vec<imports::ImportRecord>,
     /// Workloads stopped on behalf of the release.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "former_states::workloads")]
     pub frozen: Vec<FrozenWorkload>,
     /// The backups that are there, whoever made them, newest first.
     #[serde(default)]
@@ -100,8 +100,8 @@ pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -
                      FROM portal_release.portals p JOIN portal_release.releases o ON o.id = p.staging_release WHERE p.portal = $1),
             'imports', (SELECT coalesce(jsonb_agg(to_jsonb(i) || jsonb_build_object('job', j.job) ORDER BY i.position), '[]')
                      FROM portal_release.imports i LEFT JOIN portal_release.import_jobs j USING (release_id, import) WHERE i.release_id = (SELECT id FROM r)),
-            'frozen', (SELECT coalesce(jsonb_agg(jsonb_build_object('kind', f.kind, 'name', f.name, 'replicas', f.replicas) ORDER BY f.kind, f.name), '[]')
-                     FROM portal_release.frozen_workloads f WHERE f.portal = $1 AND f.release_id = (SELECT id FROM r)),
+            'frozen', (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY f.kind, f.name), '[]')
+                     FROM portal_release.former_states f WHERE f.portal = $1 AND f.purpose = 'Freeze' AND f.release_id = (SELECT id FROM r)),
             'backups', (SELECT coalesce(jsonb_agg(jsonb_build_object('stamp', b.stamp, 'label',
                             (SELECT max(o.label) FROM portal_release.backups k JOIN portal_release.releases o ON o.id = k.holds_release
                              WHERE k.portal = $1 AND k.backup = b.stamp AND k.gone_at IS NULL)) ORDER BY b.stamp DESC), '[]')
