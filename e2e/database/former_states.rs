@@ -76,7 +76,9 @@ fn an_operator_of_before_and_this_one_see_each_others_record() {
         portal.record_as_before("StatefulSet", "tiles", 0, first).await;
         assert_eq!(
             portal.recorded_as_before().await,
-            format!("CronJob/exports=1 of {first} CronJob/resting=0 of {second} Deployment/importer=3 of {second} StatefulSet/tiles=2 of {first}")
+            format!(
+                "CronJob/exports=1 of {first} CronJob/resting=0 of {second} Deployment/importer=3 of {second} StatefulSet/tiles=2 of {first}"
+            )
         );
         assert_eq!(portal.frozen().await.len(), 4);
 
