@@ -1,7 +1,7 @@
 //! Runs phases as tasks: a reconcile starts them, looks at them and returns; they wake it when something has changed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,7 +19,10 @@ use crate::{
     database::{ledger, lock::Fenced},
     notify::Notice,
     phases,
-    release::{Direction, TaskView, phase::facts},
+    release::{
+        Direction, TaskView,
+        phases::{facts, phases as phases_where},
+    },
     text::bounded,
     work::{Context, Done, PhaseError, Progress},
 };
@@ -81,23 +84,25 @@ impl Runner {
         self.stop.child_token()
     }
 
-    /// Starts a task. The caller has seen that none runs for this release.
-    pub fn start(&self, uid: &str, context: Context, direction: Direction) {
-        let phase = context.subject.attempt.phase;
+    /// Starts a task, unless one runs for this release already: two reconciles may want to clean up the same orphan.
+    pub fn start(&self, uid: &str, context: Context) {
         let running = Arc::new(Running {
-            phase,
+            phase: context.subject.attempt.phase,
             progress: context.control.progress.clone(),
             cancel: context.control.cancel.clone(),
             pause: context.control.pause.clone(),
             stopping: AtomicBool::new(false),
         });
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), running.clone());
+        match self.tasks.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.to_owned()) {
+            Entry::Occupied(_) => return,
+            Entry::Vacant(vacant) => vacant.insert(running.clone()),
+        };
         let tasks = self.tasks.clone();
         let uid = uid.to_owned();
         self.tracker.spawn(async move {
             let started = Instant::now();
-            let result = supervise(&context, direction).await;
-            conclude(&context, direction, result, started.elapsed()).await;
+            let result = supervise(&context).await;
+            conclude(&context, result, started.elapsed()).await;
             tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
             running.progress.wake();
         });
@@ -105,20 +110,14 @@ impl Runner {
 }
 
 /// Runs the phase until it ends, is cancelled, or takes too long.
-async fn supervise(context: &Context, direction: Direction) -> Result<Done, PhaseError> {
+async fn supervise(context: &Context) -> Result<Done, PhaseError> {
     let phase = context.subject.attempt.phase;
     let facts = facts(phase);
     tokio::select! {
-        () = context.tools.services.faults.reach(phase, if direction == Direction::Do { "begin" } else { "undo" }) => {}
+        () = context.tools.services.faults.reach(phase, if context.subject.attempt.unwinding { "undo" } else { "begin" }) => {}
         () = context.control.cancel.cancelled() => return Err(PhaseError::Cancelled),
     }
-    let work = async {
-        match direction {
-            Direction::Do => phases::run(context).await,
-            Direction::Undo => phases::undo(context).await,
-        }
-    };
-    let work = AssertUnwindSafe(work).catch_unwind();
+    let work = AssertUnwindSafe(phases::run(context)).catch_unwind();
     tokio::pin!(work);
     let ended = tokio::select! {
         ended = &mut work => Some(ended),
@@ -131,7 +130,7 @@ async fn supervise(context: &Context, direction: Direction) -> Result<Done, Phas
     };
     match ended {
         Some(Ok(result)) => result,
-        Some(Err(_)) => Err(PhaseError::Failed(format!("{phase} panicked: a defect of the operator; see its log"))),
+        Some(Err(_)) => Err(PhaseError::Failed(format!("internal error in {phase} (panic); please report it with the operator's log"))),
         None => {
             context.end_backends().await;
             Err(PhaseError::Cancelled)
@@ -148,7 +147,7 @@ async fn cancelled(cancel: &CancellationToken, interruptible: bool) {
 }
 
 /// Writes down how the phase ended, tells people, and waits a little before what failed is tried again.
-async fn conclude(context: &Context, direction: Direction, result: Result<Done, PhaseError>, took: Duration) {
+async fn conclude(context: &Context, result: Result<Done, PhaseError>, took: Duration) {
     let (services, attempt, object) = (&context.tools.services, context.subject.attempt, context.subject.object.clone());
     let phase = attempt.phase;
     let label = context.label();
@@ -158,25 +157,19 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
         context.tools.database.forget().await;
         return;
     }
-    match (result, direction) {
-        (Ok(_), Direction::Do) => {
+    match (result, attempt.unwinding) {
+        (Ok(done), false) => {
             tracing::info!(%label, phase = phase.as_str(), took_seconds = took.as_secs_f64(), "{label}: {phase} is done");
             services.metrics.phase_ended(phase, PhaseState::Succeeded, took);
             services.metrics.progressed();
-            let detail = ledger_message(context).await;
-            services.event(object, EventType::Normal, facts(phase).done, format!("{phase}: {detail}"));
+            let detail = done.message().to_owned();
+            let reason = if attempt.direction == Direction::Do { facts(phase).done } else { facts(phase).undone };
+            services.event(object, EventType::Normal, reason, format!("{phase}: {detail}"));
             services.tell(context.audience(), Notice::PhaseComplete { phase, took, detail });
         }
-        (Ok(_), Direction::Undo) => {
-            tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} is taken back");
-            if phase == PhaseName::Freeze {
-                services.event(
-                    object,
-                    EventType::Normal,
-                    "WorkersRestored",
-                    "the run ended before Scale: workers are back at their recorded replica counts".to_owned(),
-                );
-            }
+        (Ok(done), true) => {
+            tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} is undone");
+            services.event(object, EventType::Normal, facts(phase).undone, format!("the run ended early: {}", done.message()));
         }
         (Err(PhaseError::Cancelled), _) => tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} was stopped"),
         (Err(PhaseError::Paused), _) => {
@@ -187,12 +180,12 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
             tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase}: {error}");
             context.tools.database.forget().await;
         }
-        (Err(PhaseError::Stale(why)), Direction::Do) => {
+        (Err(PhaseError::Stale(why)), false) => {
             tracing::info!(%label, phase = phase.as_str(), why, "{label}: {why}");
             services.event(object, EventType::Normal, "StagingRebuilt", why.clone());
             record(context, &Note::Stale(why)).await;
         }
-        (Err(error), Direction::Do) => {
+        (Err(error), false) => {
             let how = match error {
                 PhaseError::Refused(_) => Failure::Final,
                 PhaseError::Blocked(_) => Failure::Uncounted,
@@ -205,33 +198,15 @@ async fn conclude(context: &Context, direction: Direction, result: Result<Done, 
             services.event(object, EventType::Warning, "PhaseFailed", format!("{phase}: {text}"));
             record(context, &Note::Failed { text, how }).await;
         }
-        (Err(error), Direction::Undo) => {
-            tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase} could not be taken back, trying again");
-            context.say(format!("cannot be taken back yet, trying again: {error}"));
+        (Err(error), true) => {
+            tracing::warn!(%label, phase = phase.as_str(), %error, "{label}: {phase} could not be undone, retrying");
+            context.say(format!("undo failed, retrying: {error}"));
             tokio::select! {
                 () = context.control.cancel.cancelled() => {}
                 () = tokio::time::sleep(UNDO_PAUSE) => {}
             }
         }
     }
-}
-
-/// Everything from the staged views on.
-fn phases_to_rebuild() -> Vec<PhaseName> {
-    PhaseName::ALL
-        .into_iter()
-        .filter(|phase| {
-            (PhaseName::CreateStagingViews..=PhaseName::ValidateAndManifest).contains(phase) || *phase == PhaseName::FinaliseSwap
-        })
-        .collect()
-}
-
-async fn ledger_message(context: &Context) -> String {
-    let read = async {
-        let mut connection = context.tools.database.pool().acquire().await?;
-        ledger::phases::message(&mut connection, context.subject.attempt.run, context.subject.attempt.phase).await
-    };
-    read.await.unwrap_or_default()
 }
 
 /// What a failed attempt means for the run.
@@ -260,11 +235,14 @@ async fn record(context: &Context, note: &Note) {
     let attempt = context.subject.attempt;
     let write = async {
         let mut tx = context.tools.database.pool().begin().await?;
-        context.control.fence.check_if_held(&mut tx).await?;
+        if let Some(fence) = &context.control.fence {
+            fence.check(&mut tx).await?;
+        }
         match note {
             Note::Paused => ledger::phases::pause(&mut tx, attempt).await?,
             Note::Stale(why) => {
-                ledger::phases::restart(&mut tx, attempt.release, attempt.run, &phases_to_rebuild(), why, attempt.epoch).await?;
+                let rebuilt: Vec<PhaseName> = phases_where(|facts| facts.rebuilt).collect();
+                ledger::phases::restart(&mut tx, attempt.release, attempt.run, &rebuilt, why, attempt.epoch).await?;
             }
             Note::Failed { text, how } => {
                 ledger::phases::fail(&mut tx, attempt, text, *how == Failure::Final, *how != Failure::Uncounted).await?;

@@ -60,7 +60,15 @@ impl Portal {
         set_incoming_rows(&mut conn, run, &rows).await.unwrap();
         let order = order(&self.relations, incoming, outgoing);
         let (mut tx, exchanged) = swap::exchange(&self.pool, &order, &self.pool, &CancellationToken::new()).await.unwrap();
-        let exchange = Exchange { portal: KEY.to_owned(), release, kind, incoming, outgoing, moved: &exchanged.moved };
+        let exchange = Exchange {
+            portal: KEY.to_owned(),
+            release,
+            source: kind.incoming(),
+            phase: "FinaliseSwap",
+            incoming,
+            outgoing,
+            moved: &exchanged.moved,
+        };
         record_exchange(&mut tx, &exchange).await.unwrap();
         commit(tx).await.unwrap();
         self.run(&format!("UPDATE portal_release.runs SET closed_at = now() WHERE id = {run}")).await;

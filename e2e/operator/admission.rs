@@ -13,7 +13,7 @@ const NEW_RELEASES: &[(&str, &str)] = &[
     ("only: [ImportCore]\nstartAt: Preflight", "phases.only stands alone: leave out startAt, stopAfter and skip"),
     ("only: [ImportCore]\nskip: [Preflight]", "phases.only stands alone"),
     ("skip: [FinaliseSwap]", "they keep the data safe (use stopAfter to end before the swap)"),
-    ("skip: [Freeze]", "phases.skip may not name AcquireLock, ReleaseLock, Freeze"),
+    ("skip: [Freeze]", "phases.skip may not name AcquireLock, Preflight, ValidateAndManifest"),
     ("skip: [PostSwap, PostSwap]", "spec.phases.skip[1]: Duplicate value"),
     ("only: [ImportCore, ImportCore]", "spec.phases.only[1]: Duplicate value"),
 ];

@@ -1,100 +1,68 @@
-//! The names of the phases, in the order in which they run.
+//! The names of the phases, in the order in which they run, and the schema's rules about them.
+//!
+//! Adding a phase begins here: its name and what it does. What the operator knows about it is its row in `release::phases`.
 
-use std::fmt;
+use super::named::named_enum;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+macro_rules! phases {
+    ($($name:ident: $summary:literal),+ $(,)?) => {
+        named_enum! {
+            /// One phase of a release.
+            pub enum PhaseName { $(#[doc = $summary] $name),+ }
+        }
 
-/// One phase of a release. The order of the variants is the order of the phases in the documentation; the plan may move
-/// `Freeze` forward when the Portal asks for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum PhaseName {
-    /// Takes the advisory lock of the portal's database and a new fencing epoch.
-    AcquireLock,
-    /// Refreshes the live materialized views concurrently.
-    RefreshViews,
-    /// Builds the staged twins of the materialized views.
-    CreateStagingViews,
-    /// Checks everything that can be checked before the first row is imported.
-    Preflight,
-    /// Builds the staged copies of the tables.
-    BuildStaging,
-    /// Runs the core imports into the staged tables.
-    ImportCore,
-    /// Runs the related imports into the staged tables.
-    ImportRelated,
-    /// Completes and validates the staged tables and writes the manifest.
-    ValidateAndManifest,
-    /// Scales the workers to zero and waits until they are gone.
-    Freeze,
-    /// Swaps staged and live relations in one transaction.
-    FinaliseSwap,
-    /// Creates or updates the downloads view.
-    CreateDownloadsView,
-    /// Brings the workers back to their recorded numbers.
-    Scale,
-    /// Vacuums the new tables and calls the hooks.
-    PostSwap,
-    /// Drops backups beyond the retention.
-    CleanupAndRetention,
-    /// Releases the advisory lock.
-    ReleaseLock,
-    /// Deletes the release's import checkpoints.
-    ResetCheckpoints,
+        impl PhaseName {
+            /// What it does, for people.
+            pub const fn summary(self) -> &'static str {
+                match self { $(Self::$name => $summary),+ }
+            }
+        }
+    };
+}
+
+phases! {
+    AcquireLock: "Takes the advisory lock of the portal's database and a new fencing epoch.",
+    RefreshViews: "Refreshes the live materialized views concurrently, where views.refresh is true.",
+    CreateStagingViews: "Builds staging_* twins of the materialized views in one transaction.",
+    Preflight: "Checks everything that can be checked before the first row is imported: relations, disk space, data, imports, gates.",
+    BuildStaging: "Builds staging_* copies of the tables, without indexes and foreign keys until they are loaded.",
+    ImportCore: "Runs the core imports into the staged tables.",
+    ImportRelated: "Runs the related imports into the staged tables.",
+    ValidateAndManifest: "Completes the staged tables, compares them with live, evaluates the gates and writes the manifest.",
+    Freeze: "Records the workers' replica counts, scales them to zero and waits until no pod is left.",
+    FinaliseSwap: "Exchanges staged and live relations in one transaction; the former data becomes a backup.",
+    CreateDownloadsView: "Makes sure of the downloads view, which changes with the swap; creates it in a run without a swap.",
+    Scale: "Scales the workers back to their recorded replica counts and waits until they are available.",
+    PostSwap: "Vacuums the new tables, validates foreign keys, compares live with what it replaced and calls the hooks.",
+    CleanupAndRetention: "Drops backups beyond the retention, never with CASCADE.",
+    ReleaseLock: "Releases the advisory lock.",
+    ResetCheckpoints: "Deletes the release's import checkpoints.",
 }
 
 impl PhaseName {
-    /// Every phase, in order.
-    pub const ALL: [Self; 16] = [
-        Self::AcquireLock,
-        Self::RefreshViews,
-        Self::CreateStagingViews,
-        Self::Preflight,
-        Self::BuildStaging,
-        Self::ImportCore,
-        Self::ImportRelated,
-        Self::ValidateAndManifest,
-        Self::Freeze,
-        Self::FinaliseSwap,
-        Self::CreateDownloadsView,
-        Self::Scale,
-        Self::PostSwap,
-        Self::CleanupAndRetention,
-        Self::ReleaseLock,
-        Self::ResetCheckpoints,
-    ];
+    /// Phases that `phases.skip` may not name: they keep the data safe. A test compares them with the table of phases.
+    pub const NEVER_SKIPPED: [Self; 7] =
+        [Self::AcquireLock, Self::Preflight, Self::ValidateAndManifest, Self::Freeze, Self::FinaliseSwap, Self::Scale, Self::ReleaseLock];
 
-    /// The name as it stands in specs, status and the ledger.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AcquireLock => "AcquireLock",
-            Self::RefreshViews => "RefreshViews",
-            Self::CreateStagingViews => "CreateStagingViews",
-            Self::Preflight => "Preflight",
-            Self::BuildStaging => "BuildStaging",
-            Self::ImportCore => "ImportCore",
-            Self::ImportRelated => "ImportRelated",
-            Self::ValidateAndManifest => "ValidateAndManifest",
-            Self::Freeze => "Freeze",
-            Self::FinaliseSwap => "FinaliseSwap",
-            Self::CreateDownloadsView => "CreateDownloadsView",
-            Self::Scale => "Scale",
-            Self::PostSwap => "PostSwap",
-            Self::CleanupAndRetention => "CleanupAndRetention",
-            Self::ReleaseLock => "ReleaseLock",
-            Self::ResetCheckpoints => "ResetCheckpoints",
-        }
-    }
-
-    /// The phase of that name, if there is one.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
+    fn quoted(phases: &[Self]) -> String {
+        phases.iter().map(|phase| format!("'{phase}'")).collect::<Vec<_>>().join(", ")
     }
 }
 
-impl fmt::Display for PhaseName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+/// CEL: `startAt` does not come after `stopAfter`.
+pub(super) fn starts_before_it_stops() -> String {
+    let order = format!("[{}]", PhaseName::quoted(&PhaseName::ALL));
+    format!("!has(self.startAt) || !has(self.stopAfter) || {order}.indexOf(self.startAt) <= {order}.indexOf(self.stopAfter)")
+}
+
+/// CEL: `skip` leaves the phases alone that keep the data safe.
+pub(super) fn skips_nothing_vital() -> String {
+    format!("!has(self.skip) || self.skip.all(p, !(p in [{}]))", PhaseName::quoted(&PhaseName::NEVER_SKIPPED))
+}
+
+/// What the API server says of a `skip` that names one of them.
+pub(super) fn skips_something_vital() -> String {
+    let names: Vec<&str> = PhaseName::NEVER_SKIPPED.iter().map(|phase| phase.as_str()).collect();
+    let (last, others) = names.split_last().map_or(("", &[][..]), |(last, others)| (*last, others));
+    format!("phases.skip may not name {} or {last}: they keep the data safe (use stopAfter to end before the swap)", others.join(", "))
 }

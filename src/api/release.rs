@@ -95,8 +95,8 @@ pub struct PortalRef {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.only) || self.only.size() == 0 || (!has(self.startAt) && !has(self.stopAfter) && (!has(self.skip) || self.skip.size() == 0))").message("phases.only stands alone: leave out startAt, stopAfter and skip"))]
-#[x_kube(validation = Rule::new("!has(self.startAt) || !has(self.stopAfter) || {'AcquireLock': 0, 'RefreshViews': 1, 'CreateStagingViews': 2, 'Preflight': 3, 'BuildStaging': 4, 'ImportCore': 5, 'ImportRelated': 6, 'ValidateAndManifest': 7, 'Freeze': 8, 'FinaliseSwap': 9, 'CreateDownloadsView': 10, 'Scale': 11, 'PostSwap': 12, 'CleanupAndRetention': 13, 'ReleaseLock': 14, 'ResetCheckpoints': 15}[self.startAt] <= {'AcquireLock': 0, 'RefreshViews': 1, 'CreateStagingViews': 2, 'Preflight': 3, 'BuildStaging': 4, 'ImportCore': 5, 'ImportRelated': 6, 'ValidateAndManifest': 7, 'Freeze': 8, 'FinaliseSwap': 9, 'CreateDownloadsView': 10, 'Scale': 11, 'PostSwap': 12, 'CleanupAndRetention': 13, 'ReleaseLock': 14, 'ResetCheckpoints': 15}[self.stopAfter]").message("phases.startAt comes after phases.stopAfter: no phase would run"))]
-#[x_kube(validation = Rule::new("!has(self.skip) || self.skip.all(p, !(p in ['AcquireLock', 'ReleaseLock', 'Freeze', 'Scale', 'Preflight', 'ValidateAndManifest', 'FinaliseSwap']))").message("phases.skip may not name AcquireLock, ReleaseLock, Freeze, Scale, Preflight, ValidateAndManifest or FinaliseSwap: they keep the data safe (use stopAfter to end before the swap)"))]
+#[x_kube(validation = Rule::new(super::phase::starts_before_it_stops()).message("phases.startAt comes after phases.stopAfter: no phase would run"))]
+#[x_kube(validation = Rule::new(super::phase::skips_nothing_vital()).message(kube::core::Message::Message(super::phase::skips_something_vital())))]
 pub struct PhaseSelection {
     /// First phase to run; what it needs of the phases before must be there from an earlier run of the same label.
     #[serde(default, skip_serializing_if = "Option::is_none")]

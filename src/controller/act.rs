@@ -2,24 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{
-    Resource, ResourceExt,
-    runtime::{controller::Action, reflector::ObjectRef},
-};
+use kube::{Resource, ResourceExt, runtime::controller::Action};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
     finalizer::{ReconcileError, set_finalizer},
-    observe::{ObserveError, Snapshot},
+    observe::{ObserveError, Snapshot, observe_orphan},
 };
 use crate::{
-    api::{FrozenWorkload, PhaseName, PhaseState, PortalRelease, ReleaseState},
+    api::{FrozenWorkload, PhaseName, PortalRelease, ReleaseState},
     cluster::{self, EventType, workers},
     database::{
         ledger::{
-            exchange,
-            former_states::{self, Purpose},
             phases::{Attempt, begin},
             runs::{self, NewRun, Reopening},
         },
@@ -27,8 +22,9 @@ use crate::{
     },
     notify::{Audience, Notice},
     release::{
-        Direction, LockView, PlannedPhase, RunKind, Step,
-        plan::{imports_again, plan, replan},
+        Direction, Entry, LockView, RunKind, Step, next,
+        phases::{Needs, facts},
+        plan::{Again, plan, replan},
         written::accepted,
     },
     work::{Context, Control, Progress, Subject, Tools},
@@ -64,12 +60,12 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
             shared.runner.stop(&snapshot.observed.uid, now);
             rest()
         }
-        Step::Open(kind) => open(shared, release, snapshot, kind).await,
-        Step::Reopen => reopen(shared, release, snapshot).await,
+        Step::Open(kind) => open(shared, snapshot, kind).await,
+        Step::Reopen => reopen(shared, snapshot).await,
         Step::Adopt => {
             if let Some(record) = &snapshot.observed.release {
                 let mut connection = snapshot.database.pool().acquire().await?;
-                runs::adopt(&mut connection, record.id, &release.name_any(), &snapshot.observed.uid).await?;
+                runs::adopt(&mut connection, record.id, &snapshot.owner.name, &snapshot.observed.uid).await?;
             }
             Ok(Flow::Again)
         }
@@ -83,15 +79,15 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
         Step::End { state, message } => {
             if let Some(run) = &snapshot.observed.run {
                 let mut connection = snapshot.database.pool().acquire().await?;
-                runs::end(&mut connection, run.id, state, release.spec.retry, &message).await?;
+                runs::end(&mut connection, run.id, state, snapshot.observed.spec.retry, &message).await?;
             }
             Ok(Flow::Again)
         }
         Step::Reap(run) => reap(shared, release, snapshot, run).await,
-        Step::Acquire => acquire(release, snapshot).await,
-        Step::Run(phase) => start(shared, release, snapshot, phase, Direction::Do).await,
-        Step::Undo(phase) => start(shared, release, snapshot, phase, Direction::Undo).await,
-        Step::Close { state, message } => close(shared, release, snapshot, state, &message).await,
+        Step::Acquire => acquire(snapshot).await,
+        Step::Run(phase) => start(shared, snapshot, phase, false).await,
+        Step::Undo(phase) => start(shared, snapshot, phase, true).await,
+        Step::Close { state, message } => close(shared, snapshot, state, &message).await,
         Step::Finalize => {
             set_finalizer(shared, release, false).await?;
             shared.wake_siblings(&release.namespace().unwrap_or_default(), release.spec.portal_ref.name.as_str());
@@ -100,25 +96,26 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
     }
 }
 
-async fn open(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, kind: RunKind) -> Result<Flow, ReconcileError> {
+async fn open(shared: &Shared, snapshot: &Snapshot, kind: RunKind) -> Result<Flow, ReconcileError> {
+    let (spec, owner) = (&snapshot.observed.spec, &snapshot.owner);
     let Ok(portal) = &snapshot.observed.portal else { return Ok(Flow::Wait(Action::await_change())) };
-    let planned: Vec<PlannedPhase> = plan(kind, portal, &release.spec);
-    let rollback = release.spec.rollback.as_ref();
+    let planned: Vec<Entry> = plan(kind, portal, spec);
+    let rollback = spec.rollback.as_ref();
     let reason = match kind {
         RunKind::Rollback => rollback.and_then(|rollback| rollback.reason.as_deref()),
-        RunKind::Release | RunKind::RollForward => release.spec.reason.as_deref(),
+        RunKind::Release | RunKind::RollForward => spec.reason.as_deref(),
     };
     let new = NewRun {
         portal: snapshot.database.key(),
-        label: release.spec.label.as_str(),
-        name: &release.name_any(),
+        label: spec.label.as_str(),
+        name: &owner.name,
         uid: &snapshot.observed.uid,
         reason,
         kind,
         target: rollback.map(|rollback| rollback.to.as_str()),
-        accept_data_loss: accepted(kind, &release.spec),
-        retry: release.spec.retry,
-        abort: release.spec.abort.as_ref().map(|abort| abort.reason.as_str()),
+        accept_data_loss: accepted(kind.incoming(), spec),
+        retry: spec.retry,
+        abort: spec.abort.as_ref().map(|abort| abort.reason.as_str()),
         plan: &planned,
     };
     let mut connection = snapshot.database.pool().acquire().await?;
@@ -127,29 +124,29 @@ async fn open(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, kin
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
     let (reason, note) = match kind {
-        RunKind::Release => ("ReleaseStarted", format!("release {} has started", release.spec.label)),
-        RunKind::Rollback => ("RollbackStarted", format!("rolling {} back", release.spec.label)),
-        RunKind::RollForward => ("RollForwardStarted", format!("rolling {} forward", release.spec.label)),
+        RunKind::Release => ("ReleaseStarted", format!("release {} has started", spec.label)),
+        RunKind::Rollback => ("RollbackStarted", format!("rolling {} back", spec.label)),
+        RunKind::RollForward => ("RollForwardStarted", format!("rolling {} forward", spec.label)),
     };
-    tracing::info!(release = release.name_any(), label = %release.spec.label, "{note}");
-    shared.services.event(release.object_ref(&()), EventType::Normal, reason, note);
+    tracing::info!(release = owner.name, label = %spec.label, "{note}");
+    shared.services.event(owner.object.clone(), EventType::Normal, reason, note);
     if kind == RunKind::Release {
-        shared.services.tell(audience(release, snapshot), Notice::Started { dry_run: release.spec.dry_run });
+        shared.services.tell(audience(snapshot), Notice::Started { dry_run: spec.dry_run });
     }
     Ok(Flow::Again)
 }
 
-async fn reopen(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot) -> Result<Flow, ReconcileError> {
+async fn reopen(shared: &Shared, snapshot: &Snapshot) -> Result<Flow, ReconcileError> {
+    let (spec, owner) = (&snapshot.observed.spec, &snapshot.owner);
     let (Ok(portal), Some(run), Some(record)) = (&snapshot.observed.portal, &snapshot.observed.run, &snapshot.observed.release) else {
         return Ok(Flow::Wait(Action::await_change()));
     };
-    let swapped = run.is_done(PhaseName::FinaliseSwap);
-    let fresh = !swapped && run.kind == RunKind::Release && (record.state == ReleaseState::Aborted || !snapshot.observed.owns_staging);
-    let reimport =
-        !fresh && !swapped && run.kind == RunKind::Release && release.spec.retry > record.retry_seen && imports_again(&release.spec);
-    let phases = replan(&run.phases, plan(run.kind, portal, &release.spec), fresh, reimport);
-    let again: Vec<&str> = release.spec.imports.only.iter().filter(|_| reimport).map(|import| import.as_str()).collect();
+    let again = snapshot.observed.again();
+    let reimport = again == Again::Resume { reimport: true };
+    let phases = replan(&run.phases, plan(run.kind, portal, spec), again);
+    let imports: Vec<&str> = spec.imports.only.iter().filter(|_| reimport).map(|import| import.as_str()).collect();
     let why = match record.state {
+        _ if again == Again::CleanUp => "cleaning up",
         _ if reimport => "importing again",
         ReleaseState::DryRunComplete => "going live from the dry run",
         ReleaseState::Suspended => "the selected phases have changed",
@@ -158,29 +155,29 @@ async fn reopen(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot) -
     let how = Reopening {
         release: record.id,
         run: run.id,
-        retry: release.spec.retry,
-        abort: release.spec.abort.as_ref().map(|abort| abort.reason.as_str()),
+        retry: spec.retry,
+        abort: spec.abort.as_ref().map(|abort| abort.reason.as_str()),
         phases: &phases,
-        fresh,
-        again: &again,
-        recheck: !fresh && !swapped && run.kind == RunKind::Release,
+        fresh: again == Again::Fresh,
+        again: &imports,
+        recheck: matches!(again, Again::Resume { .. }) && run.builds() && !run.has_swapped(),
         why,
     };
     let mut connection = snapshot.database.pool().acquire().await?;
     if !runs::reopen(&mut connection, &how).await? {
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
-    tracing::info!(release = release.name_any(), label = %release.spec.label, "{} goes on: {why}", release.spec.label);
-    shared.services.event(release.object_ref(&()), EventType::Normal, "Resumed", why.to_owned());
+    tracing::info!(release = owner.name, label = %spec.label, "{} resumes: {why}", spec.label);
+    shared.services.event(owner.object.clone(), EventType::Normal, "Resumed", why.to_owned());
     Ok(Flow::Again)
 }
 
-async fn acquire(release: &PortalRelease, snapshot: &Snapshot) -> Result<Flow, ReconcileError> {
+async fn acquire(snapshot: &Snapshot) -> Result<Flow, ReconcileError> {
     let lock_key = snapshot.portal.spec.database.lock_key;
     match snapshot.database.acquire(lock_key).await {
         Ok(()) => Ok(Flow::Again),
         Err(error @ LockError::Busy { .. }) => {
-            tracing::info!(release = release.name_any(), "{}: {error}", release.name_any());
+            tracing::info!(release = snapshot.owner.name, "{}: {error}", snapshot.owner.name);
             Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)))
         }
         Err(LockError::Over) => Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),
@@ -188,50 +185,42 @@ async fn acquire(release: &PortalRelease, snapshot: &Snapshot) -> Result<Flow, R
     }
 }
 
-/// Starts a phase, or its taking back, as a task.
-async fn start(
-    shared: &Shared,
-    release: &PortalRelease,
-    snapshot: &Snapshot,
-    phase: PhaseName,
-    direction: Direction,
-) -> Result<Flow, ReconcileError> {
+/// Starts a phase as a task: as its entry in the run says, or the other way round where the run is being cleaned up.
+async fn start(shared: &Shared, snapshot: &Snapshot, phase: PhaseName, unwinding: bool) -> Result<Flow, ReconcileError> {
     let (Some(run), Some(record)) = (&snapshot.observed.run, &snapshot.observed.release) else {
         return Ok(Flow::Wait(Action::await_change()));
     };
-    let portal = &snapshot.portal;
-    // After ReleaseLock the fence is not needed any more; nothing but this release's own rows is touched.
-    let Some(fence) = snapshot.database.fence().await.or_else(|| run.is_done(PhaseName::ReleaseLock).then(Default::default)) else {
-        return Ok(Flow::Again);
+    let (portal, owner, spec) = (&snapshot.portal, &snapshot.owner, &snapshot.observed.spec);
+    let fence = match snapshot.database.fence().await {
+        None if facts(phase).needs == Needs::Lock || unwinding => return Ok(Flow::Again),
+        fence => fence,
     };
-    let mut connection = snapshot.database.pool().acquire().await?;
-    let attempt = match direction {
-        Direction::Do => match begin(&mut connection, record.id, run.id, phase, &fence).await {
+    let attempt = if unwinding {
+        let epoch = fence.as_ref().map_or(0, |fence| fence.epoch);
+        Attempt { release: record.id, run: run.id, phase, direction: Direction::Undo, unwinding, number: 0, epoch }
+    } else {
+        let direction = run.record(phase).map_or(Direction::Do, |record| record.direction);
+        let mut connection = snapshot.database.pool().acquire().await?;
+        match begin(&mut connection, record.id, run.id, phase, direction, fence.as_ref()).await {
             Ok(attempt) => attempt,
             Err(Fenced::Database(error)) => return Err(error.into()),
             Err(fenced) => {
-                tracing::warn!(release = release.name_any(), "{}: {fenced}", release.name_any());
+                tracing::warn!(release = owner.name, "{}: {fenced}", owner.name);
                 snapshot.database.forget().await;
                 return Ok(Flow::Again);
             }
-        },
-        Direction::Undo => Attempt { release: record.id, run: run.id, phase, number: 0, epoch: fence.epoch },
+        }
     };
-    drop(connection);
-    if phase == PhaseName::ReleaseLock {
-        tracing::debug!("the lock is released once ReleaseLock is done");
-    }
-    let namespace = release.namespace().unwrap_or_default();
-    let terminating = snapshot.observed.deleting && cluster::is_terminating(&shared.client, &namespace).await;
-    let progress = Arc::new(Progress::new(shared.waker.clone(), ObjectRef::from_obj(release)));
+    let terminating = snapshot.observed.deleting && cluster::is_terminating(&shared.client, &owner.namespace).await;
+    let progress = Arc::new(Progress::new(shared.waker.clone(), owner.wake.clone()));
     let context = Context {
         subject: Subject {
-            namespace,
-            name: release.name_any(),
-            object: release.object_ref(&()),
+            namespace: owner.namespace.clone(),
+            name: owner.name.clone(),
+            object: owner.object.clone(),
             portal_name: portal.name_any(),
             portal: portal.spec.clone(),
-            spec: release.spec.clone(),
+            spec: spec.clone(),
             release_id: record.id,
             parked: record.parked.clone(),
             backup: record.backup.clone(),
@@ -243,19 +232,15 @@ async fn start(
         tools: Tools { client: shared.client.clone(), database: snapshot.database.clone(), services: shared.services.clone() },
         control: Control { fence, cancel: shared.runner.token(), pause: CancellationToken::new(), progress, backends: Arc::default() },
     };
-    tracing::info!(release = release.name_any(), label = %release.spec.label, phase = phase.as_str(), attempt = attempt.number, "{}: {phase} {}", release.spec.label, if direction == Direction::Do { "begins" } else { "is being taken back" });
-    shared.runner.start(&snapshot.observed.uid, context, direction);
+    let what = if unwinding { "is being undone" } else { "begins" };
+    tracing::info!(release = owner.name, label = %spec.label, phase = phase.as_str(), attempt = attempt.number, "{}: {phase} {what}", spec.label);
+    shared.runner.start(&snapshot.observed.uid, context);
     Ok(Flow::Again)
 }
 
-/// Closes the run: the lock is let go, people are told, and who waits may go on.
-async fn close(
-    shared: &Shared,
-    release: &PortalRelease,
-    snapshot: &Snapshot,
-    state: ReleaseState,
-    message: &str,
-) -> Result<Flow, ReconcileError> {
+/// Closes the run: the lock is released, people are notified, and releases that wait are woken.
+async fn close(shared: &Shared, snapshot: &Snapshot, state: ReleaseState, message: &str) -> Result<Flow, ReconcileError> {
+    let (spec, owner) = (&snapshot.observed.spec, &snapshot.owner);
     let Some(run) = &snapshot.observed.run else { return Ok(Flow::Wait(Action::await_change())) };
     let mut connection = snapshot.database.pool().acquire().await?;
     runs::close(&mut connection, run.id, state, message).await?;
@@ -270,72 +255,50 @@ async fn close(
         .map_or(Duration::ZERO, |started| Duration::try_from(snapshot.observed.now.duration_since(started)).unwrap_or_default());
     let services = &shared.services;
     services.metrics.release_ended(state, took);
-    tracing::info!(release = release.name_any(), label = %release.spec.label, state = state.as_str(), "{} is {state}: {message}", release.spec.label);
+    tracing::info!(release = owner.name, label = %spec.label, state = state.as_str(), "{} is {state}: {message}", spec.label);
     let (type_, reason) = match state {
         ReleaseState::Failed => (EventType::Warning, "Failed"),
         ReleaseState::Aborted => (EventType::Warning, "Aborted"),
         ReleaseState::RolledBack => (EventType::Normal, "RolledBack"),
         ReleaseState::DryRunComplete => (EventType::Normal, "DryRunComplete"),
-        ReleaseState::Suspended => (EventType::Normal, "Stopped"),
+        ReleaseState::Suspended => (EventType::Normal, "Suspended"),
         _ => (EventType::Normal, "Live"),
     };
-    services.event(release.object_ref(&()), type_, reason, message.to_owned());
-    let failed_in = run.phases.iter().find(|phase| phase.state == PhaseState::Failed).map(|phase| phase.name);
+    services.event(owner.object.clone(), type_, reason, message.to_owned());
+    let failed_in = run.failed().map(|failed| failed.name);
     match state {
         ReleaseState::Live => {
             let rows = snapshot.ledger.imports.iter().map(|import| import.rows).sum();
-            services.tell(audience(release, snapshot), Notice::Live { took, rows });
+            services.tell(audience(snapshot), Notice::Live { took, rows });
         }
         ReleaseState::Failed | ReleaseState::Aborted => {
-            services.tell(audience(release, snapshot), Notice::Failed { phase: failed_in, cause: message.to_owned() })
+            services.tell(audience(snapshot), Notice::Failed { phase: failed_in, cause: message.to_owned() })
         }
         _ => {}
     }
-    shared.wake_siblings(&release.namespace().unwrap_or_default(), release.spec.portal_ref.name.as_str());
+    shared.wake_siblings(&owner.namespace, spec.portal_ref.name.as_str());
     Ok(Flow::Again)
 }
 
-fn audience(release: &PortalRelease, snapshot: &Snapshot) -> Audience {
+fn audience(snapshot: &Snapshot) -> Audience {
     Audience {
-        namespace: release.namespace().unwrap_or_default(),
-        portal: release.spec.portal_ref.name.0.clone(),
-        label: release.spec.label.0.clone(),
+        namespace: snapshot.owner.namespace.clone(),
+        portal: snapshot.observed.spec.portal_ref.name.0.clone(),
+        label: snapshot.observed.spec.label.0.clone(),
         notifications: snapshot.portal.spec.notifications.clone(),
     }
 }
 
-/// Winds up the run of a release whose object is gone: its workers come back, its run is closed.
+/// Takes the next step of a run whose object is gone: the same that a deletion takes.
 async fn reap(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, run: i64) -> Result<Flow, ReconcileError> {
-    // Its task may still be at work in this very process.
-    if let Some(open) = &snapshot.ledger.open
-        && shared.runner.view(&open.uid).is_some()
-    {
-        shared.runner.stop(&open.uid, true);
-        return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
-    }
-    let lock_key = snapshot.portal.spec.database.lock_key;
-    match snapshot.database.acquire(lock_key).await {
-        Ok(()) => {}
-        Err(LockError::Busy { .. } | LockError::Over) => return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))),
-        Err(LockError::Database(error)) => return Err(error.into()),
-    }
-    let mut connection = snapshot.database.pool().acquire().await?;
-    let frozen = former_states::frozen(&mut connection, snapshot.database.key()).await?;
-    let namespace = release.namespace().unwrap_or_default();
-    if let Err(error) = workers::thaw(&shared.client, &namespace, &snapshot.portal.name_any(), &frozen).await {
-        tracing::warn!(%error, "the workers of a release whose object is gone are not back yet: {error}");
-        return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
-    }
-    former_states::forget(&mut connection, snapshot.database.key(), Purpose::Freeze).await?;
-    let state = if exchange::run_has_swapped(&mut connection, run).await? { ReleaseState::Live } else { ReleaseState::Aborted };
-    runs::close(&mut connection, run, state, "the PortalRelease was removed without the operator; its run was wound up").await?;
-    drop(connection);
-    snapshot.database.release().await;
-    tracing::info!(run, "the run of a release whose object is gone was wound up");
-    Ok(Flow::Again)
+    let Some(orphan) = observe_orphan(shared, snapshot, run).await? else { return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))) };
+    let step = next(&orphan.observed);
+    tracing::debug!(release = orphan.owner.name, ?step, "{}: {step:?}", orphan.owner.name);
+    // Its task wakes this object when it has ended.
+    Box::pin(act(shared, release, &orphan, step)).await
 }
 
-/// A deleted object whose ledger cannot be read: the workers come back from what the status says. Gives `true` once it is let go.
+/// A deleted object whose ledger cannot be read: the workers come back from what the status says. Returns `true` once the finalizer is removed.
 pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, blind: &ObserveError) -> Result<bool, ReconcileError> {
     let namespace = release.namespace().unwrap_or_default();
     let waited = release
@@ -354,11 +317,10 @@ pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, bli
             tracing::warn!(release = release.name_any(), %error, "{}: the workers are not back yet: {error}", release.name_any());
             return Ok(false);
         }
-        let note =
-            format!("the object was let go although its database could not be tidied up: {cause}; the next release of this portal does it");
-        shared.services.event(release.object_ref(&()), EventType::Warning, "LetGo", note);
+        let note = format!("finalizer removed without cleaning up the database: {cause}; the next release of this portal cleans up");
+        shared.services.event(release.object_ref(&()), EventType::Warning, "CleanupSkipped", note);
     }
-    tracing::warn!(release = release.name_any(), cause, "{}: let go without its ledger: {cause}", release.name_any());
+    tracing::warn!(release = release.name_any(), cause, "{}: finalizer removed without its ledger: {cause}", release.name_any());
     set_finalizer(shared, release, false).await?;
     Ok(true)
 }

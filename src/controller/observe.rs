@@ -2,23 +2,35 @@
 
 use std::sync::Arc;
 
-use kube::{ResourceExt, runtime::reflector::ObjectRef};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
 use regex::Regex;
 
 use super::Shared;
 use crate::{
-    api::{Portal, PortalRelease, ReleaseState},
+    api::{Portal, PortalRef, PortalRelease, PortalReleaseSpec, ReleaseState},
     database::{ledger, portal::PortalDatabase},
     portals::{Known, PortalError},
-    release::{Blocker, LockView, Observed, observed::Refusal, step::is_ours},
+    release::{Blocker, LockView, Observed, observed::Refusal},
 };
 
 /// What was observed, and the handles to act on it.
 pub(super) struct Snapshot {
     pub observed: Observed,
+    pub owner: Owner,
     pub ledger: ledger::View,
     pub portal: Arc<Portal>,
     pub database: Arc<PortalDatabase>,
+}
+
+/// The release whose ledger rows they are: the reconciled object, or one that is gone.
+pub(super) struct Owner {
+    pub namespace: String,
+    pub name: String,
+    /// For events.
+    pub object: ObjectReference,
+    /// The object that is woken when something has changed.
+    pub wake: ObjectRef<PortalRelease>,
 }
 
 /// Why nothing can be decided.
@@ -47,6 +59,7 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         now: jiff::Timestamp::now(),
         spec: release.spec.clone(),
         deleting: release.metadata.deletion_timestamp.is_some(),
+        orphan: false,
         uid,
         portal: usable(&portal, release),
         release: view.release.clone(),
@@ -63,11 +76,43 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         backups: view.backups.clone(),
         written: view.portal.as_ref().and_then(|portal| portal.written.clone()),
     };
-    if !is_ours(&observed) {
+    if !observed.is_ours() {
         observed.current = false;
         observed.workers_frozen = false;
     }
-    Ok(Snapshot { observed, ledger: view, portal, database })
+    let owner = Owner { namespace, name: release.name_any(), object: release.object_ref(&()), wake: ObjectRef::from_obj(release) };
+    Ok(Snapshot { observed, owner, ledger: view, portal, database })
+}
+
+/// The release whose run is open although its object is gone, seen as if the object were being deleted. `None`: there is no such run
+/// any more.
+pub(super) async fn observe_orphan(shared: &Shared, snapshot: &Snapshot, run: i64) -> Result<Option<Snapshot>, sqlx::Error> {
+    let Some(open) = snapshot.ledger.open.as_ref().filter(|open| open.run == run) else { return Ok(None) };
+    let task = shared.runner.view(&open.uid);
+    let (portal, database) = (snapshot.portal.clone(), snapshot.database.clone());
+    let view = ledger::observe(&mut *database.pool().acquire().await?, database.key(), &open.label).await?;
+    let portal_ref = PortalRef { name: portal.name_any().as_str().into() };
+    let observed = Observed {
+        now: jiff::Timestamp::now(),
+        spec: PortalReleaseSpec { portal_ref, label: open.label.as_str().into(), ..PortalReleaseSpec::default() },
+        deleting: true,
+        orphan: true,
+        uid: open.uid.clone(),
+        portal: Ok(portal.spec.clone()),
+        release: view.release.clone(),
+        run: view.run.clone(),
+        blocker: None,
+        lock: snapshot.observed.lock.clone(),
+        task,
+        workers_frozen: !view.frozen.is_empty(),
+        current: false,
+        owns_staging: false,
+        backups: view.backups.clone(),
+        written: None,
+    };
+    let object = ObjectReference { name: Some(open.name.clone()), uid: Some(open.uid.clone()), ..snapshot.owner.object.clone() };
+    let owner = Owner { namespace: snapshot.owner.namespace.clone(), name: open.name.clone(), object, wake: snapshot.owner.wake.clone() };
+    Ok(observed.open_run().is_some().then_some(Snapshot { observed, owner, ledger: view, portal, database }))
 }
 
 async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledger::View, sqlx::Error> {

@@ -59,8 +59,8 @@ pub enum Fenced {
     Database(#[from] sqlx::Error),
 }
 
-/// What every change checks in its own transaction. The default one belongs to nobody: nothing passes it.
-#[derive(Clone, Debug, Default)]
+/// What every change checks in its own transaction.
+#[derive(Clone, Debug)]
 pub struct Fence {
     portal: String,
     lock_key: i64,
@@ -95,14 +95,6 @@ impl Fence {
             return Err(Fenced::LockLost);
         }
         Ok(pid)
-    }
-
-    /// As [`Fence::check`]; after ReleaseLock there is nothing to check.
-    ///
-    /// # Errors
-    /// [`Fenced`] when the epoch or the lock is lost.
-    pub async fn check_if_held(&self, tx: &mut PgConnection) -> Result<(), Fenced> {
-        if self.portal.is_empty() { Ok(()) } else { self.check(tx).await.map(drop) }
     }
 }
 

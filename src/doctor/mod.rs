@@ -166,9 +166,9 @@ fn connect_failed(options: &PgConnectOptions, cause: sqlx::Error) -> DoctorError
 /// What a release without any selection would do.
 fn planned(portal: &PortalSpec) -> Line {
     let phases = plan(RunKind::Release, portal, &PortalReleaseSpec::default());
-    let would: Vec<&str> = phases.iter().filter(|phase| phase.skipped.is_none()).map(|phase| phase.name.as_str()).collect();
+    let would: Vec<&str> = phases.iter().filter(|phase| phase.skipped.is_none()).map(|phase| phase.phase.as_str()).collect();
     let skipped: Vec<String> =
-        phases.iter().filter_map(|phase| phase.skipped.as_ref().map(|why| format!("{} ({why})", phase.name))).collect();
+        phases.iter().filter_map(|phase| phase.skipped.as_ref().map(|why| format!("{} ({why})", phase.phase))).collect();
     let skipped = if skipped.is_empty() { String::new() } else { format!("; skipped: {}", skipped.join(", ")) };
     Line::ok("plan", format!("a release would run {}{skipped}", would.join(", ")))
 }

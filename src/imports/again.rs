@@ -5,7 +5,7 @@
 
 use super::{is_over_limit, job, read_by, reads_table};
 use crate::{
-    api::{Import, PhaseName},
+    api::Import,
     database::{
         identifiers::Relations,
         import::ENOUGH_REJECTED,
@@ -17,7 +17,7 @@ use crate::{
 
 /// Empties the tables of the imports that are to run again, and forgets what these imports did. All of it commits together, so that
 /// it happens once, wherever the operator is killed.
-pub(crate) async fn prepare(context: &Context, definition: &Definition) -> Result<(), PhaseError> {
+pub(crate) async fn prepare(context: &Context, definition: &Definition, core: bool) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let marked = ledger::imports::marked_again(&mut work, context.subject.release_id).await?;
     let mut again: Vec<&Import> = Vec::new();
@@ -35,9 +35,7 @@ pub(crate) async fn prepare(context: &Context, definition: &Definition) -> Resul
     let mut work = context.work().await?;
     // Emptied here, the table of such an import would stay empty: ImportCore is over.
     let is_core = |import: &Import| definition.core.iter().any(|(core, _)| core.name == import.name);
-    if context.subject.attempt.phase == PhaseName::ImportRelated
-        && let Some(import) = again.iter().find(|import| is_core(import))
-    {
+    if !core && let Some(import) = again.iter().find(|import| is_core(import)) {
         return Err(PhaseError::Refused(format!(
             "import {} is one of imports.core and cannot be imported again by ImportRelated; set phases.startAt to ImportCore",
             import.name

@@ -40,13 +40,13 @@ use crate::{
 
 pub(crate) async fn core(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
-    again::prepare(context, &definition).await?;
+    again::prepare(context, &definition, true).await?;
     run(context, &definition, &definition.core).await
 }
 
 pub(crate) async fn related(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::resolve(context).await?;
-    again::prepare(context, &definition).await?;
+    again::prepare(context, &definition, false).await?;
     run(context, &definition, &definition.related).await
 }
 
@@ -55,7 +55,7 @@ pub(crate) async fn undo(context: &Context) -> Result<Done, PhaseError> {
     jobs::stop_all(context).await?;
     let mut work = context.work().await?;
     ledger::imports::reset_imports(&mut work, context.subject.release_id).await?;
-    work.complete_undo("imported rows are dropped with the staged tables").await
+    work.complete("imported rows are dropped with the staged tables").await
 }
 
 async fn run(context: &Context, definition: &Definition, imports: &[(Import, Option<String>)]) -> Result<Done, PhaseError> {

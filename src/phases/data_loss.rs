@@ -13,7 +13,7 @@ use crate::{
         ledger,
         written::{Count, count, count_again, is_still_so, limit_statements},
     },
-    release::{RunKind, Written, written::accepted},
+    release::{Incoming, Written, written::accepted},
     work::{Context, Done, PhaseError, Work},
 };
 
@@ -64,7 +64,7 @@ pub(super) async fn preflight(
 /// # Errors
 /// As [`preflight`].
 pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Generation) -> Result<Option<Count>, PhaseError> {
-    if context.subject.run.kind == RunKind::Release {
+    if context.subject.run.builds() {
         return Ok(None);
     }
     context.say("counting what was written to the live tables");
@@ -80,7 +80,7 @@ pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Ge
 /// # Errors
 /// As [`preflight`]; [`PhaseError::Failed`] when it cannot be told in the time that readers may wait.
 pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Count, outgoing: &Generation) -> Result<(), PhaseError> {
-    if accepted(context.subject.run.kind, &context.subject.spec) || is_still_so(work, before).await? {
+    if accepted(context.subject.run.incoming(), &context.subject.spec) || is_still_so(work, before).await? {
         return Ok(());
     }
     limit_statements(work, LOCKED_LIMIT).await?;
@@ -89,7 +89,7 @@ pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Coun
         PhaseError::Failed(cause) => PhaseError::Failed(format!(
             "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing has changed; \
              it is tried again; when they do not rest, set {} to go on without the count",
-            accepting(context.subject.run.kind)
+            accepting(context.subject.run.incoming())
         )),
         other => other,
     })?;
@@ -103,7 +103,7 @@ pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Coun
 /// Those of the phase.
 pub(super) async fn remembering(context: &Context, phase: impl Future<Output = Result<Done, PhaseError>>) -> Result<Done, PhaseError> {
     let result = phase.await;
-    if context.subject.run.kind != RunKind::Release && matches!(result, Err(PhaseError::Refused(_))) {
+    if !context.subject.run.builds() && matches!(result, Err(PhaseError::Refused(_))) {
         let keep = async {
             let mut work = context.work().await?;
             keep_count(context, &mut work).await?;
@@ -126,12 +126,12 @@ pub(super) async fn keep_count(context: &Context, work: &mut Work) -> Result<(),
 }
 
 fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result<(), PhaseError> {
-    if written.is_nothing() || accepted(context.subject.run.kind, &context.subject.spec) {
+    if written.is_nothing() || accepted(context.subject.run.incoming(), &context.subject.spec) {
         return Ok(());
     }
-    let (what, instead) = match context.subject.run.kind {
-        RunKind::RollForward => ("a roll forward", "set spec.rollback again"),
-        RunKind::Release | RunKind::Rollback => ("a rollback", "remove spec.rollback"),
+    let (what, instead) = match context.subject.run.incoming() {
+        Incoming::Parked => ("a roll forward", "set spec.rollback again"),
+        Incoming::Staging | Incoming::Backup => ("a rollback", "remove spec.rollback"),
     };
     let kept = match outgoing {
         Generation::Staging => "they would stay in staging_* until the next release builds its staging".to_owned(),
@@ -140,14 +140,14 @@ fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result
     Err(PhaseError::Refused(format!(
         "{}; {what} would take these rows from readers ({kept}); nothing has changed; set {} to go on, or {instead}",
         written.sentence(),
-        accepting(context.subject.run.kind)
+        accepting(context.subject.run.incoming())
     )))
 }
 
-fn accepting(kind: RunKind) -> &'static str {
-    match kind {
-        RunKind::RollForward => "rollForward.acceptDataLoss: true",
-        RunKind::Release | RunKind::Rollback => "rollback.acceptDataLoss: true",
+fn accepting(incoming: Incoming) -> &'static str {
+    match incoming {
+        Incoming::Parked => "rollForward.acceptDataLoss: true",
+        Incoming::Staging | Incoming::Backup => "rollback.acceptDataLoss: true",
     }
 }
 

@@ -1,14 +1,13 @@
 //! The downloads view: it changes with the swap, in one transaction, and a rollback gives it back the query that it had.
 
 use crate::{
-    api::{PhaseName, PhaseState},
     database::{
         identifiers::{Generation, qualified},
         ledger::downloads,
         run_sql,
         views::{ViewChange, replace_view, view_change, view_query},
     },
-    release::RunKind,
+    release::Incoming,
     work::{Context, Done, PhaseError, Work, definition::templates},
 };
 
@@ -29,14 +28,12 @@ pub(super) struct Change {
 pub(super) async fn change(work: &mut Work, context: &Context, incoming: &Generation) -> Result<Change, PhaseError> {
     let Some(view) = &context.subject.portal.downloads_view else { return Ok(Change::default()) };
     let (schema, name) = (context.subject.portal.database.schema.as_str(), view.name.as_str());
-    let after = match (context.subject.run.kind, incoming) {
-        (RunKind::Release, _) => {
-            let left_out = context.subject.run.state_of(PhaseName::CreateDownloadsView).is_none_or(|state| state == PhaseState::Skipped);
-            if left_out { None } else { Some(query(context)?) }
-        }
-        (RunKind::RollForward, _) => downloads::own(work, context.subject.release_id).await?,
-        (RunKind::Rollback, Generation::Backup(stamp)) => downloads::former(work, &context.key(), *stamp, name).await?,
-        (RunKind::Rollback, _) => None,
+    let after = match (context.subject.run.incoming(), incoming) {
+        (Incoming::Staging, _) if context.subject.run.changes_downloads_view() => Some(query(context)?),
+        (Incoming::Staging, _) => None,
+        (Incoming::Parked, _) => downloads::own(work, context.subject.release_id).await?,
+        (Incoming::Backup, Generation::Backup(stamp)) => downloads::former(work, &context.key(), *stamp, name).await?,
+        (Incoming::Backup, _) => None,
     };
     let before = view_query(work, schema, name).await?;
     // Without another query the view is only pointed to the new tables, like every other.
@@ -52,7 +49,7 @@ pub(super) async fn change(work: &mut Work, context: &Context, incoming: &Genera
 /// # Errors
 /// When the database does not answer.
 pub(super) async fn record(work: &mut Work, context: &Context, outgoing: &Generation, change: &Change) -> Result<(), PhaseError> {
-    if let Some(query) = change.after.as_ref().filter(|_| context.subject.run.kind != RunKind::Rollback) {
+    if let Some(query) = change.after.as_ref().filter(|_| context.subject.run.incoming() != Incoming::Backup) {
         downloads::keep_own(work, context.subject.release_id, query).await?;
     }
     if let (Generation::Backup(stamp), Some(query)) = (outgoing, &change.before) {
@@ -91,7 +88,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     };
     let (schema, name) = (context.subject.portal.database.schema.as_str(), view.name.as_str());
     let mut work = context.work().await?;
-    if context.subject.run.is_done(PhaseName::FinaliseSwap) && view_query(&mut work, schema, name).await?.is_some() {
+    if context.subject.run.has_swapped() && view_query(&mut work, schema, name).await?.is_some() {
         return work.complete(&format!("{name} became live with the swap")).await;
     }
     let query = query(context)?;

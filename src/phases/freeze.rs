@@ -103,7 +103,7 @@ pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
     let mut work = context.work().await?;
     former_states::forget(&mut work, &context.key(), Purpose::Freeze).await?;
     let done = work.complete(&message).await?;
-    let frozen_at = context.subject.run.phases.iter().find(|phase| phase.name == PhaseName::Freeze).and_then(|phase| phase.started_at);
+    let frozen_at = context.subject.run.record(PhaseName::Freeze).and_then(|phase| phase.started_at);
     if let Some(since) = frozen_at {
         let rest = Duration::try_from(jiff::Timestamp::now().duration_since(since)).unwrap_or_default();
         context.tools.services.metrics.workers_frozen(rest);
@@ -116,7 +116,7 @@ pub(super) async fn undo_freeze(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, false).await?;
     let mut work = context.work().await?;
     former_states::forget(&mut work, &context.key(), Purpose::Freeze).await?;
-    work.complete_undo(&message).await
+    work.complete(&message).await
 }
 
 async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {

@@ -1,4 +1,4 @@
-//! The phases: what each does, and what takes it back, side by side.
+//! The phases: what each does, and what undoes it, side by side.
 //!
 //! A phase gets a [`Context`] and returns [`Done`], which only [`Work::complete`] makes: the row that says that the phase is done
 //! commits in the transaction that did it. A phase may be killed anywhere and run again.
@@ -20,48 +20,49 @@ mod views;
 use crate::{
     api::PhaseName,
     imports,
+    release::{Direction, phases::facts},
     work::{Context, Done, PhaseError},
 };
 
-/// Runs a phase.
+/// Does or undoes a phase, as its entry in the run says. Every pair has its line: one that is forgotten does not compile.
 ///
 /// # Errors
 /// See [`PhaseError`].
 pub async fn run(context: &Context) -> Result<Done, PhaseError> {
-    let phase = context.subject.attempt.phase;
-    if context.subject.run.recheck && recheck::is_due(phase) {
+    use Direction::{Do, Undo};
+    use PhaseName::*;
+
+    let (phase, direction) = (context.subject.attempt.phase, context.subject.attempt.direction);
+    if direction == Do && context.subject.run.recheck && facts(phase).uses_staging {
         recheck::run(context).await?;
     }
-    match phase {
-        PhaseName::AcquireLock => lock::acquire(context).await,
-        PhaseName::RefreshViews => views::refresh(context).await,
-        PhaseName::CreateStagingViews => views::create(context).await,
-        PhaseName::Preflight => data_loss::remembering(context, preflight::run(context)).await,
-        PhaseName::BuildStaging => staging::build(context).await,
-        PhaseName::ImportCore => imports::core(context).await,
-        PhaseName::ImportRelated => imports::related(context).await,
-        PhaseName::ValidateAndManifest => validate::run(context).await,
-        PhaseName::Freeze => freeze::freeze(context).await,
-        PhaseName::FinaliseSwap => data_loss::remembering(context, swap::run(context)).await,
-        PhaseName::CreateDownloadsView => downloads::run(context).await,
-        PhaseName::Scale => freeze::scale(context).await,
-        PhaseName::PostSwap => post_swap::run(context).await,
-        PhaseName::CleanupAndRetention => retention::run(context).await,
-        PhaseName::ReleaseLock => lock::release(context).await,
-        PhaseName::ResetCheckpoints => retention::reset_checkpoints(context).await,
-    }
-}
-
-/// Takes a phase back. The release's table of phases says when.
-///
-/// # Errors
-/// See [`PhaseError`].
-pub async fn undo(context: &Context) -> Result<Done, PhaseError> {
-    match context.subject.attempt.phase {
-        PhaseName::CreateStagingViews => views::undo_create(context).await,
-        PhaseName::BuildStaging => staging::undo_build(context).await,
-        PhaseName::ImportCore | PhaseName::ImportRelated => imports::undo(context).await,
-        PhaseName::Freeze => freeze::undo_freeze(context).await,
-        phase => context.work().await?.complete_undo(&format!("{phase} leaves nothing to take back")).await,
+    match (phase, direction) {
+        (AcquireLock, Do) => lock::acquire(context).await,
+        (RefreshViews, Do) => views::refresh(context).await,
+        (CreateStagingViews, Do) => views::create(context).await,
+        (CreateStagingViews, Undo) => views::undo_create(context).await,
+        (Preflight, Do) if context.subject.run.builds() => preflight::run(context).await,
+        (Preflight, Do) => data_loss::remembering(context, swap::preflight(context)).await,
+        (BuildStaging, Do) => staging::build(context).await,
+        (BuildStaging, Undo) => staging::undo_build(context).await,
+        (ImportCore, Do) => imports::core(context).await,
+        (ImportRelated, Do) => imports::related(context).await,
+        (ImportCore | ImportRelated, Undo) => imports::undo(context).await,
+        (ValidateAndManifest, Do) => validate::run(context).await,
+        (Freeze, Do) => freeze::freeze(context).await,
+        (Freeze, Undo) => freeze::undo_freeze(context).await,
+        (FinaliseSwap, Do) => data_loss::remembering(context, swap::run(context)).await,
+        (FinaliseSwap, Undo) => data_loss::remembering(context, swap::undo(context)).await,
+        (CreateDownloadsView, Do) => downloads::run(context).await,
+        (Scale, Do) => freeze::scale(context).await,
+        (PostSwap, Do) => post_swap::run(context).await,
+        (CleanupAndRetention, Do) => retention::run(context).await,
+        (ReleaseLock, Do) => lock::release(context).await,
+        (ResetCheckpoints, Do) => retention::reset_checkpoints(context).await,
+        (
+            AcquireLock | RefreshViews | Preflight | ValidateAndManifest | CreateDownloadsView | Scale | PostSwap | CleanupAndRetention
+            | ReleaseLock | ResetCheckpoints,
+            Undo,
+        ) => context.work().await?.complete("nothing to undo").await,
     }
 }

@@ -11,7 +11,6 @@ use crate::{
         ledger,
         swap::validate_constraints,
     },
-    release::RunKind,
     storage::guard::Refusal,
     text::counted,
     work::{Context, Done, PhaseError},
@@ -56,7 +55,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
 /// is not so: something has changed them since, or the swap has a defect.
 async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
     let backup = context.subject.backup.as_deref().and_then(|stamp| stamp.parse().ok()).map(Generation::Backup);
-    let Some(backup) = backup.filter(|_| context.subject.run.kind == RunKind::Release) else { return Ok(None) };
+    let Some(backup) = backup.filter(|_| context.subject.run.builds()) else { return Ok(None) };
     let mut work = context.work().await?;
     let relations = ledger::staging::present(&mut work, context.all_relations(), &backup).await?;
     let differences = catalog::diff(&mut work, &relations, &backup).await?;

@@ -1,6 +1,6 @@
 //! Preflight: everything that can be checked before the first row is imported.
 
-use super::{downloads, swap, views::contents};
+use super::{downloads, views::contents};
 use crate::{
     api::{GatePhase, Import, PhaseName, PhaseState},
     database::{
@@ -18,15 +18,11 @@ use crate::{
         file::{Source, open},
         order, rules,
     },
-    release::RunKind,
     text::counted,
     work::{Context, Definition, Done, PhaseError, definition::templates, refuse, refuse_sentences},
 };
 
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
-    if context.subject.run.kind != RunKind::Release {
-        return swap::preflight(context).await;
-    }
     let definition = Definition::resolve(context).await?;
     let templates = templates(context);
     let schema = context.subject.portal.database.schema.as_str();

@@ -2,7 +2,6 @@
 
 use super::views;
 use crate::{
-    api::PhaseName,
     database::{
         catalog,
         identifiers::Relations,
@@ -12,20 +11,6 @@ use crate::{
     release::plan::imports_again,
     work::{Context, Definition, PhaseError},
 };
-
-/// The phases that build on the staging.
-pub(super) fn is_due(phase: PhaseName) -> bool {
-    matches!(
-        phase,
-        PhaseName::Preflight
-            | PhaseName::BuildStaging
-            | PhaseName::ImportCore
-            | PhaseName::ImportRelated
-            | PhaseName::ValidateAndManifest
-            | PhaseName::Freeze
-            | PhaseName::FinaliseSwap
-    )
-}
 
 /// Compares the staging with the Portal, the live tables, the source and the files.
 ///

@@ -103,8 +103,7 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
 
 /// Forgets the release's import checkpoints.
 pub(super) async fn reset_checkpoints(context: &Context) -> Result<Done, PhaseError> {
-    // The lock is released by now; what is deleted belongs to this release alone.
-    let mut tx = context.tools.database.pool().begin().await?;
-    let count = ledger::imports::reset_checkpoints(&mut tx, context.subject.release_id).await?;
-    context.complete_unlocked(tx, &format!("{} deleted", counted(usize::try_from(count).unwrap_or(usize::MAX), "checkpoint"))).await
+    let mut work = context.work().await?;
+    let count = ledger::imports::reset_checkpoints(&mut work, context.subject.release_id).await?;
+    work.complete(&format!("{} deleted", counted(usize::try_from(count).unwrap_or(usize::MAX), "checkpoint"))).await
 }

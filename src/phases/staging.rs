@@ -49,5 +49,5 @@ pub(super) async fn undo_build(context: &Context) -> Result<Done, PhaseError> {
             ledger::staging::own_staging(&mut work, &context.key(), None).await?;
         }
     }
-    work.complete_undo("staged tables dropped").await
+    work.complete("staged tables dropped").await
 }

@@ -19,7 +19,7 @@ use crate::{
         swap::{self, CancelBlockers, FailedAttempt, Hooks, Horizon, Limits, SwapError, SwapPlan, SwapRequest, old_snapshots, standbys},
     },
     metrics::LockAttempt,
-    release::RunKind,
+    release::Incoming,
     text::counted,
     work::{Context, Done, PhaseError, Work, refuse_sentences},
 };
@@ -39,7 +39,17 @@ struct Places {
     downloads: downloads::Change,
 }
 
+/// Makes the staging live, or what a rollback has parked.
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
+    exchange(context).await
+}
+
+/// Restores a backup: what is live goes to the staging, or becomes a backup where the staging is kept for another release.
+pub(super) async fn undo(context: &Context) -> Result<Done, PhaseError> {
+    exchange(context).await
+}
+
+async fn exchange(context: &Context) -> Result<Done, PhaseError> {
     if !context.subject.portal.workers.is_empty() {
         freeze::still_frozen(context).await?;
     }
@@ -124,16 +134,17 @@ impl Hooks for Around<'_> {
     async fn begin(&self, plan: &SwapPlan) -> Result<Work, Trouble> {
         let Self { context, places, .. } = self;
         let mut work = context.work().await?;
-        if context.subject.run.kind == RunKind::Release {
+        if context.subject.run.builds() {
             // Until the locks are there, the plan's version stands for this look: a change after it makes another plan.
             same_structure(&mut work, context, self.origin).await?;
         }
         let record = Exchange {
             portal: context.key(),
             release: context.subject.release_id,
-            kind: context.subject.run.kind,
+            source: context.subject.run.incoming(),
             incoming: &places.incoming,
             outgoing: &places.outgoing,
+            phase: context.subject.attempt.phase.as_str(),
             moved: &plan.moved,
         };
         ledger::exchange::record_exchange(&mut work, &record).await.map_err(PhaseError::from)?;
@@ -203,14 +214,14 @@ pub(super) async fn preflight(context: &Context) -> Result<Done, PhaseError> {
 
 async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError> {
     let all = context.all_relations();
-    let (incoming, outgoing, relations) = match context.subject.run.kind {
-        RunKind::Release => {
+    let (incoming, outgoing, relations) = match context.subject.run.incoming() {
+        Incoming::Staging => {
             if !ledger::staging::owns_staging(work, &context.key(), context.subject.release_id).await? {
                 return Err(PhaseError::Stale("the staging belongs to another release by now: it is built again".to_owned()));
             }
             (Generation::Staging, new_backup(work, context).await?, context.relations())
         }
-        RunKind::Rollback => {
+        Incoming::Backup => {
             let stamp = rollback_stamp(work, context, &all).await?;
             // The data goes to staging, unless a validated dry run is kept there.
             let free = ledger::staging::staging_is_free(work, &context.key(), context.subject.release_id).await?
@@ -223,7 +234,7 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
             };
             (Generation::Backup(stamp), outgoing, all)
         }
-        RunKind::RollForward => {
+        Incoming::Parked => {
             let parked = context.subject.parked.as_deref().unwrap_or("staging");
             let incoming = if parked == "staging" { Generation::Staging } else { Generation::Backup(stamp(parked)?) };
             (incoming, new_backup(work, context).await?, all)
@@ -242,7 +253,7 @@ async fn way_is_clear(context: &Context, origin: &StagingOrigin) -> Result<(), P
     let database = &context.subject.portal.database;
     loop {
         let mut in_the_way = Vec::new();
-        if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.subject.run.kind == RunKind::Release) {
+        if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.subject.run.builds()) {
             in_the_way.extend(old_transactions(context, horizon).await?);
         }
         if database.standbys == Standbys::Wait {

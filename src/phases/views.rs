@@ -63,7 +63,7 @@ pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
         drop_staged(&mut work, &relations.schema, &relations.views).await?;
         ledger::staging::own_staging(&mut work, &context.key(), None).await?;
     }
-    work.complete_undo("staged views dropped").await
+    work.complete("staged views dropped").await
 }
 
 /// Takes over the staging, which belongs to nobody or to a release that is over. What the ledger does not know was made by somebody

@@ -3,17 +3,22 @@
 //! Nothing here talks to Kubernetes or Postgres or reads a clock; what was observed comes in, a [`Step`] goes out. The test
 //! `the_core_is_pure` keeps it so.
 
+mod next;
 pub mod observed;
-pub mod phase;
+pub mod phases;
 pub mod plan;
+mod rest;
 pub mod status;
 pub mod step;
 mod verdict;
 pub mod written;
 
-pub use observed::{Blocker, Direction, KeptBackup, LockView, Observed, PhaseRecord, ReleaseRecord, RunKind, RunRecord, TaskView};
-pub use plan::{PlannedPhase, plan};
-pub use step::{Step, next};
+pub use next::next;
+pub use observed::{
+    Blocker, Direction, Incoming, KeptBackup, LockView, Observed, PhaseRecord, ReleaseRecord, RunKind, RunRecord, TaskView,
+};
+pub use plan::{Entry, UndoneBy, Why, plan, unwind};
+pub use step::Step;
 pub use written::{TableWrites, Written};
 
 #[cfg(test)]

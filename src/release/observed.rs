@@ -3,8 +3,13 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
-use super::Written;
-use crate::api::{PhaseName, PhaseState, PortalReleaseSpec, PortalSpec, ReleaseState};
+use super::{
+    Written,
+    phases::{DryRun, facts},
+    plan::{Again, imports_again},
+    written::accepted,
+};
+use crate::api::{PhaseName, PhaseState, PortalReleaseSpec, PortalSpec, ReleaseState, named_enum};
 
 /// Everything that a decision depends on.
 #[derive(Clone, Debug)]
@@ -15,6 +20,8 @@ pub struct Observed {
     pub spec: PortalReleaseSpec,
     /// The object is being deleted.
     pub deleting: bool,
+    /// The object is gone, and its run is cleaned up for it.
+    pub orphan: bool,
     /// The object's uid.
     pub uid: String,
     /// The portal, or why it cannot be used.
@@ -39,6 +46,76 @@ pub struct Observed {
     pub backups: Vec<KeptBackup>,
     /// What was written to the live tables since they became live, when it was last counted.
     pub written: Option<Written>,
+}
+
+impl Observed {
+    /// The ledger's row belongs to this very object, not to a former one of the same label.
+    pub fn is_ours(&self) -> bool {
+        self.release.as_ref().is_some_and(|release| release.uid == self.uid)
+    }
+
+    /// The open run of this object.
+    pub fn open_run(&self) -> Option<&RunRecord> {
+        self.run.as_ref().filter(|run| run.open && self.is_ours())
+    }
+
+    /// An abort that no retry has overruled. It is a latch and stays in the spec: a retry after it runs the release all the same, and
+    /// another reason is another abort.
+    pub fn is_aborted(&self) -> bool {
+        let seen = self.release.as_ref().filter(|_| self.is_ours()).and_then(|release| release.abort_seen.as_ref());
+        self.spec.abort.as_ref().is_some_and(|abort| Some(&abort.reason) != seen)
+    }
+
+    /// An abort that is to be obeyed: only before the swap, only of a run that goes live.
+    pub(super) fn wants_abort(&self) -> bool {
+        self.is_aborted() && self.run.as_ref().is_some_and(|run| run.kind == RunKind::Release && !run.has_swapped())
+    }
+
+    /// `spec.retry` was raised since the last run.
+    pub fn wants_retry(&self) -> bool {
+        self.spec.retry > self.release.as_ref().map_or(0, |release| release.retry_seen)
+    }
+
+    /// For what the latest run would be opened again.
+    pub fn again(&self) -> Again {
+        let (Some(run), Some(release)) = (&self.run, &self.release) else { return Again::Fresh };
+        let retry = self.wants_retry();
+        if self.deleting || (self.wants_abort() && !retry) {
+            return Again::CleanUp;
+        }
+        if run.has_swapped() || !run.builds() {
+            return Again::Resume { reimport: false };
+        }
+        if release.state == ReleaseState::Aborted || !self.owns_staging {
+            return Again::Fresh;
+        }
+        Again::Resume { reimport: retry && imports_again(&self.spec) }
+    }
+
+    /// Workers are stopped: no suspension until they are back.
+    pub(super) fn in_freeze(&self) -> bool {
+        self.workers_frozen || self.run.as_ref().is_some_and(RunRecord::is_freezing)
+    }
+
+    /// The very rollback, or roll forward, that is asked for has failed; another destination is another wish, and so is a loss that is
+    /// accepted by now.
+    pub(super) fn has_failed_so(&self) -> bool {
+        let wanted = self.spec.rollback.as_ref().map(|rollback| rollback.to.as_str());
+        let kind = if wanted.is_some() { RunKind::Rollback } else { RunKind::RollForward };
+        self.release.as_ref().is_some_and(|release| release.state == ReleaseState::Failed)
+            && self.run.as_ref().is_some_and(|run| {
+                run.kind == kind && run.target.as_deref() == wanted && run.accept_data_loss == accepted(kind.incoming(), &self.spec)
+            })
+    }
+
+    /// The release stands still before its swap with staging of its own.
+    pub(super) fn leaves_staging(&self) -> bool {
+        self.is_ours()
+            && self.owns_staging
+            && self.release.as_ref().is_some_and(|release| {
+                !release.swapped && matches!(release.state, ReleaseState::DryRunComplete | ReleaseState::Suspended | ReleaseState::Failed)
+            })
+    }
 }
 
 /// Why a release cannot go on until somebody changes something.
@@ -91,6 +168,16 @@ pub struct KeptBackup {
     pub label: Option<String>,
 }
 
+named_enum! {
+    /// Whether a phase is done or undone.
+    pub enum Direction {
+        /// Do it.
+        Do,
+        /// Undo it.
+        Undo,
+    }
+}
+
 /// What a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub enum RunKind {
@@ -103,6 +190,15 @@ pub enum RunKind {
 }
 
 impl RunKind {
+    /// What its exchange makes live.
+    pub fn incoming(self) -> Incoming {
+        match self {
+            Self::Release => Incoming::Staging,
+            Self::Rollback => Incoming::Backup,
+            Self::RollForward => Incoming::Parked,
+        }
+    }
+
     /// The name as it stands in the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -111,15 +207,6 @@ impl RunKind {
             Self::RollForward => "RollForward",
         }
     }
-}
-
-/// Whether a phase is done or undone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Do it.
-    Do,
-    /// Undo it.
-    Undo,
 }
 
 /// One run of a release.
@@ -147,10 +234,82 @@ pub struct RunRecord {
     pub phases: Vec<PhaseRecord>,
 }
 
+/// What the exchange of a run makes live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// The staging that the run has built.
+    Staging,
+    /// A backup: the run undoes a swap.
+    Backup,
+    /// What a rollback has parked: the run does a swap once more.
+    Parked,
+}
+
 impl RunRecord {
+    /// What the run makes live.
+    pub fn incoming(&self) -> Incoming {
+        match self.record(PhaseName::FinaliseSwap).map(|record| record.direction) {
+            Some(Direction::Undo) => Incoming::Backup,
+            _ if self.builds() => Incoming::Staging,
+            _ => Incoming::Parked,
+        }
+    }
+
+    /// The downloads view changes with the run's swap.
+    pub fn changes_downloads_view(&self) -> bool {
+        self.state_of(PhaseName::CreateDownloadsView).is_some_and(|state| state != PhaseState::Skipped)
+    }
+
     /// How far `phase` got; `None` when it is not in the plan.
     pub fn state_of(&self, phase: PhaseName) -> Option<PhaseState> {
-        self.phases.iter().find(|record| record.name == phase).map(|record| record.state)
+        self.record(phase).map(|record| record.state)
+    }
+
+    /// The run replaces live and what was live by each other: there is no way back but another run.
+    pub fn has_swapped(&self) -> bool {
+        self.is_done(PhaseName::FinaliseSwap)
+    }
+
+    /// The run builds what it makes live; a rollback and a roll forward exchange what exists.
+    pub fn builds(&self) -> bool {
+        self.state_of(PhaseName::BuildStaging).is_some()
+    }
+
+    /// Its staged views are built and swapped.
+    pub fn stages_views(&self) -> bool {
+        self.state_of(PhaseName::CreateStagingViews) != Some(PhaseState::Skipped)
+    }
+
+    /// Its staging is complete and its manifest written.
+    pub fn is_validated(&self) -> bool {
+        self.is_done(PhaseName::ValidateAndManifest)
+    }
+
+    /// Workers are being stopped.
+    pub fn is_freezing(&self) -> bool {
+        self.state_of(PhaseName::Freeze) == Some(PhaseState::Running)
+    }
+
+    /// Workers that the run has stopped are back.
+    pub fn has_restored_workers(&self) -> bool {
+        self.is_done(PhaseName::Scale) || self.state_of(PhaseName::Freeze) == Some(PhaseState::Undone)
+    }
+
+    /// The record of a phase.
+    pub fn record(&self, phase: PhaseName) -> Option<&PhaseRecord> {
+        self.phases.iter().find(|record| record.name == phase)
+    }
+
+    /// The phase whose last attempt failed.
+    pub fn failed(&self) -> Option<&PhaseRecord> {
+        self.phases.iter().find(|record| record.state == PhaseState::Failed)
+    }
+
+    /// The next phase to run. What a dry run skips is passed over, also when the release has become one in mid-run.
+    pub fn pending(&self, dry_run: bool) -> Option<&PhaseRecord> {
+        let waits = |state| matches!(state, PhaseState::Pending | PhaseState::Running | PhaseState::Failed | PhaseState::Undone);
+        let dry = dry_run && self.builds() && !self.has_swapped();
+        self.phases.iter().find(|record| waits(record.state) && !(dry && facts(record.name).in_dry_run == DryRun::Skip))
     }
 
     /// Whether `phase` was done in this run.
@@ -165,6 +324,8 @@ pub struct PhaseRecord {
     /// Its name.
     #[serde(rename = "phase")]
     pub name: PhaseName,
+    /// Whether the run does or undoes it.
+    pub direction: Direction,
     /// Its state.
     pub state: PhaseState,
     /// How often it was begun.

@@ -1,44 +1,60 @@
-//! The ordered plan of a run: one pure function, shown in the status before anything runs.
+//! The plan of a run: an ordered list of (phase, direction), computed by one pure function and shown before anything runs; and the
+//! way back through it.
 
-use super::{PhaseRecord, RunKind};
+use super::{
+    Direction, PhaseRecord, RunKind, RunRecord,
+    phases::{DryRun, InRollback, PHASES, PhaseFacts, Redo, Selection, Undo, facts},
+};
 use crate::api::{PhaseName, PhaseState, PortalReleaseSpec, PortalSpec};
 
-/// One phase of a plan.
+/// One entry of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlannedPhase {
-    /// Its name.
-    pub name: PhaseName,
+pub struct Entry {
+    /// The phase.
+    pub phase: PhaseName,
+    /// Whether it is done or undone.
+    pub direction: Direction,
     /// Why it has nothing to do, if it has not.
     pub skipped: Option<String>,
+    /// What undoes it.
+    pub undone_by: UndoneBy,
 }
 
-/// The phases of a run of `release`, in order. Phases with nothing to do are in it, with the reason.
-pub fn plan(kind: RunKind, portal: &PortalSpec, release: &PortalReleaseSpec) -> Vec<PlannedPhase> {
-    let phases = match kind {
-        RunKind::Release => ordered(portal),
-        RunKind::Rollback | RunKind::RollForward => vec![
-            PhaseName::AcquireLock,
-            PhaseName::Preflight,
-            PhaseName::Freeze,
-            PhaseName::FinaliseSwap,
-            PhaseName::Scale,
-            PhaseName::PostSwap,
-            PhaseName::ReleaseLock,
-        ],
+/// What undoes an entry of a plan: known before anything runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UndoneBy {
+    /// This does.
+    By(&'static str),
+    /// Nothing is left to undo.
+    Nothing,
+    /// It cannot be undone.
+    Impossible(&'static str),
+}
+
+/// The entries of a run of `release`, in order. Phases with nothing to do are in it, with the reason.
+pub fn plan(kind: RunKind, portal: &PortalSpec, release: &PortalReleaseSpec) -> Vec<Entry> {
+    let order = match kind {
+        RunKind::Release => ordered(portal).into_iter().map(|phase| (phase, Direction::Do)).collect(),
+        RunKind::Rollback => rollback(),
+        RunKind::RollForward => {
+            PHASES.iter().filter(|facts| facts.in_rollback != InRollback::Absent).map(|facts| (facts.phase, Direction::Do)).collect()
+        }
     };
-    let selected: Vec<PhaseName> =
-        phases.iter().copied().filter(|&phase| kind != RunKind::Release || is_selected(phase, release, &phases)).collect();
-    phases
-        .into_iter()
-        .map(|name| {
-            let skipped = if selected.contains(&name) || always(name, &selected) {
-                nothing_to_do(name, portal, release)
-            } else {
-                Some(not_selected(release))
-            };
-            PlannedPhase { name, skipped }
-        })
-        .collect()
+    let phases: Vec<PhaseName> = order.iter().map(|(phase, _)| *phase).collect();
+    let why_not = |phase| if kind == RunKind::Release { left_out(phase, release, &phases) } else { None };
+    let chosen: Vec<PhaseName> = phases.iter().copied().filter(|&phase| why_not(phase).is_none()).collect();
+    let entry = |(phase, direction): (PhaseName, Direction)| {
+        let facts = facts(phase);
+        let runs = match facts.selection {
+            Selection::Required => true,
+            Selection::With(others) => chosen.contains(&phase) || others.iter().any(|other| chosen.contains(other)),
+            Selection::Free | Selection::NotSkipped => chosen.contains(&phase),
+        };
+        let skipped = if runs { (facts.idle)(portal, release).map(str::to_owned) } else { why_not(phase).map(str::to_owned) };
+        let undone_by = if skipped.is_some() { UndoneBy::Nothing } else { undone_by(facts, direction, portal, release) };
+        Entry { phase, direction, skipped, undone_by }
+    };
+    order.into_iter().map(entry).collect()
 }
 
 /// The standard order with Freeze just before the phase that the Portal names.
@@ -50,93 +66,140 @@ fn ordered(portal: &PortalSpec) -> Vec<PhaseName> {
     phases
 }
 
-fn is_selected(phase: PhaseName, release: &PortalReleaseSpec, order: &[PhaseName]) -> bool {
+/// What stands before what is undone, the undone phases of a release in the opposite order, what stands after.
+fn rollback() -> Vec<(PhaseName, Direction)> {
+    let of = |wanted: InRollback| PHASES.iter().filter(move |facts| facts.in_rollback == wanted).map(|facts| facts.phase);
+    let undone: Vec<PhaseName> = of(InRollback::Undone).collect();
+    let before = of(InRollback::Before).map(|phase| (phase, Direction::Do));
+    let undone = undone.into_iter().rev().map(|phase| (phase, Direction::Undo));
+    before.chain(undone).chain(of(InRollback::After).map(|phase| (phase, Direction::Do))).collect()
+}
+
+/// Why the release does not run a phase by itself; others may still need it.
+fn left_out(phase: PhaseName, release: &PortalReleaseSpec, order: &[PhaseName]) -> Option<&'static str> {
     let selection = &release.phases;
     let position = |wanted: PhaseName| order.iter().position(|&other| other == wanted);
     let after_start = selection.start_at.is_none_or(|start| position(phase) >= position(start));
     let before_stop = selection.stop_after.is_none_or(|stop| position(phase) <= position(stop));
     let named = selection.only.is_empty() || selection.only.contains(&phase);
-    // A dry run ends with the manifest.
-    let before_swap = !release.dry_run || position(phase) <= position(PhaseName::ValidateAndManifest);
-    after_start && before_stop && named && before_swap && !selection.skip.contains(&phase)
-}
-
-/// Phases that no selection can leave out.
-fn always(phase: PhaseName, selected: &[PhaseName]) -> bool {
-    match phase {
-        PhaseName::AcquireLock | PhaseName::ReleaseLock => true,
-        // The swap is never made under running workers, and frozen workers always come back.
-        PhaseName::Freeze => selected.contains(&PhaseName::FinaliseSwap),
-        PhaseName::Scale => selected.contains(&PhaseName::FinaliseSwap) || selected.contains(&PhaseName::Freeze),
-        // The swap takes only what was validated for it, just now.
-        PhaseName::ValidateAndManifest => selected.contains(&PhaseName::FinaliseSwap),
-        _ => false,
+    if release.dry_run && facts(phase).in_dry_run == DryRun::Skip {
+        Some("skipped: dryRun is true")
+    } else if after_start && before_stop && named && !selection.skip.contains(&phase) {
+        None
+    } else {
+        Some("skipped by spec.phases")
     }
 }
 
-fn not_selected(release: &PortalReleaseSpec) -> String {
-    if release.dry_run { "left out: dryRun is true".to_owned() } else { "left out by spec.phases".to_owned() }
+fn undone_by(facts: &PhaseFacts, direction: Direction, portal: &PortalSpec, release: &PortalReleaseSpec) -> UndoneBy {
+    if direction == Direction::Undo {
+        return UndoneBy::By("a roll forward: remove spec.rollback");
+    }
+    if let Some(why) = (facts.irreversible)(portal, release) {
+        return UndoneBy::Impossible(why);
+    }
+    match facts.undo {
+        Undo::Never => UndoneBy::Nothing,
+        Undo::WhenGivenUp => UndoneBy::By("an abort before the swap, or deletion"),
+        Undo::AlwaysUnless(_) => UndoneBy::By("the end of the run, whatever ends it"),
+        Undo::ByRollback => UndoneBy::By("a rollback: spec.rollback"),
+    }
 }
 
-fn nothing_to_do(phase: PhaseName, portal: &PortalSpec, release: &PortalReleaseSpec) -> Option<String> {
-    let skipped = |when: bool, why: &str| when.then(|| why.to_owned());
-    match phase {
-        PhaseName::RefreshViews => skipped(!release.views.refresh.unwrap_or(portal.views.refresh), "views.refresh is false")
-            .or_else(|| skipped(portal.materialized_views.is_empty(), "the Portal has no materializedViews")),
-        PhaseName::CreateStagingViews => {
-            skipped(!release.views.create_staging.unwrap_or(portal.views.create_staging), "views.createStaging is false")
-                .or_else(|| skipped(portal.materialized_views.is_empty(), "the Portal has no materializedViews"))
-        }
-        PhaseName::ImportCore => skipped(portal.imports.core.is_empty(), "the Portal has no imports.core"),
-        PhaseName::ImportRelated => skipped(portal.imports.related.is_empty(), "the Portal has no imports.related"),
-        PhaseName::Freeze | PhaseName::Scale => skipped(portal.workers.is_empty(), "the Portal has no workers"),
-        PhaseName::CreateDownloadsView => skipped(portal.downloads_view.is_none(), "the Portal has no downloadsView"),
-        PhaseName::AcquireLock
-        | PhaseName::Preflight
-        | PhaseName::BuildStaging
-        | PhaseName::ValidateAndManifest
-        | PhaseName::FinaliseSwap
-        | PhaseName::PostSwap
-        | PhaseName::CleanupAndRetention
-        | PhaseName::ReleaseLock
-        | PhaseName::ResetCheckpoints => None,
-    }
+/// Why a run is cleaned up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It failed or stopped: what it has built is kept for a retry.
+    Failed,
+    /// It was given up: aborted, deleted, orphaned. Nothing of it stays.
+    GivenUp,
+}
+
+/// The next phase that the clean-up of a run undoes: backwards through what was touched. Workers come first, whatever else hangs.
+pub fn unwind(run: &RunRecord, why: Why) -> Option<PhaseName> {
+    // By its attempts, not by its state: a phase that was begun and waits for another attempt has left something behind, too.
+    let touched = |record: &&PhaseRecord| record.direction == Direction::Do && record.attempts > 0 && record.state != PhaseState::Undone;
+    let due = |record: &&PhaseRecord, always: bool| match facts(record.name).undo {
+        Undo::Never | Undo::ByRollback => false,
+        Undo::WhenGivenUp => !always && why == Why::GivenUp,
+        Undo::AlwaysUnless(by) => !run.is_done(by),
+    };
+    let find = |always| run.phases.iter().rev().filter(touched).find(|record| due(record, always)).map(|record| record.name);
+    find(true).or_else(|| find(false))
 }
 
 /// The release asks for single imports to run again into the staging that it keeps, once `retry` is raised.
 pub fn imports_again(release: &PortalReleaseSpec) -> bool {
-    matches!(release.phases.start_at, Some(PhaseName::ImportCore | PhaseName::ImportRelated)) && !release.imports.only.is_empty()
+    release.phases.start_at.is_some_and(|start| facts(start).imports) && !release.imports.only.is_empty()
+}
+
+/// What an entry of a run starts from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The phase.
+    pub phase: PhaseName,
+    /// Whether it is done or undone.
+    pub direction: Direction,
+    /// The state that it starts in.
+    pub state: PhaseState,
+    /// What it did, or why it is skipped.
+    pub message: String,
+}
+
+impl From<Entry> for Start {
+    fn from(entry: Entry) -> Self {
+        let state = if entry.skipped.is_some() { PhaseState::Skipped } else { PhaseState::Pending };
+        Self { phase: entry.phase, direction: entry.direction, state, message: entry.skipped.unwrap_or_default() }
+    }
+}
+
+/// For what a run is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Only to clean up what it has left.
+    CleanUp,
+    /// From the start: nothing of it holds any more.
+    Fresh,
+    /// From where it stopped.
+    Resume {
+        /// Single imports run again into the staging that is kept.
+        reimport: bool,
+    },
 }
 
 /// What a run that is opened again starts from: the phases that are done stay done where what they did still holds.
-///
-/// `fresh` says that nothing holds any more (the release was aborted, or its staging is gone), `reimport` that imports are to run again
-/// into the staging that stands. Each phase comes with its state and, where it is skipped, the reason.
-pub fn replan(done: &[PhaseRecord], planned: Vec<PlannedPhase>, fresh: bool, reimport: bool) -> Vec<(PhaseName, PhaseState, String)> {
-    let before = |name: PhaseName| done.iter().find(|record| record.name == name);
+pub fn replan(done: &[PhaseRecord], planned: Vec<Entry>, again: Again) -> Vec<Start> {
+    if again == Again::CleanUp {
+        let kept = |record: &PhaseRecord| Start {
+            phase: record.name,
+            direction: record.direction,
+            state: record.state,
+            message: record.message.clone(),
+        };
+        return done.iter().map(kept).collect();
+    }
+    let before = |phase: PhaseName| done.iter().find(|record| record.name == phase);
     let swapped = before(PhaseName::FinaliseSwap).is_some_and(|record| record.state == PhaseState::Succeeded);
-    planned
-        .into_iter()
-        .map(|planned| {
-            let record = before(planned.name);
-            let was = record.map(|record| record.state);
-            let again = match planned.name {
-                PhaseName::AcquireLock | PhaseName::ReleaseLock | PhaseName::ResetCheckpoints => true,
-                // The staging is validated, and the workers are frozen, for the swap that follows and for no other.
-                PhaseName::ValidateAndManifest | PhaseName::Freeze | PhaseName::Scale => !swapped,
-                PhaseName::ImportCore | PhaseName::ImportRelated => reimport,
-                _ => false,
-            };
-            if planned.name == PhaseName::Freeze && swapped && was == Some(PhaseState::Undone) {
-                return (planned.name, PhaseState::Skipped, "the swap is done: workers need not rest again".to_owned());
-            }
-            match (planned.skipped, was) {
-                (_, Some(PhaseState::Succeeded)) if !fresh && !again => {
-                    (planned.name, PhaseState::Succeeded, record.map(|record| record.message.clone()).unwrap_or_default())
-                }
-                (Some(reason), _) => (planned.name, PhaseState::Skipped, reason),
-                (None, _) => (planned.name, PhaseState::Pending, String::new()),
-            }
-        })
-        .collect()
+    let start = |entry: Entry| {
+        let facts = facts(entry.phase);
+        let record = before(entry.phase);
+        let redo = match facts.redo {
+            _ if again == Again::Fresh => true,
+            Redo::Keep => false,
+            Redo::Again => true,
+            Redo::BeforeSwap => !swapped,
+            Redo::WithImports => again == Again::Resume { reimport: true },
+        };
+        // The swap is done, so nothing is stopped again, however often the run is opened.
+        let stays_undone = matches!(facts.undo, Undo::AlwaysUnless(_)) && record.is_none_or(|record| record.state != PhaseState::Succeeded);
+        if swapped && stays_undone && entry.skipped.is_none() {
+            let message = "skipped: the swap is done, so workers need not be stopped again".to_owned();
+            return Start { state: PhaseState::Skipped, message, ..Start::from(entry) };
+        }
+        match record.filter(|record| record.state == PhaseState::Succeeded && !redo) {
+            Some(record) => Start { state: PhaseState::Succeeded, message: record.message.clone(), ..Start::from(entry) },
+            None => Start::from(entry),
+        }
+    };
+    planned.into_iter().map(start).collect()
 }

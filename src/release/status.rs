@@ -5,8 +5,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::{
     Blocker, LockView, Observed, RunKind, RunRecord, Step,
+    phases::{PHASES, Undo, facts},
     plan::plan,
-    step::{is_aborted, is_ours},
 };
 use crate::{
     api::{Conditions, FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState},
@@ -41,7 +41,7 @@ pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleas
     let state = state(observed, step);
     let message = bounded(message(observed, step, state), 2048);
     let phases = phases(observed);
-    let release = observed.release.as_ref().filter(|_| is_ours(observed));
+    let release = observed.release.as_ref().filter(|_| observed.is_ours());
     let started_at = release.and_then(|release| release.started_at);
     let completed_at = release.and_then(|release| release.completed_at).filter(|_| !is_open(observed));
     let mut status = PortalReleaseStatus {
@@ -90,14 +90,14 @@ pub fn blind(
 }
 
 fn is_open(observed: &Observed) -> bool {
-    is_ours(observed) && observed.run.as_ref().is_some_and(|run| run.open)
+    observed.is_ours() && observed.run.as_ref().is_some_and(|run| run.open)
 }
 
 fn state(observed: &Observed, step: &Step) -> ReleaseState {
     match (step, &observed.release) {
         (Step::Hold, _) => ReleaseState::Suspended,
-        (Step::Queue(_), Some(release)) if is_ours(observed) && release.state != ReleaseState::Pending => release.state,
-        (Step::Queue(_), _) => ReleaseState::Queued,
+        (Step::Queue(_) | Step::Reap(_), Some(release)) if observed.is_ours() && release.state != ReleaseState::Pending => release.state,
+        (Step::Queue(_) | Step::Reap(_), _) => ReleaseState::Queued,
         (Step::Refuse(refusal), _) if refusal.reason == "LabelInUse" => ReleaseState::Failed,
         (Step::Refuse(refusal), _) if refusal.reason == "Aborted" => ReleaseState::Aborted,
         (_, Some(release)) if is_open(observed) && release.state == ReleaseState::Pending => ReleaseState::Running,
@@ -121,6 +121,7 @@ fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
         Step::Acquire if let LockView::Busy(holder) = &observed.lock => holder.clone(),
         Step::Refuse(refusal) => refusal.message.clone(),
         Step::Queue(blocker) => waits_for(blocker),
+        Step::Reap(_) => observed.blocker.as_ref().map_or_else(String::new, waits_for),
         Step::Hold if is_open(observed) => "suspended at a safe point; set suspend to false to go on".to_owned(),
         Step::Hold => "suspended before it started; set suspend to false to start it".to_owned(),
         Step::End { message, .. } | Step::Close { message, .. } => message.clone(),
@@ -130,14 +131,14 @@ fn message(observed: &Observed, step: &Step, state: ReleaseState) -> String {
             .and_then(|run| run.phases.iter().find(|phase| phase.state == PhaseState::Failed))
             .map_or_else(String::new, |phase| format!("{} will be tried again: {}", phase.name, phase.message)),
         _ => match &observed.release {
-            Some(release) if !is_ours(observed) => format!(
+            Some(release) if !observed.is_ours() => format!(
                 "label {} has been released by PortalRelease {} and is {state}; nothing was run; choose a new label for a new release",
                 observed.spec.label, release.name
             ),
             Some(release) if is_open(observed) => {
                 observed.run.as_ref().map_or_else(|| release.message.clone(), |run| run_message(observed, run))
             }
-            Some(release) if is_aborted(observed) && release.swapped && matches!(state, ReleaseState::Live | ReleaseState::Failed) => {
+            Some(release) if observed.is_aborted() && release.swapped && matches!(state, ReleaseState::Live | ReleaseState::Failed) => {
                 format!("{}; abort is refused: the data is live already; use spec.rollback instead", release.message)
             }
             Some(release) => release.message.clone(),
@@ -157,7 +158,7 @@ fn run_message(observed: &Observed, run: &RunRecord) -> String {
 
 /// What is said of an abort that comes too late, while the run goes on.
 fn refused_abort(observed: &Observed) -> &'static str {
-    if is_aborted(observed) && observed.run.as_ref().is_some_and(|run| run.is_done(PhaseName::FinaliseSwap)) {
+    if observed.is_aborted() && observed.run.as_ref().is_some_and(RunRecord::has_swapped) {
         "; abort is refused: the data is live already; use spec.rollback once this run has ended"
     } else {
         ""
@@ -177,7 +178,7 @@ fn waits_for(blocker: &Blocker) -> String {
 }
 
 fn phases(observed: &Observed) -> Vec<PhaseStatus> {
-    if let Some(run) = observed.run.as_ref().filter(|_| is_ours(observed)) {
+    if let Some(run) = observed.run.as_ref().filter(|_| observed.is_ours()) {
         return run
             .phases
             .iter()
@@ -199,7 +200,7 @@ fn phases(observed: &Observed) -> Vec<PhaseStatus> {
     plan(RunKind::Release, portal, &observed.spec)
         .into_iter()
         .map(|planned| PhaseStatus {
-            name: planned.name,
+            name: planned.phase,
             state: if planned.skipped.is_some() { PhaseState::Skipped } else { PhaseState::Pending },
             started_at: None,
             completed_at: None,
@@ -238,9 +239,7 @@ fn progress(phases: &[PhaseStatus], imports: &[ImportStatus], state: ReleaseStat
         return 0;
     }
     let done = planned.iter().filter(|phase| phase.state == PhaseState::Succeeded).count() as f64;
-    let importing = planned
-        .iter()
-        .any(|phase| phase.state == PhaseState::Running && matches!(phase.name, PhaseName::ImportCore | PhaseName::ImportRelated));
+    let importing = planned.iter().any(|phase| phase.state == PhaseState::Running && facts(phase.name).imports);
     let (rows, total) =
         imports.iter().fold((0, 0), |(rows, total), import| (rows + import.rows, total + import.rows_total.unwrap_or(import.rows)));
     let part = if importing && total > 0 { (rows as f64 / total as f64).min(1.0) } else { 0.0 };
@@ -284,9 +283,7 @@ fn conditions(
     list.push("Reconciling", flag(health == Health::InProgress), &reason, message);
     list.push("Stalled", flag(health == Health::Stalled), &reason, message);
 
-    let run = observed.run.as_ref().filter(|_| is_ours(observed));
-    let done = |phase: PhaseName| run.is_some_and(|run| run.is_done(phase));
-    let failed = |phase: PhaseName| run.is_some_and(|run| run.state_of(phase) == Some(PhaseState::Failed));
+    let run = observed.run.as_ref().filter(|_| observed.is_ours());
     list.push(
         "WorkersFrozen",
         flag(observed.workers_frozen),
@@ -297,15 +294,18 @@ fn conditions(
             "no worker is stopped by this release"
         },
     );
-    let (status, reason, text) = match (done(PhaseName::Preflight), failed(PhaseName::Preflight)) {
-        (true, _) => ("True", "Passed", "every hard check passed"),
-        (_, true) => ("False", "Refused", message),
-        _ => ("Unknown", "NotChecked", "the preflight has not run"),
-    };
-    list.push("PreflightPassed", status, reason, text);
-    let swapped = observed.release.as_ref().is_some_and(|release| is_ours(observed) && release.swapped);
-    let blocked =
-        observed.task.as_ref().filter(|task| task.phase == Some(PhaseName::FinaliseSwap)).and_then(|task| task.blocked.as_deref());
+    for row in PHASES.iter().filter_map(|facts| facts.condition.map(|condition| (facts.phase, condition))) {
+        let (phase, condition) = row;
+        let (word, (reason, text)) = match run.and_then(|run| run.state_of(phase)) {
+            Some(PhaseState::Succeeded) => ("True", condition.done),
+            Some(PhaseState::Failed) => ("False", (condition.failed, message)),
+            _ => ("Unknown", condition.pending),
+        };
+        list.push(condition.type_, word, reason, text);
+    }
+    let swapped = observed.release.as_ref().is_some_and(|release| observed.is_ours() && release.swapped);
+    let swapping = |phase| facts(phase).undo == Undo::ByRollback;
+    let blocked = observed.task.as_ref().filter(|task| task.phase.is_some_and(swapping)).and_then(|task| task.blocked.as_deref());
     let (status, reason, text) = match (swapped, observed.current) {
         (true, true) => ("True", "Swapped", "readers see this release"),
         (false, _) if let Some(by) = blocked => ("False", "Blocked", by),
@@ -313,7 +313,7 @@ fn conditions(
         (false, _) => ("False", "NotSwapped", "the data has not been live"),
     };
     list.push("DataSwapped", status, reason, text);
-    let restored = done(PhaseName::Scale) || run.is_some_and(|run| run.state_of(PhaseName::Freeze) == Some(PhaseState::Undone));
+    let restored = run.is_some_and(RunRecord::has_restored_workers);
     list.push(
         "WorkersRestored",
         if restored { "True" } else { "Unknown" },

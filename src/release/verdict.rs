@@ -1,6 +1,6 @@
 //! Can the release be rolled back, and what would be lost? The condition `RollbackAvailable`.
 
-use super::{Observed, step::is_ours, written::seconds};
+use super::{Observed, written::seconds};
 
 /// Status, reason and message of `RollbackAvailable`. It speaks of when the live tables were last counted: at the end of the last run,
 /// and when a rollback was asked for.
@@ -8,7 +8,7 @@ pub(super) fn rollback_available(observed: &Observed) -> (&'static str, &'static
     if !observed.current {
         return ("False", "NotLive", "readers see another release; only the one that they see can be rolled back".to_owned());
     }
-    let own = observed.release.as_ref().filter(|_| is_ours(observed)).and_then(|release| release.backup.as_deref());
+    let own = observed.release.as_ref().filter(|_| observed.is_ours()).and_then(|release| release.backup.as_deref());
     let Some(backup) = observed.backups.iter().find(|kept| Some(kept.stamp.as_str()) == own).or_else(|| observed.backups.first()) else {
         return ("False", "NoBackup", "there is no backup that this release could be rolled back to".to_owned());
     };

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::RunKind;
+use super::Incoming;
 use crate::api::PortalReleaseSpec;
 
 /// At most this many tables are named.
@@ -82,12 +82,12 @@ pub fn seconds(at: Timestamp) -> String {
     crate::text::whole_seconds(at).to_string()
 }
 
-/// The spec accepts that such a run loses what was written to the live tables.
-pub fn accepted(kind: RunKind, spec: &PortalReleaseSpec) -> bool {
-    match kind {
-        RunKind::Release => false,
-        RunKind::Rollback => spec.rollback.as_ref().is_some_and(|rollback| rollback.accept_data_loss),
-        RunKind::RollForward => spec.roll_forward.as_ref().is_some_and(|forward| forward.accept_data_loss),
+/// The spec accepts that making this live loses what was written to the live tables.
+pub fn accepted(incoming: Incoming, spec: &PortalReleaseSpec) -> bool {
+    match incoming {
+        Incoming::Staging => false,
+        Incoming::Backup => spec.rollback.as_ref().is_some_and(|rollback| rollback.accept_data_loss),
+        Incoming::Parked => spec.roll_forward.as_ref().is_some_and(|forward| forward.accept_data_loss),
     }
 }
 

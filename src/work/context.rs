@@ -10,18 +10,12 @@ use kube::Client;
 use sqlx::{Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, PhaseError, Progress, Work, transaction::Registration};
+use super::{PhaseError, Progress, Work, transaction::Registration};
 use crate::{
-    api::{Label, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec},
-    database::{
-        identifiers::Relations,
-        ledger::{self, phases::Attempt},
-        lock::Fence,
-        portal::PortalDatabase,
-        run_sql,
-    },
+    api::{Label, PortalReleaseSpec, PortalSpec},
+    database::{identifiers::Relations, ledger::phases::Attempt, lock::Fence, portal::PortalDatabase, run_sql},
     notify::Audience,
-    release::{RunRecord, phase::facts},
+    release::{RunRecord, phases::facts},
     services::Services,
 };
 
@@ -77,8 +71,8 @@ pub struct Tools {
 
 /// What may stop a phase, and what is seen of it.
 pub struct Control {
-    /// What every change checks.
-    pub fence: Fence,
+    /// What every change checks; none where the phase touches only rows of its own release.
+    pub fence: Option<Fence>,
     /// Stop at once.
     pub cancel: CancellationToken,
     /// Stop at the next safe point.
@@ -128,7 +122,7 @@ impl Context {
     pub fn stages_views(&self) -> bool {
         self.subject.spec.views.create_staging.unwrap_or(self.subject.portal.views.create_staging)
             && !self.subject.portal.materialized_views.is_empty()
-            && self.subject.run.state_of(PhaseName::CreateStagingViews) != Some(PhaseState::Skipped)
+            && self.subject.run.stages_views()
     }
 
     /// Begins a transaction that may change the portal's database: the fence is checked in it and stands until it ends.
@@ -145,7 +139,10 @@ impl Context {
     /// # Errors
     /// As [`Context::work`].
     pub async fn guard(&self, mut tx: Transaction<'static, Postgres>) -> Result<Work, PhaseError> {
-        let pid = self.control.fence.check(&mut tx).await?;
+        let pid = match &self.control.fence {
+            Some(fence) => fence.check(&mut tx).await?,
+            None => sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *tx).await?,
+        };
         let registration = Registration::new(&self.control.backends, pid);
         if self.control.cancel.is_cancelled() {
             return Err(PhaseError::Cancelled);
@@ -163,17 +160,6 @@ impl Context {
         let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await?;
         let _registration = Registration::new(&self.control.backends, pid);
         Ok(run_sql(&mut connection, format!("VACUUM ({options}) {relation}")).await?)
-    }
-
-    /// Completes a phase that touches only rows of its own release, after the lock is released.
-    ///
-    /// # Errors
-    /// When the database does not answer, or this attempt is not the running one any more.
-    pub async fn complete_unlocked(&self, mut tx: Transaction<'static, Postgres>, message: &str) -> Result<Done, PhaseError> {
-        ledger::phases::succeed(&mut tx, self.subject.attempt, message).await?;
-        self.tools.services.faults.reach(self.subject.attempt.phase, "end").await;
-        tx.commit().await?;
-        Ok(Done::new())
     }
 
     /// Ends the statements that run for the phase: dropping a future does not stop the server.
@@ -194,7 +180,7 @@ impl Context {
     /// The phase is not tried again after this error.
     pub fn is_final(&self, error: &PhaseError) -> bool {
         let phase = self.subject.attempt.phase;
-        let failures = self.subject.run.phases.iter().find(|record| record.name == phase).map_or(0, |record| record.failures);
+        let failures = self.subject.run.record(phase).map_or(0, |record| record.failures);
         match error {
             PhaseError::Refused(_) | PhaseError::Stopped(_) => true,
             PhaseError::Failed(_) => failures + 1 >= facts(phase).attempts,

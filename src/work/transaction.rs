@@ -12,10 +12,7 @@ use super::PhaseError;
 use crate::{
     database::{
         self,
-        ledger::{
-            self,
-            phases::{Attempt, undone},
-        },
+        ledger::{self, phases::Attempt},
     },
     services::Services,
 };
@@ -23,11 +20,12 @@ use crate::{
 /// The phase is done, and the ledger says so.
 #[derive(Debug)]
 #[must_use]
-pub struct Done(());
+pub struct Done(String);
 
 impl Done {
-    pub(super) fn new() -> Self {
-        Self(())
+    /// What it did, in its own words.
+    pub fn message(&self) -> &str {
+        &self.0
     }
 }
 
@@ -82,27 +80,21 @@ impl Work {
         Ok(self.tx.rollback().await?)
     }
 
-    /// Commits the phase together with the row that says that it is done.
+    /// Commits the phase together with the row that says that it is done, or undone.
     ///
     /// # Errors
     /// When the database does not answer, or this attempt is not the running one any more.
     pub async fn complete(mut self, message: &str) -> Result<Done, PhaseError> {
-        ledger::phases::succeed(&mut self.tx, self.attempt, message).await?;
-        self.services.faults.reach(self.attempt.phase, "end").await;
+        let place = if self.attempt.unwinding {
+            ledger::phases::undone(&mut self.tx, self.attempt, message).await?;
+            "undone"
+        } else {
+            ledger::phases::succeed(&mut self.tx, self.attempt, message).await?;
+            "end"
+        };
+        self.services.faults.reach(self.attempt.phase, place).await;
         self.commit().await?;
-        Ok(Done(()))
-    }
-
-    /// Commits the taking back of the phase together with the row that says so.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn complete_undo(mut self, message: &str) -> Result<Done, PhaseError> {
-        let Attempt { release, run, phase, epoch, .. } = self.attempt;
-        undone(&mut self.tx, release, run, phase, message, epoch).await?;
-        self.services.faults.reach(phase, "undone").await;
-        self.commit().await?;
-        Ok(Done(()))
+        Ok(Done(message.to_owned()))
     }
 }
 

@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection, types::Json};
 use super::staging::own_staging;
 use crate::{
     database::{identifiers::Generation, swap::Moved},
-    release::{RunKind, Written},
+    release::{Incoming, Written},
 };
 
 /// An exchange, as the ledger keeps it.
@@ -17,12 +17,14 @@ pub struct Exchange<'a> {
     pub portal: String,
     /// The release whose run it is.
     pub release: i64,
-    /// What the run does.
-    pub kind: RunKind,
-    /// What became live.
+    /// What it makes live.
+    pub source: Incoming,
+    /// Where that was.
     pub incoming: &'a Generation,
     /// What the former live relations became.
     pub outgoing: &'a Generation,
+    /// Its phase, for the audit trail.
+    pub phase: &'a str,
     /// The relations.
     pub moved: &'a [Moved],
 }
@@ -49,7 +51,7 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
         }
         Generation::Live | Generation::Staging => None,
     };
-    let current = if exchange.kind == RunKind::Rollback { restored } else { Some(release) };
+    let current = if exchange.source == Incoming::Backup { restored } else { Some(release) };
     if let Generation::Backup(stamp) = exchange.outgoing {
         let gone: Vec<(&Moved, &String)> = exchange.moved.iter().filter_map(|moved| Some((moved, moved.outgoing_name.as_ref()?))).collect();
         // A timestamp that was restored or dropped in this very minute may be used again.
@@ -75,8 +77,8 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
         Generation::Backup(stamp) => Some(stamp.to_string()),
         Generation::Live | Generation::Staging => None,
     };
-    match exchange.kind {
-        RunKind::Release | RunKind::RollForward => {
+    match exchange.source {
+        Incoming::Staging | Incoming::Parked => {
             sqlx::query("UPDATE portal_release.releases SET swapped_at = clock_timestamp(), backup = $2, parked = NULL WHERE id = $1")
                 .bind(release)
                 .bind(made)
@@ -87,11 +89,11 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
                 .bind(release)
                 .execute(&mut *tx)
                 .await?;
-            if exchange.kind == RunKind::RollForward && *exchange.incoming == Generation::Staging {
+            if exchange.source == Incoming::Parked && *exchange.incoming == Generation::Staging {
                 own_staging(tx, portal, None).await?;
             }
         }
-        RunKind::Rollback => {
+        Incoming::Backup => {
             sqlx::query("UPDATE portal_release.releases SET parked = coalesce($2, 'staging'), backup = NULL WHERE id = $1")
                 .bind(release)
                 .bind(&made)
@@ -115,7 +117,7 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
         .execute(&mut *tx)
         .await?;
     let message = format!("{} became live, the former data became {}", exchange.incoming, exchange.outgoing);
-    super::event(tx, release, None, "Swapped", Some("FinaliseSwap"), &message, None).await
+    super::event(tx, release, None, "Swapped", Some(exchange.phase), &message, None).await
 }
 
 /// Keeps how the tables are at this moment, which what is written later is told from. Their rows were counted before: for a release in its
@@ -124,11 +126,11 @@ async fn became_live(tx: &mut PgConnection, exchange: &Exchange<'_>) -> Result<(
     let tables: Vec<&Moved> = exchange.moved.iter().filter(|moved| moved.kind == "table" && moved.incoming.is_some()).collect();
     let names: Vec<&str> = tables.iter().map(|moved| moved.base.as_str()).collect();
     let oids: Vec<_> = tables.iter().filter_map(|moved| moved.incoming).collect();
-    let counts = match exchange.kind {
-        RunKind::Release => {
+    let counts = match exchange.source {
+        Incoming::Staging => {
             "(SELECT r.manifest::jsonb #>> ARRAY['tables', t.name, 'rows'] FROM portal_release.releases r WHERE r.id = $4)::bigint"
         }
-        RunKind::Rollback | RunKind::RollForward => {
+        Incoming::Backup | Incoming::Parked => {
             "(SELECT u.incoming_rows ->> t.name FROM portal_release.runs u WHERE u.portal = $1 AND u.release_id = $4 AND u.closed_at IS NULL)::bigint"
         }
     };
@@ -215,18 +217,5 @@ pub async fn current_label(connection: &mut PgConnection, portal: &str) -> Resul
     )
     .bind(portal)
     .fetch_optional(connection)
-    .await
-}
-
-/// Whether a run has exchanged staged and live relations.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn run_has_swapped(connection: &mut PgConnection, run: i64) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM portal_release.phases WHERE run_id = $1 AND phase = 'FinaliseSwap' AND state = 'Succeeded')",
-    )
-    .bind(run)
-    .fetch_one(connection)
     .await
 }

@@ -67,6 +67,8 @@ pub struct OpenRun {
     pub uid: String,
     /// Name of that object.
     pub name: String,
+    /// Label of the release.
+    pub label: String,
 }
 
 /// The release whose data the staging holds.
@@ -91,9 +93,10 @@ pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -
             'portal', (SELECT to_jsonb(p) FROM portal_release.portals p WHERE p.portal = $1),
             'release', (SELECT to_jsonb(r) - 'manifest' - 'staging' FROM r),
             'run', (SELECT to_jsonb(u) || jsonb_build_object('phases',
-                        (SELECT coalesce(jsonb_agg(to_jsonb(h) ORDER BY h.position), '[]') FROM portal_release.phases h WHERE h.run_id = u.id))
+                        (SELECT coalesce(jsonb_agg(to_jsonb(h) || jsonb_build_object('direction', coalesce(h.direction,
+                            CASE WHEN u.kind = 'Rollback' AND h.phase = 'FinaliseSwap' THEN 'Undo' ELSE 'Do' END)) ORDER BY h.position), '[]') FROM portal_release.phases h WHERE h.run_id = u.id))
                     FROM portal_release.runs u WHERE u.release_id = (SELECT id FROM r) ORDER BY u.id DESC LIMIT 1),
-            'open', (SELECT jsonb_build_object('run', u.id, 'release', o.id, 'uid', o.uid, 'name', o.name)
+            'open', (SELECT jsonb_build_object('run', u.id, 'release', o.id, 'uid', o.uid, 'name', o.name, 'label', o.label)
                      FROM portal_release.runs u JOIN portal_release.releases o ON o.id = u.release_id
                      WHERE u.portal = $1 AND u.closed_at IS NULL),
             'staging_owner', (SELECT jsonb_build_object('id', o.id, 'name', o.name, 'state', o.state)

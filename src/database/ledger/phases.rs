@@ -6,6 +6,7 @@ use super::event;
 use crate::{
     api::PhaseName,
     database::lock::{Fence, Fenced},
+    release::Direction,
 };
 
 /// One attempt of one phase.
@@ -17,6 +18,10 @@ pub struct Attempt {
     pub run: i64,
     /// The phase.
     pub phase: PhaseName,
+    /// Whether the phase is done or undone.
+    pub direction: Direction,
+    /// It belongs to the clean-up of its run, not to the plan.
+    pub unwinding: bool,
     /// 1 for the first.
     pub number: i32,
     /// The epoch under which it runs.
@@ -26,14 +31,23 @@ pub struct Attempt {
 /// More failures than any phase may have: a refusal is final at once.
 const FINAL: i32 = i32::MAX / 2;
 
-/// Notes that an attempt begins, and returns it.
+/// Notes that an attempt begins, and returns it. Without a fence it touches only rows of its own release.
 ///
 /// # Errors
 /// When the database does not answer, or the attempt is not ours to make any more.
-pub async fn begin(connection: &mut PgConnection, release: i64, run: i64, phase: PhaseName, fence: &Fence) -> Result<Attempt, Fenced> {
+pub async fn begin(
+    connection: &mut PgConnection,
+    release: i64,
+    run: i64,
+    phase: PhaseName,
+    direction: Direction,
+    fence: Option<&Fence>,
+) -> Result<Attempt, Fenced> {
     let mut tx = connection.begin().await?;
-    fence.check_if_held(&mut tx).await?;
-    let epoch = fence.epoch;
+    if let Some(fence) = fence {
+        fence.check(&mut tx).await?;
+    }
+    let epoch = fence.map_or(0, |fence| fence.epoch);
     let number: i32 = sqlx::query_scalar(
         "UPDATE portal_release.phases SET state = 'Running', attempts = attempts + 1, started_at = clock_timestamp(), completed_at = NULL, message = ''
          WHERE run_id = $1 AND phase = $2 AND state <> 'Succeeded' RETURNING attempts",
@@ -44,7 +58,7 @@ pub async fn begin(connection: &mut PgConnection, release: i64, run: i64, phase:
     .await?;
     event(&mut tx, release, Some(run), "PhaseStarted", Some(phase.as_str()), &format!("attempt {number}"), Some(epoch)).await?;
     tx.commit().await?;
-    Ok(Attempt { release, run, phase, number, epoch })
+    Ok(Attempt { release, run, phase, direction, unwinding: false, number, epoch })
 }
 
 /// Notes, in the phase's own transaction, that the attempt succeeded.
@@ -93,18 +107,18 @@ pub async fn fail(connection: &mut PgConnection, attempt: Attempt, message: &str
     tx.commit().await
 }
 
-/// Notes, in the transaction that took it back, that a phase is undone.
+/// Notes, in the transaction that undid it, that a phase is undone.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn undone(tx: &mut PgConnection, release: i64, run: i64, phase: PhaseName, message: &str, epoch: i64) -> Result<(), sqlx::Error> {
+pub async fn undone(tx: &mut PgConnection, attempt: Attempt, message: &str) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE portal_release.phases SET state = 'Undone', completed_at = clock_timestamp(), message = CASE WHEN state = 'Failed' THEN message || '; ' || $3 ELSE $3 END WHERE run_id = $1 AND phase = $2")
-        .bind(run)
-        .bind(phase.as_str())
+        .bind(attempt.run)
+        .bind(attempt.phase.as_str())
         .bind(message)
         .execute(&mut *tx)
         .await?;
-    event(tx, release, Some(run), "PhaseUndone", Some(phase.as_str()), message, Some(epoch)).await
+    event(tx, attempt.release, Some(attempt.run), "PhaseUndone", Some(attempt.phase.as_str()), message, Some(attempt.epoch)).await
 }
 
 /// What the staging was built from has changed: everything from the first of `phases` on is to be done again.
@@ -156,17 +170,4 @@ pub async fn pause(connection: &mut PgConnection, attempt: Attempt) -> Result<()
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// What a phase did, in its own words.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn message(connection: &mut PgConnection, run: i64, phase: PhaseName) -> Result<String, sqlx::Error> {
-    let message: Option<String> = sqlx::query_scalar("SELECT message FROM portal_release.phases WHERE run_id = $1 AND phase = $2")
-        .bind(run)
-        .bind(phase.as_str())
-        .fetch_optional(connection)
-        .await?;
-    Ok(message.unwrap_or_default())
 }

@@ -4,8 +4,8 @@ use sqlx::{Connection, PgConnection};
 
 use super::event;
 use crate::{
-    api::{PhaseName, PhaseState, ReleaseState},
-    release::{PlannedPhase, RunKind},
+    api::{PhaseName, ReleaseState},
+    release::{Entry, RunKind, phases::phases, plan::Start},
 };
 
 /// A run to be opened.
@@ -32,7 +32,7 @@ pub struct NewRun<'a> {
     /// The `spec.abort.reason` that it overrules.
     pub abort: Option<&'a str>,
     /// Its plan.
-    pub plan: &'a [PlannedPhase],
+    pub plan: &'a [Entry],
 }
 
 /// Opens a run. `false`: another release of the portal has an open run.
@@ -77,14 +77,7 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
     .fetch_optional(&mut *tx)
     .await?;
     let Some(run) = run else { return Ok(false) };
-    let rows: Vec<_> = new
-        .plan
-        .iter()
-        .map(|planned| match &planned.skipped {
-            Some(reason) => (planned.name, PhaseState::Skipped, reason.clone()),
-            None => (planned.name, PhaseState::Pending, String::new()),
-        })
-        .collect();
+    let rows: Vec<Start> = new.plan.iter().cloned().map(Start::from).collect();
     write_plan(&mut tx, run, &rows).await?;
     let started = match new.kind {
         RunKind::Release => "Started",
@@ -108,7 +101,7 @@ pub struct Reopening<'a> {
     /// The `spec.abort.reason` that a retry overrules.
     pub abort: Option<&'a str>,
     /// The phases to start from.
-    pub phases: &'a [(PhaseName, PhaseState, String)],
+    pub phases: &'a [Start],
     /// Nothing of the former attempt holds: imports start anew.
     pub fresh: bool,
     /// These imports are to run again into the staging that stands.
@@ -156,22 +149,26 @@ pub async fn reopen(connection: &mut PgConnection, how: &Reopening<'_>) -> Resul
     Ok(true)
 }
 
-async fn write_plan(tx: &mut PgConnection, run: i64, phases: &[(PhaseName, PhaseState, String)]) -> Result<(), sqlx::Error> {
-    let names: Vec<&str> = phases.iter().map(|(name, ..)| name.as_str()).collect();
-    let states: Vec<&str> = phases.iter().map(|(_, state, _)| state.as_str()).collect();
-    let messages: Vec<&str> = phases.iter().map(|(.., message)| message.as_str()).collect();
+async fn write_plan(tx: &mut PgConnection, run: i64, entries: &[Start]) -> Result<(), sqlx::Error> {
+    let names: Vec<&str> = entries.iter().map(|entry| entry.phase.as_str()).collect();
+    let directions: Vec<&str> = entries.iter().map(|entry| entry.direction.as_str()).collect();
+    let states: Vec<&str> = entries.iter().map(|entry| entry.state.as_str()).collect();
+    let messages: Vec<&str> = entries.iter().map(|entry| entry.message.as_str()).collect();
     sqlx::query("DELETE FROM portal_release.phases WHERE run_id = $1 AND phase <> ALL($2)")
         .bind(run)
         .bind(&names)
         .execute(&mut *tx)
         .await?;
     sqlx::query(
-        "INSERT INTO portal_release.phases (run_id, phase, position, state, message)
-         SELECT $1, name, position, state, message FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS t(name, state, message, position)
-         ON CONFLICT (run_id, phase) DO UPDATE SET position = excluded.position, state = excluded.state, message = excluded.message, failures = 0",
+        "INSERT INTO portal_release.phases (run_id, phase, direction, position, state, message)
+         SELECT $1, name, direction, position, state, message
+         FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS t(name, direction, state, message, position)
+         ON CONFLICT (run_id, phase) DO UPDATE
+             SET direction = excluded.direction, position = excluded.position, state = excluded.state, message = excluded.message, failures = 0",
     )
     .bind(run)
     .bind(&names)
+    .bind(&directions)
     .bind(&states)
     .bind(&messages)
     .execute(tx)
@@ -179,7 +176,7 @@ async fn write_plan(tx: &mut PgConnection, run: i64, phases: &[(PhaseName, Phase
     Ok(())
 }
 
-/// Begins to wind up an open run, which will end in `state`. An abort answers every `spec.retry` that was raised before it.
+/// Begins to clean up an open run, which will end in `state`. An abort answers every `spec.retry` that was raised before it.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -199,7 +196,7 @@ pub async fn end(connection: &mut PgConnection, run: i64, state: ReleaseState, r
                 .execute(&mut *tx)
                 .await?;
         }
-        event(&mut tx, release, Some(run), "Ending", None, &format!("{state}: {message}"), None).await?;
+        event(&mut tx, release, Some(run), "CleaningUp", None, &format!("{state}: {message}"), None).await?;
     }
     tx.commit().await
 }
@@ -218,8 +215,9 @@ pub async fn close(connection: &mut PgConnection, run: i64, state: ReleaseState,
     .fetch_optional(&mut *tx)
     .await?;
     if let Some(release) = release {
-        sqlx::query("UPDATE portal_release.phases SET state = 'Succeeded', attempts = attempts + 1, started_at = clock_timestamp(), completed_at = clock_timestamp(), message = 'released at the end of the run' WHERE run_id = $1 AND phase = 'ReleaseLock' AND state = 'Pending'")
+        sqlx::query("UPDATE portal_release.phases SET state = 'Succeeded', attempts = attempts + 1, started_at = clock_timestamp(), completed_at = clock_timestamp(), message = 'released at the end of the run' WHERE run_id = $1 AND phase = ANY ($2) AND state = 'Pending'")
             .bind(run)
+            .bind(phases(|facts| facts.done_by_closing).map(PhaseName::as_str).collect::<Vec<_>>())
             .execute(&mut *tx)
             .await?;
         sqlx::query("UPDATE portal_release.releases SET state = $2, message = $3, completed_at = clock_timestamp() WHERE id = $1")

@@ -1,0 +1,53 @@
+//! What people see.
+
+use super::*;
+
+#[test]
+fn kstatus_never_says_both_and_unseen_is_never_healthy() {
+    let observations = [fresh(), at(PhaseName::ImportCore, PhaseState::Running), at(PhaseName::ResetCheckpoints, PhaseState::Succeeded)];
+    for observed in observations {
+        let status = project(&observed, &next(&observed), Extras { generation: 3, ..Extras::default() });
+        let word = |type_: &str| {
+            status.conditions.iter().find(|condition| condition.type_ == type_).map(|condition| condition.status.clone()).unwrap()
+        };
+        assert!(!(word("Reconciling") == "True" && word("Stalled") == "True"));
+        assert!(word("Ready") != "True" || (word("Reconciling") == "False" && word("Stalled") == "False"));
+        assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
+    }
+    let spec = serde_json::to_value(crate::api::crds()).unwrap();
+    for crd in spec.as_array().unwrap() {
+        let default = crd.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/status/default").unwrap();
+        assert_eq!(default, &json!({"observedGeneration": -1}));
+    }
+}
+
+#[test]
+fn whether_a_rollback_would_lose_data_is_said() {
+    let mut observed =
+        Observed { current: true, ..with_run(at(PhaseName::ResetCheckpoints, PhaseState::Succeeded), |run| run.open = false) };
+    observed.release = Some(ReleaseRecord { swapped: true, backup: Some("2607011200".to_owned()), ..record(ReleaseState::Live) });
+    let said = |observed: &Observed| {
+        let status = project(observed, &Step::Rest, Extras::default());
+        let condition = status.conditions.into_iter().find(|condition| condition.type_ == "RollbackAvailable").unwrap();
+        (condition.status, condition.reason, condition.message)
+    };
+    let is = |observed: &Observed, status: &str, reason: &str, words: &[&str]| {
+        let (is, because, message) = said(observed);
+        assert_eq!((is.as_str(), because.as_str()), (status, reason), "{message}");
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    };
+    is(&observed, "False", "NoBackup", &[]);
+    observed.backups = vec![KeptBackup { stamp: "2608011200".to_owned(), label: None }, backup()];
+    is(&observed, "True", "BackupKept", &["backup 2607011200, the data of Jun2026"]);
+    let mut written = Written { at: now(), since: Some(now()), tables: Vec::new(), unknown: Vec::new() };
+    observed.written = Some(written.clone());
+    is(&observed, "True", "BackupKept", &["nothing was written since 2027-01-15T08:00:00Z, as of 2027-01-15T08:00:00Z"]);
+    written.unknown = vec!["areas".to_owned()];
+    observed.written = Some(written.clone());
+    is(&observed, "Unknown", "WritesUnknown", &["areas is not known", "rollback.acceptDataLoss"]);
+    written.tables = vec![TableWrites { table: "areas".to_owned(), new: 12, gone: 0 }];
+    observed.written = Some(written);
+    is(&observed, "False", "WouldLoseData", &["as of 2027-01-15T08:00:00Z", "12 rows inserted in areas", "rollback.acceptDataLoss: true"]);
+    observed.current = false;
+    is(&observed, "False", "NotLive", &[]);
+}
