@@ -7,7 +7,7 @@ use portal_release_operator::database::ledger::exchange::{Exchange, record_excha
 use portal_release_operator::database::staging;
 use portal_release_operator::database::swap::{self, CancelBlockers, Hooks, Limits, SwapError, SwapPlan, SwapRequest};
 use portal_release_operator::database::views::{MaterializedViewSpec, create_staged};
-use portal_release_operator::release::RunKind;
+use portal_release_operator::release::Incoming;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use tokio_util::sync::CancellationToken;
 
@@ -140,7 +140,15 @@ impl Hooks for Recorded<'_> {
     async fn begin(&self, plan: &SwapPlan) -> Result<Self::Tx, SwapError> {
         let mut tx = self.portal.owner.begin().await.unwrap();
         let (incoming, outgoing, moved) = (&Generation::Staging, self.outgoing, plan.moved.as_slice());
-        let exchange = Exchange { portal: KEY.to_owned(), release: self.release, kind: RunKind::Release, incoming, outgoing, moved };
+        let exchange = Exchange {
+            portal: KEY.to_owned(),
+            release: self.release,
+            source: Incoming::Staging,
+            phase: "FinaliseSwap",
+            incoming,
+            outgoing,
+            moved,
+        };
         record_exchange(&mut tx, &exchange).await.unwrap();
         Ok(tx)
     }

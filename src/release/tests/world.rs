@@ -151,7 +151,7 @@ impl World {
             55..=57 => {
                 let failures = if choice >= 64 { i32::MAX / 2 } else { 1 };
                 for record in run.phases.iter_mut().filter(|record| record.name == phase) {
-                    (record.state, record.failures) = (PhaseState::Failed, record.failures + failures);
+                    (record.state, record.failures) = (PhaseState::Failed, record.failures.saturating_add(failures));
                     record.completed_at = Some(now - SignedDuration::from_secs(120));
                 }
                 self.begun(phase);
