@@ -26,7 +26,7 @@
 //! | [`services`] | the handles that everything shares | `api`, `cluster`, `faults`, `metrics`, `notify`, `storage`, `term` |
 //! | [`portals`] | the portals' databases, opened when first needed | `api`, `cluster`, `database`, `http`, `secret`, `term` |
 //! | [`work`] | what every phase gets: data, handles, controls, fenced transactions, the definition | `api`, `classify`, `cluster`, `database`, `notify`, `release`, `services`, `text` |
-//! | [`jobs`] | one Kubernetes Job, from its announcement to its removal | `api`, `cluster`, `database`, `work` |
+//! | [`jobs`] | one Kubernetes Job of a release, from its announcement to its removal | `api`, `classify`, `cluster`, `database`, `work` |
 //! | [`imports`] | what fills the staged tables: queries, files, Jobs | `api`, `cluster`, `database`, `jobs`, `notify`, `storage`, `work` |
 //! | [`phases`] | what each phase does and what undoes it | `api`, `cluster`, `database`, `imports`, `jobs`, `metrics`, `release`, `storage`, `text`, `work` |
 //! | [`doctor`] | what would block a release, checked from the command line, read-only | `api`, `cluster`, `database`, `imports`, `release`, `storage`, `work` |

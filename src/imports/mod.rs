@@ -52,7 +52,7 @@ pub(crate) async fn related(context: &Context) -> Result<Done, PhaseError> {
 
 /// Takes the Jobs away, forgets the checkpoints and the rejected rows; the tables go with BuildStaging's undo.
 pub(crate) async fn undo(context: &Context) -> Result<Done, PhaseError> {
-    jobs::stop_all(context).await?;
+    jobs::stop_writers(context).await?;
     let mut work = context.work().await?;
     ledger::imports::reset_imports(&mut work, context.subject.release_id).await?;
     work.complete("imported rows are dropped with the staged tables").await

@@ -20,6 +20,7 @@ use crate::{
         views::OutputColumn,
     },
     imports::file,
+    jobs,
     notify::Notice,
     work::{Context, Definition, PhaseError, Work},
 };
@@ -64,7 +65,7 @@ impl<'a> ImportTask<'a> {
         });
         let now = Instant::now();
         let staged = Generation::Staging.name(import.into.as_str());
-        let job = definition.job(import).map(|(source, text)| JobImport::new(context, import, templates, source, text));
+        let job = definition.job(import).map(|(source, text)| JobImport::new(context, import, source, text));
         Ok(Self { context, import, templates, source, rules, job, cut, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
     }
 
@@ -151,8 +152,8 @@ impl<'a> ImportTask<'a> {
         };
         let account = ledger::imports::complete_range(&mut work, release, self.name(), position, counts).await?;
         work.commit().await?;
-        if let Some((job, name)) = done {
-            job.tidy(&name).await?;
+        if let Some((_, name)) = done {
+            jobs::tidy(self.context, &name).await?;
         }
         let metrics = &self.context.tools.services.metrics;
         metrics.rows_imported(self.name(), counts.imported, counts.rejected);

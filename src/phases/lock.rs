@@ -1,6 +1,9 @@
 //! AcquireLock and ReleaseLock. The session itself is taken by the controller and held for the whole run.
 
-use crate::work::{Context, Done, PhaseError};
+use crate::{
+    jobs,
+    work::{Context, Done, PhaseError},
+};
 
 /// The lock is held by now; this writes it down.
 pub(super) async fn acquire(context: &Context) -> Result<Done, PhaseError> {
@@ -10,6 +13,7 @@ pub(super) async fn acquire(context: &Context) -> Result<Done, PhaseError> {
 
 /// From here on nothing but the release's own rows of the ledger is touched.
 pub(super) async fn release(context: &Context) -> Result<Done, PhaseError> {
+    jobs::halt(context).await?;
     let done = context.work().await?.complete("released").await?;
     context.tools.database.release().await;
     Ok(done)

@@ -103,7 +103,7 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
     work.rollback().await?;
     for (import, _) in running(context, definition) {
         if let Some((source, text)) = definition.job(import) {
-            JobImport::new(context, import, templates, source, text).check().await?;
+            JobImport::new(context, import, source, text).check().await?;
         }
     }
     Ok(())

@@ -20,7 +20,7 @@ pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
     let imports: Vec<(String, bool)> =
         definition.imports().map(|(import, _)| (import.name.0.clone(), !context.subject.spec.imports.runs(&import.name))).collect();
 
-    jobs::stop_all(context).await?;
+    jobs::stop_writers(context).await?;
     let mut work = context.work().await?;
     views::claim(&mut work, context).await?;
     drop_all(&mut work, &tables).await?;

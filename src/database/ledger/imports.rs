@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use sqlx::{PgConnection, types::Json};
 
+use super::import_jobs;
 use crate::{
     api::{ImportStatus, PhaseState},
     database::import::{Counts, KeyRange},
@@ -96,8 +97,9 @@ pub async fn reset_imports(tx: &mut PgConnection, release: i64) -> Result<(), sq
 /// # Errors
 /// When the database does not answer.
 pub async fn reset_some(tx: &mut PgConnection, release: i64, imports: &[String]) -> Result<(), sqlx::Error> {
+    import_jobs::give_up(tx, release, imports).await?;
     for sql in [
-        "UPDATE portal_release.import_jobs SET running = false, checkpoint = NULL WHERE release_id = $1 AND import = ANY($2)",
+        "UPDATE portal_release.import_jobs SET checkpoint = NULL WHERE release_id = $1 AND import = ANY($2)",
         "DELETE FROM portal_release.checkpoints WHERE release_id = $1 AND import = ANY($2)",
         "DELETE FROM portal_release.rejected_rows WHERE release_id = $1 AND import = ANY($2)",
         "UPDATE portal_release.imports SET state = 'Pending', rows = 0, rows_total = NULL, rows_read = 0, rows_rejected = 0, rows_collapsed = 0, source_rows = NULL,

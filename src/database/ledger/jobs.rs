@@ -1,118 +1,179 @@
-//! Imports that a Kubernetes Job makes: which Job may write, and how far it got.
+//! The Kubernetes Jobs of releases, whatever they are for.
 //!
-//! The row is written before the Job is created and forgotten after the Job is gone, so no Job is overlooked, wherever the operator is
-//! killed. The functions that a Job calls write to the same row.
+//! A row is written before its Job is created, and loses the Job's name after the Job is gone: no Job is overlooked, wherever the
+//! operator is killed.
 
 use sqlx::{FromRow, PgConnection};
 
-/// What the ledger knows of an import's Job.
-#[derive(Clone, Debug, FromRow)]
-pub struct ImportJob {
+/// What a Job is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It fills a staged table.
+    Import,
+    /// Its success is the answer to a gate.
+    Gate,
+    /// A hook after the swap.
+    PostSwap,
+}
+
+impl Purpose {
+    /// As in the ledger, and in the label of a Job.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Import => "import",
+            Self::Gate => "gate",
+            Self::PostSwap => "postSwap",
+        }
+    }
+}
+
+/// Which Job of a release.
+#[derive(Clone, Copy, Debug)]
+pub struct JobKey<'a> {
+    /// The release.
+    pub release: i64,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The import, gate or hook.
+    pub item: &'a str,
+}
+
+/// How far a Job is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum JobState {
+    /// It is announced and not over.
+    Running,
+    /// It is over, and did what it is for.
+    Succeeded,
+    /// It failed or was given up.
+    #[default]
+    Ended,
+}
+
+impl JobState {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Ended => "Ended",
+        }
+    }
+}
+
+impl TryFrom<String> for JobState {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let known = [Self::Running, Self::Succeeded, Self::Ended].into_iter().find(|state| state.as_str() == text);
+        known.ok_or_else(|| format!("this version of the operator does not know the state {text} of a Job"))
+    }
+}
+
+/// What the ledger knows of a Job.
+#[derive(Clone, Debug, Default, FromRow)]
+pub struct JobRecord {
     /// Its name; absent while there is none.
     pub job: Option<String>,
     /// The number in its name, 0 before the first one.
     pub attempt: i32,
-    /// It may write.
-    pub running: bool,
-    /// Rows of the staged table before the first attempt.
-    pub rows_before: i64,
-    /// What a Job stored last.
-    pub checkpoint: Option<String>,
+    /// How far it is.
+    #[sqlx(try_from = "String")]
+    pub state: JobState,
+    /// The run that announced it.
+    pub run_id: Option<i64>,
 }
 
-/// Writes that a Job is going to make an import, whose staged table has so many rows now.
+impl JobRecord {
+    /// It is announced and not over.
+    pub fn is_running(&self) -> bool {
+        self.state == JobState::Running
+    }
+}
+
+/// What is known of a Job. No other transaction changes it until this one ends.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn plan(tx: &mut PgConnection, release: i64, import: &str, rows_before: i64) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO portal_release.import_jobs (release_id, import, rows_before) VALUES ($1, $2, $3)
-         ON CONFLICT (release_id, import) DO UPDATE SET rows_before = $3, running = false, checkpoint = NULL",
+pub async fn lock(tx: &mut PgConnection, key: JobKey<'_>) -> Result<JobRecord, sqlx::Error> {
+    let found = sqlx::query_as(
+        "SELECT job, attempt, state, run_id FROM portal_release.jobs WHERE release_id = $1 AND purpose = $2 AND item = $3 FOR UPDATE",
     )
-    .bind(release)
-    .bind(import)
-    .bind(rows_before)
+    .bind(key.release)
+    .bind(key.purpose.as_str())
+    .bind(key.item)
+    .fetch_optional(tx)
+    .await?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Announces a Job of this run, in place of any other one of the same purpose and item.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn announce(tx: &mut PgConnection, key: JobKey<'_>, run: i64, job: &str, attempt: i32) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO portal_release.jobs (release_id, purpose, item, run_id, job, attempt, state) VALUES ($1, $2, $3, $4, $5, $6, 'Running')
+         ON CONFLICT (release_id, purpose, item) DO UPDATE SET run_id = $4, job = $5, attempt = $6, state = 'Running'",
+    )
+    .bind(key.release)
+    .bind(key.purpose.as_str())
+    .bind(key.item)
+    .bind(run)
+    .bind(job)
+    .bind(attempt)
     .execute(tx)
     .await?;
     Ok(())
 }
 
-/// What is known of an import's Job.
-///
-/// # Errors
-/// When the database does not answer, or no Job was planned.
-pub async fn read(connection: &mut PgConnection, release: i64, import: &str) -> Result<ImportJob, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT job, attempt, running, rows_before, checkpoint FROM portal_release.import_jobs WHERE release_id = $1 AND import = $2",
-    )
-    .bind(release)
-    .bind(import)
-    .fetch_one(connection)
-    .await
-}
-
-/// As [`read`], once no transaction of a Job is about to store a checkpoint; none can until this one ends.
-///
-/// # Errors
-/// As [`read`].
-pub async fn lock(tx: &mut PgConnection, release: i64, import: &str) -> Result<ImportJob, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT job, attempt, running, rows_before, checkpoint FROM portal_release.import_jobs WHERE release_id = $1 AND import = $2 FOR UPDATE",
-    )
-    .bind(release)
-    .bind(import)
-    .fetch_one(tx)
-    .await
-}
-
-/// From now on this Job may write, and no other one of the import.
+/// The Job is over. It may still exist.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn start(tx: &mut PgConnection, release: i64, import: &str, job: &str, attempt: i32) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE portal_release.import_jobs SET job = $3, attempt = $4, running = true WHERE release_id = $1 AND import = $2")
-        .bind(release)
-        .bind(import)
+pub async fn end(tx: &mut PgConnection, job: &str, state: JobState) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.jobs SET state = $2 WHERE job = $1").bind(job).bind(state.as_str()).execute(tx).await?;
+    Ok(())
+}
+
+/// The Job no longer exists.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn forget(tx: &mut PgConnection, job: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.jobs SET job = NULL, state = CASE state WHEN 'Running' THEN 'Ended' ELSE state END WHERE job = $1")
         .bind(job)
-        .bind(attempt)
         .execute(tx)
         .await?;
     Ok(())
 }
 
-/// The Job may not write any more. It may still be there.
+/// The Jobs that may exist, of every release of a portal. `writers`: only those that may write to staged tables, or still run.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn end(tx: &mut PgConnection, job: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE portal_release.import_jobs SET running = false WHERE job = $1").bind(job).execute(tx).await?;
-    Ok(())
-}
-
-/// The Job is gone.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn forget(tx: &mut PgConnection, job: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE portal_release.import_jobs SET running = false, job = NULL WHERE job = $1").bind(job).execute(tx).await?;
-    Ok(())
-}
-
-/// The Jobs that may be there, of every release of a portal.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn of_portal(connection: &mut PgConnection, portal: &str) -> Result<Vec<String>, sqlx::Error> {
+pub async fn of_portal(connection: &mut PgConnection, portal: &str, writers: bool) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT j.job FROM portal_release.import_jobs j JOIN portal_release.releases r ON r.id = j.release_id
-         WHERE r.portal = $1 AND j.job IS NOT NULL ORDER BY j.job",
+        "SELECT j.job FROM portal_release.jobs j JOIN portal_release.releases r ON r.id = j.release_id
+         WHERE r.portal = $1 AND j.job IS NOT NULL AND (j.purpose = 'import' OR j.state = 'Running' OR NOT $2) ORDER BY j.job",
     )
     .bind(portal)
+    .bind(writers)
     .fetch_all(connection)
     .await
 }
 
-/// The Jobs that may be there, of these imports of a release; only those that may write, if asked so.
+/// The Jobs of a release that are announced and not over.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn running(connection: &mut PgConnection, release: i64) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT job FROM portal_release.jobs WHERE release_id = $1 AND state = 'Running' AND job IS NOT NULL ORDER BY job")
+        .bind(release)
+        .fetch_all(connection)
+        .await
+}
+
+/// The Jobs that may exist, of these imports of a release. `running`: only those that are not over.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -123,7 +184,8 @@ pub async fn of_imports(
     running: bool,
 ) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
-        "SELECT job FROM portal_release.import_jobs WHERE release_id = $1 AND import = ANY($2) AND job IS NOT NULL AND (running OR NOT $3) ORDER BY job",
+        "SELECT job FROM portal_release.jobs
+         WHERE release_id = $1 AND purpose = 'import' AND item = ANY($2) AND job IS NOT NULL AND (state = 'Running' OR NOT $3) ORDER BY job",
     )
     .bind(release)
     .bind(imports)
@@ -132,32 +194,7 @@ pub async fn of_imports(
     .await
 }
 
-/// Forgets the rejected rows of an import that begins anew.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn forget_rejected(tx: &mut PgConnection, release: i64, import: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM portal_release.rejected_rows WHERE release_id = $1 AND import = $2")
-        .bind(release)
-        .bind(import)
-        .execute(tx)
-        .await?;
-    Ok(())
-}
-
-/// How many rows an import's Job has turned away.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn rejected(connection: &mut PgConnection, release: i64, import: &str) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT count(*) FROM portal_release.rejected_rows WHERE release_id = $1 AND import = $2")
-        .bind(release)
-        .bind(import)
-        .fetch_one(connection)
-        .await
-}
-
-/// Ends the database sessions that Jobs have left behind: the server goes on with a statement whose client is gone. They are known by
+/// Ends the database sessions that Jobs have left behind: the server continues a statement whose client is gone. They are known by
 /// their application name, which is the Job's.
 ///
 /// # Errors

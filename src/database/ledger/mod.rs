@@ -6,6 +6,7 @@
 pub mod downloads;
 pub mod exchange;
 pub mod former_states;
+pub mod import_jobs;
 pub mod imports;
 pub mod jobs;
 pub mod phases;
@@ -102,7 +103,8 @@ pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -
             'staging_owner', (SELECT jsonb_build_object('id', o.id, 'name', o.name, 'state', o.state)
                      FROM portal_release.portals p JOIN portal_release.releases o ON o.id = p.staging_release WHERE p.portal = $1),
             'imports', (SELECT coalesce(jsonb_agg(to_jsonb(i) || jsonb_build_object('job', j.job) ORDER BY i.position), '[]')
-                     FROM portal_release.imports i LEFT JOIN portal_release.import_jobs j USING (release_id, import) WHERE i.release_id = (SELECT id FROM r)),
+                     FROM portal_release.imports i LEFT JOIN portal_release.jobs j ON j.release_id = i.release_id AND j.purpose = 'import' AND j.item = i.import
+                     WHERE i.release_id = (SELECT id FROM r)),
             'frozen', (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY f.kind, f.name), '[]')
                      FROM portal_release.former_states f WHERE f.portal = $1 AND f.purpose = 'Freeze' AND f.release_id = (SELECT id FROM r)),
             'backups', (SELECT coalesce(jsonb_agg(jsonb_build_object('stamp', b.stamp, 'label',

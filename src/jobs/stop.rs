@@ -1,0 +1,80 @@
+//! Taking Jobs away that nobody waits for any more.
+
+use futures::future::try_join_all;
+
+use crate::{
+    cluster::{ClusterError, jobs},
+    database::ledger::{self, jobs::JobState},
+    work::{Context, PhaseError},
+};
+
+/// Takes Jobs away and waits until nothing of them runs: no pod, no session. Then the ledger forgets them.
+///
+/// # Errors
+/// When the API server or the database refuses or does not answer.
+pub(crate) async fn stop(context: &Context, names: &[String]) -> Result<(), PhaseError> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let (client, namespace) = (&context.tools.client, context.subject.namespace.as_str());
+    let failed = |error: ClusterError| PhaseError::Failed(error.to_string());
+    // With a namespace that is being deleted go its Jobs, and the operator's rights in it.
+    if !context.subject.namespace_terminating {
+        context.say(format!("waiting until Job {} and its pods are gone", names.join(", ")));
+        for name in names {
+            jobs::delete(client, namespace, name).await.map_err(failed)?;
+        }
+        try_join_all(names.iter().map(|name| jobs::wait_gone(client, namespace, name))).await.map_err(failed)?;
+    }
+    let mut work = context.work().await?;
+    ledger::jobs::end_sessions(&mut work, names).await?;
+    for name in names {
+        ledger::jobs::forget(&mut work, name).await?;
+    }
+    work.commit().await
+}
+
+/// As [`stop`], for every Job of the Portal, whichever release it belongs to: also those that failed and were kept for inspection.
+///
+/// # Errors
+/// As [`stop`].
+pub(crate) async fn stop_all(context: &Context) -> Result<(), PhaseError> {
+    stop_of_portal(context, false).await
+}
+
+/// As [`stop_all`], for those that may write to staged tables: nobody may while these are dropped or rebuilt.
+///
+/// # Errors
+/// As [`stop`].
+pub(crate) async fn stop_writers(context: &Context) -> Result<(), PhaseError> {
+    stop_of_portal(context, true).await
+}
+
+async fn stop_of_portal(context: &Context, writers: bool) -> Result<(), PhaseError> {
+    let mut work = context.work().await?;
+    let names = ledger::jobs::of_portal(&mut work, &context.key(), writers).await?;
+    work.commit().await?;
+    stop(context, &names).await
+}
+
+/// Gives up the Jobs of this release that still run, and does not wait for them: its run is over, and nobody waits for their end.
+///
+/// # Errors
+/// When the database does not answer. What the API server does not delete now is deleted by the next attempt or release.
+pub(crate) async fn halt(context: &Context) -> Result<(), PhaseError> {
+    let mut work = context.work().await?;
+    let names = ledger::jobs::running(&mut work, context.subject.release_id).await?;
+    for name in &names {
+        ledger::jobs::end(&mut work, name, JobState::Ended).await?;
+    }
+    work.commit().await?;
+    if context.subject.namespace_terminating {
+        return Ok(());
+    }
+    for name in &names {
+        if let Err(error) = jobs::delete(&context.tools.client, &context.subject.namespace, name).await {
+            tracing::warn!(job = name, %error, "Job {name} of a run that is over could not be deleted yet: {error}");
+        }
+    }
+    Ok(())
+}
