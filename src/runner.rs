@@ -24,7 +24,7 @@ use crate::{
         phases::{facts, phases as phases_where},
     },
     text::bounded,
-    work::{Context, Done, PhaseError, Progress},
+    work::{Context, Done, PhaseError, Progress, definition},
 };
 
 /// Pause before the taking back of a phase is tried again.
@@ -101,7 +101,16 @@ impl Runner {
         let uid = uid.to_owned();
         self.tracker.spawn(async move {
             let started = Instant::now();
-            let result = supervise(&context).await;
+            let mut context = context;
+            let cancel = context.control.cancel.clone();
+            let pinned = tokio::select! {
+                pinned = definition::pin(&mut context) => pinned,
+                () = cancel.cancelled() => Err(PhaseError::Cancelled),
+            };
+            let result = match pinned {
+                Ok(()) => supervise(&context).await,
+                Err(error) => Err(error),
+            };
             conclude(&context, result, started.elapsed()).await;
             tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
             running.progress.wake();

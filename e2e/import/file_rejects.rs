@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::stream;
 use portal_release_operator::database::csv::{self, Accounting, CsvError, Format, Loaded};
-use portal_release_operator::database::import::Counts;
+use portal_release_operator::database::import::{Counts, Rule};
 use portal_release_operator::storage::content::{Compression, Content};
 use portal_release_operator::storage::{File, FileError};
 use sqlx::{Connection, PgConnection};
@@ -31,7 +31,7 @@ async fn prepared(db: &Database) -> PgConnection {
 
 /// Loads as release 1, in a transaction of its own.
 async fn load_as(conn: &mut PgConnection, file: File, loading: Loading<'_>) -> Result<Loaded, CsvError> {
-    let rules: Vec<(String, String)> = loading.rules.iter().map(|(reason, when)| ((*reason).to_owned(), (*when).to_owned())).collect();
+    let rules: Vec<Rule> = loading.rules.iter().map(|(reason, when)| Rule::new(*reason, *when)).collect();
     let accounting = Accounting { release: 1, rules: &rules, lookup: loading.lookup, accepted: 1.0 / 1024.0 };
     let file = Content::new(file, Compression::None);
     let mut tx = conn.begin().await.unwrap();
@@ -191,7 +191,7 @@ async fn rules_are_checked_with_the_header() {
             ("areas > 1) THEN 1 END; DROP TABLE staging_stats --", Some("syntax error")),
         ] {
             let file = Content::new(File::in_memory(NAME, "iso3,areas\n"), Compression::None);
-            let rules = [("few".to_owned(), when.to_owned())];
+            let rules = [Rule::new("few", when)];
             let checked = csv::check(&mut conn, target("staging_stats"), file, &Format::default(), &rules).await;
             match words {
                 None => checked.unwrap(),

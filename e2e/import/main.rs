@@ -19,7 +19,7 @@ use std::str::FromStr;
 
 use futures::FutureExt;
 use portal_release_operator::database::connection;
-use portal_release_operator::database::import::{self, Counts, ImportError, KeyRange, Load, Origin, Source, Target};
+use portal_release_operator::database::import::{self, Counts, ImportError, KeyRange, Load, Origin, Rule, Source, Target};
 use portal_release_operator::database::template::TemplateContext;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
@@ -114,7 +114,7 @@ struct Case<'a> {
 /// Loads as release 1.
 async fn load(conn: &mut PgConnection, case: Case<'_>) -> Result<Counts, ImportError> {
     let templates = TemplateContext::default();
-    let rules = case.rules.iter().map(|(reason, when)| ((*reason).to_owned(), (*when).to_owned())).collect();
+    let rules = case.rules.iter().map(|(reason, when)| Rule::new(*reason, *when)).collect();
     let origin = Origin::Query { templates: &templates, template: case.query };
     let source = Source { origin, key: case.key, rules, sample: case.sample };
     let query = source.query("areas", None)?;

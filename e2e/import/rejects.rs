@@ -206,7 +206,7 @@ async fn rules_are_checked_before_a_row_is_read() {
     in_database(|db| async move {
         let mut conn = prepared(&db, "CREATE TABLE source (site_id int, name text)").await;
         let query = "SELECT site_id, name FROM source";
-        let rule = |when: &str| [("odd".to_owned(), when.to_owned())];
+        let rule = |when: &str| [import::Rule::new("odd", when)];
         for good in ["site_id % 2 = 1", "EXISTS (SELECT FROM source s WHERE s.name = query.name)", "name IS NULL -- an end"] {
             import::check_rules(&mut conn, "areas", query, &rule(good)).await.unwrap();
         }

@@ -11,6 +11,7 @@ mod backups;
 mod commits;
 mod data_loss;
 mod defects;
+mod definition;
 mod deletion;
 mod disk;
 mod doctor;

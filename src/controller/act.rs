@@ -22,7 +22,9 @@ use crate::{
     },
     notify::{Audience, Notice},
     release::{
-        Direction, Entry, LockView, RunKind, Step, next,
+        Direction, Entry, LockView, RunKind, Step,
+        definition::Sources,
+        next,
         phases::{Needs, facts},
         plan::{Again, plan, replan},
         written::accepted,
@@ -221,6 +223,7 @@ async fn start(shared: &Shared, snapshot: &Snapshot, phase: PhaseName, unwinding
             portal_name: portal.name_any(),
             portal: portal.spec.clone(),
             spec: spec.clone(),
+            sources: Sources::new(),
             release_id: record.id,
             parked: record.parked.clone(),
             backup: record.backup.clone(),

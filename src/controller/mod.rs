@@ -1,6 +1,7 @@
 //! The controllers: observe, decide, do one step, project the status, and look again when something has changed.
 
 mod act;
+mod definition;
 mod emergency_freeze;
 mod finalizer;
 mod observe;

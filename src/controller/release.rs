@@ -7,6 +7,7 @@ use kube::{ResourceExt, runtime::controller::Action};
 use super::{
     Shared,
     act::{Flow, act, let_go_blindly},
+    definition,
     finalizer::{ReconcileError, set_finalizer},
     observe::{ObserveError, Snapshot, observe},
 };
@@ -61,7 +62,8 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
         };
         let step = next(&snapshot.observed);
         tracing::debug!(release = release.name_any(), ?step, "{}: {step:?}", release.name_any());
-        before = project(shared, release, &snapshot, &step, before).await?;
+        let edited = definition::compare(shared, release, &snapshot, &step).await?;
+        before = project(shared, release, &snapshot, &step, edited, before).await?;
         match act(shared, release, &snapshot, step).await? {
             Flow::Again => {}
             Flow::Wait(action) => return Ok(action),
@@ -76,6 +78,7 @@ async fn project(
     release: &PortalRelease,
     snapshot: &Snapshot,
     step: &crate::release::Step,
+    edited: bool,
     before: PortalReleaseStatus,
 ) -> Result<PortalReleaseStatus, ReconcileError> {
     let namespace = release.namespace().unwrap_or_default();
@@ -84,6 +87,7 @@ async fn project(
         generation: release.metadata.generation.unwrap_or_default(),
         imports: snapshot.ledger.imports.iter().cloned().map(Into::into).collect(),
         frozen_workloads: snapshot.ledger.frozen.clone(),
+        edited,
         manifest: sha256
             .map(|sha256| shared.services.manifest(&namespace, release.spec.portal_ref.name.as_str(), release.spec.label.as_str(), sha256)),
         before: before.clone(),

@@ -12,7 +12,10 @@ use crate::{
         ledger,
         staging::{build, build_lookup, drop_all, drop_keys_to},
     },
-    work::{Context, Definition, PhaseError, Work, definition::templates},
+    work::{
+        Context, Definition, PhaseError, Work,
+        definition::{ResolvedImport, templates},
+    },
 };
 
 /// Empties the tables of the imports that are to run again, and forgets what these imports did. All of it commits together, so that
@@ -21,7 +24,7 @@ pub(crate) async fn prepare(context: &Context, definition: &Definition, core: bo
     let mut work = context.work().await?;
     let marked = ledger::imports::marked_again(&mut work, context.subject.release_id).await?;
     let mut again: Vec<&Import> = Vec::new();
-    for (import, _) in definition.imports() {
+    for ResolvedImport { import, .. } in definition.imports() {
         if marked.contains(&import.name.0) || has_failed_by_rejects(&mut work, context, import).await? {
             again.push(import);
         }
@@ -34,7 +37,7 @@ pub(crate) async fn prepare(context: &Context, definition: &Definition, core: bo
     job::stop(context, &names, false).await?;
     let mut work = context.work().await?;
     // Emptied here, the table of such an import would stay empty: ImportCore is over.
-    let is_core = |import: &Import| definition.core.iter().any(|(core, _)| core.name == import.name);
+    let is_core = |import: &Import| definition.core.iter().any(|core| core.import.name == import.name);
     if !core && let Some(import) = again.iter().find(|import| is_core(import)) {
         return Err(PhaseError::Refused(format!(
             "import {} is one of imports.core and cannot be imported again by ImportRelated; set phases.startAt to ImportCore",
@@ -78,8 +81,8 @@ async fn refuse_stale(work: &mut Work, context: &Context, definition: &Definitio
     let begun = ledger::imports::begun(work, context.subject.release_id).await?;
     let stays = |import: &Import| begun.contains(&import.name.0) && !again.iter().any(|other| other.name == import.name);
     let mut stale = Vec::new();
-    for (import, source) in definition.imports().filter(|(import, _)| stays(import)) {
-        let reads = match source {
+    for ResolvedImport { import, query, .. } in definition.imports().filter(|one| stays(&one.import)) {
+        let reads = match query {
             Some(source) => read_by(work, import, source, &templates).await?,
             None => Vec::new(),
         };

@@ -11,7 +11,7 @@ use crate::{
     database::{
         csv::{self, Accounting, CsvError, Format},
         identifiers::Generation,
-        import::{Counts, Target},
+        import::{Counts, Rule, Target},
         ledger::{self, staging::FileRead},
         template::TemplateContext,
     },
@@ -21,7 +21,10 @@ use crate::{
         guard::Outbound,
         http, s3,
     },
-    work::{Context, Definition, PhaseError, Work, definition},
+    work::{
+        Context, Definition, PhaseError, Work,
+        definition::{self, ResolvedImport},
+    },
 };
 
 /// Where files are looked for.
@@ -103,13 +106,7 @@ impl Source<'_> {
     ///
     /// # Errors
     /// When they do not, or the file cannot be read.
-    pub(crate) async fn check(
-        self,
-        connection: &mut PgConnection,
-        schema: &str,
-        table: &str,
-        rules: &[(String, String)],
-    ) -> Result<(), PhaseError> {
+    pub(crate) async fn check(self, connection: &mut PgConnection, schema: &str, table: &str, rules: &[Rule]) -> Result<(), PhaseError> {
         let target = Target { import: self.import.name.as_str(), schema, table };
         Ok(csv::check(connection, target, self.content, &format(self.csv), rules).await?)
     }
@@ -134,7 +131,7 @@ impl Source<'_> {
     ///
     /// # Errors
     /// When the file cannot be read or its rows do not fit; the transaction is spoilt then.
-    pub(crate) async fn load(self, context: &Context, work: &mut Work, rules: &[(String, String)]) -> Result<Counts, PhaseError> {
+    pub(crate) async fn load(self, context: &Context, work: &mut Work, rules: &[Rule]) -> Result<Counts, PhaseError> {
         let staged = Generation::Staging.name(self.import.into.as_str());
         let sample = context.subject.spec.imports.sample.and_then(|rows| u64::try_from(rows).ok());
         let name = self.content.name().to_owned();
@@ -176,7 +173,7 @@ pub(crate) async fn changed(
     work.commit().await?;
     let templates = definition::templates(context);
     let mut changed = Vec::new();
-    for (import, _) in definition.imports().filter(|(import, _)| !again.contains(&import.name.0)) {
+    for ResolvedImport { import, .. } in definition.imports().filter(|one| !again.contains(&one.import.name.0)) {
         let (Some(csv), Some(then)) = (&import.csv, read.get(import.name.as_str())) else { continue };
         if !settled.iter().any(|(name, _)| *name == import.name.0) {
             continue;

@@ -25,7 +25,7 @@ use crate::{
     api::{Import, PhaseName, RejectRule},
     database::{
         identifiers::Generation,
-        import::{RelationRead, relations_read},
+        import::{RelationRead, Rule, relations_read},
         ledger::{self, imports::Account},
         template::TemplateContext,
     },
@@ -33,21 +33,21 @@ use crate::{
     jobs,
     work::{
         Context, Definition, Done, PhaseError, Work,
-        definition::templates,
+        definition::{ResolvedImport, templates},
         parallel::{self, cut_off},
     },
 };
 
 pub(crate) async fn core(context: &Context) -> Result<Done, PhaseError> {
-    let definition = Definition::resolve(context).await?;
+    let definition = Definition::of(context)?;
     again::prepare(context, &definition, true).await?;
-    run(context, &definition, &definition.core).await
+    run(context, &definition.core).await
 }
 
 pub(crate) async fn related(context: &Context) -> Result<Done, PhaseError> {
-    let definition = Definition::resolve(context).await?;
+    let definition = Definition::of(context)?;
     again::prepare(context, &definition, false).await?;
-    run(context, &definition, &definition.related).await
+    run(context, &definition.related).await
 }
 
 /// Takes the Jobs away, forgets the checkpoints and the rejected rows; the tables go with BuildStaging's undo.
@@ -58,16 +58,16 @@ pub(crate) async fn undo(context: &Context) -> Result<Done, PhaseError> {
     work.complete("imported rows are dropped with the staged tables").await
 }
 
-async fn run(context: &Context, definition: &Definition, imports: &[(Import, Option<String>)]) -> Result<Done, PhaseError> {
+async fn run(context: &Context, imports: &[ResolvedImport]) -> Result<Done, PhaseError> {
     let templates = templates(context);
     let ordered = in_order(imports)?;
     let needs = needs(context, &ordered, &templates).await?;
     let cut = CancellationToken::new();
-    let one = |(import, source)| ImportTask::new(context, definition, import, source, &templates, &cut);
+    let one = |resolved| ImportTask::new(context, resolved, &templates, &cut);
     let ones: Vec<ImportTask<'_>> = ordered.into_iter().map(one).collect::<Result<_, _>>()?;
     load(context, &ones, Schedule::new(needs), &cut).await?;
     let mut work = context.work().await?;
-    let names = imports.iter().map(|(import, _)| import.name.as_str());
+    let names = imports.iter().map(|one| one.import.name.as_str());
     let (rows, rejected) = ledger::imports::imported_rows(&mut work, context.subject.release_id, names).await?;
     let rejected = if rejected == 0 { String::new() } else { format!(", {rejected} rejected: see portal_release.rejected_rows") };
     work.complete(&format!("{} imports, {rows} rows{rejected}", ones.len())).await
@@ -119,16 +119,12 @@ async fn load(context: &Context, ones: &[ImportTask<'_>], mut schedule: Schedule
 
 /// For each import the earlier ones that it waits for: those that it names in dependsOn, those that fill what it reads or fills, and
 /// those that read what it fills. So a dependsOn that somebody forgot does no harm.
-async fn needs(
-    context: &Context,
-    ordered: &[(&Import, Option<&String>)],
-    templates: &TemplateContext,
-) -> Result<Vec<Vec<usize>>, PhaseError> {
+async fn needs(context: &Context, ordered: &[&ResolvedImport], templates: &TemplateContext) -> Result<Vec<Vec<usize>>, PhaseError> {
     let mut touched: Vec<(&Import, Vec<RelationRead>)> = Vec::new();
     let mut needs = Vec::new();
     let mut work = context.work().await?;
-    for (import, source) in ordered {
-        let reads = match source {
+    for ResolvedImport { import, query, .. } in ordered {
+        let reads = match query {
             Some(source) => read_by(&mut work, import, source, templates).await?,
             None => Vec::new(),
         };
@@ -147,13 +143,13 @@ async fn needs(
 
 /// The imports that have not come to their end, although neither `imports` nor `phases.skip` of the release leaves them out.
 pub(crate) async fn unfinished(context: &Context) -> Result<Vec<String>, PhaseError> {
-    let definition = Definition::resolve(context).await?;
+    let definition = Definition::of(context)?;
     let mut work = context.work().await?;
     let mut names = ledger::imports::unfinished(&mut work, context.subject.release_id).await?;
     work.commit().await?;
     for (phase, imports) in [(PhaseName::ImportCore, &definition.core), (PhaseName::ImportRelated, &definition.related)] {
         if context.subject.spec.phases.skip.contains(&phase) {
-            names.retain(|name| !imports.iter().any(|(import, _)| import.name.0 == *name));
+            names.retain(|name| !imports.iter().any(|one| one.import.name.0 == *name));
         }
     }
     Ok(names)
@@ -166,11 +162,11 @@ fn is_over_limit(import: &Import, account: &Account) -> bool {
     rejected > allowed + 1e-9
 }
 
-/// The rules that turn rows of an import away: reasons, and SQL conditions.
-pub(crate) fn rules(import: &Import, templates: &TemplateContext) -> Result<Vec<(String, String)>, PhaseError> {
+/// The rules that turn rows of an import away.
+pub(crate) fn rules(import: &Import, templates: &TemplateContext) -> Result<Vec<Rule>, PhaseError> {
     let rendered = |rule: &RejectRule| {
         let what = format!("import {}, reject '{}'", import.name, rule.reason);
-        Ok((rule.reason.clone(), templates.render(&what, rule.when.as_str(), None)?.sql))
+        Ok(Rule { reason: rule.reason.clone(), when: templates.render(&what, rule.when.as_str(), None)?.sql })
     };
     import.reject.iter().map(rendered).collect()
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     api::{Import, Imports},
-    work::PhaseError,
+    work::{PhaseError, definition::ResolvedImport},
 };
 
 /// Looks whether every import can come after those that it depends on.
@@ -24,7 +24,7 @@ pub(crate) fn check(imports: &Imports) -> Result<(), PhaseError> {
         }
     }
     for imports in [&imports.core, &imports.related] {
-        let imports: Vec<(Import, Option<String>)> = imports.iter().map(|import| (import.clone(), None)).collect();
+        let imports: Vec<ResolvedImport> = imports.iter().map(ResolvedImport::without_texts).collect();
         in_order(&imports)?;
     }
     Ok(())
@@ -34,16 +34,16 @@ pub(crate) fn check(imports: &Imports) -> Result<(), PhaseError> {
 ///
 /// # Errors
 /// When they depend on each other in a circle.
-pub(crate) fn in_order(imports: &[(Import, Option<String>)]) -> Result<Vec<(&Import, Option<&String>)>, PhaseError> {
-    let here = |name: &str| imports.iter().any(|(import, _)| import.name.as_str() == name);
-    let mut waiting: Vec<_> = imports.iter().map(|(import, source)| (import, source.as_ref())).collect();
-    let mut ordered: Vec<(&Import, Option<&String>)> = Vec::new();
+pub(crate) fn in_order(imports: &[ResolvedImport]) -> Result<Vec<&ResolvedImport>, PhaseError> {
+    let here = |name: &str| imports.iter().any(|one| one.import.name.as_str() == name);
+    let mut waiting: Vec<&ResolvedImport> = imports.iter().collect();
+    let mut ordered: Vec<&ResolvedImport> = Vec::new();
     while !waiting.is_empty() {
         let ready = |import: &Import| {
-            import.depends_on.iter().all(|needed| !here(needed.as_str()) || ordered.iter().any(|(done, _)| done.name == *needed))
+            import.depends_on.iter().all(|needed| !here(needed.as_str()) || ordered.iter().any(|done| done.import.name == *needed))
         };
-        let Some(position) = waiting.iter().position(|(import, _)| ready(import)) else {
-            let names: Vec<&str> = waiting.iter().map(|(import, _)| import.name.as_str()).collect();
+        let Some(position) = waiting.iter().position(|one| ready(&one.import)) else {
+            let names: Vec<&str> = waiting.iter().map(|one| one.import.name.as_str()).collect();
             return Err(PhaseError::Refused(format!(
                 "imports {} depend on each other in a circle; correct dependsOn in the Portal",
                 names.join(", ")
@@ -70,8 +70,8 @@ mod tests {
     #[test]
     fn files_come_after_what_they_depend_on() {
         let imports = imports(&[], &[("c", &["b"]), ("a", &[]), ("b", &["a", "elsewhere"])]);
-        let imports: Vec<(Import, Option<String>)> = imports.related.into_iter().map(|import| (import, None)).collect();
-        let names: Vec<&str> = in_order(&imports).unwrap().iter().map(|(import, _)| import.name.as_str()).collect();
+        let imports: Vec<ResolvedImport> = imports.related.iter().map(ResolvedImport::without_texts).collect();
+        let names: Vec<&str> = in_order(&imports).unwrap().iter().map(|one| one.import.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
     }
 

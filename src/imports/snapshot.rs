@@ -39,12 +39,13 @@ pub(crate) struct SourceOfData {
 
 /// Looks at every staged view and every import of the release.
 pub(crate) async fn look(context: &Context) -> Result<SourceOfData, PhaseError> {
-    let definition = Definition::resolve(context).await?;
+    let definition = Definition::of(context)?;
     let mut work = context.work().await?;
     let mut because = views(context, &mut work).await?;
     let templates = templates(context);
-    for (import, source) in definition.imports().filter(|(import, _)| context.subject.spec.imports.runs(&import.name)) {
-        let Some(source) = source else {
+    for one in definition.imports().filter(|one| context.subject.spec.imports.runs(&one.import.name)) {
+        let import = &one.import;
+        let Some(source) = &one.query else {
             let what = if import.job.is_some() { "is made by a Job" } else { "reads a file" };
             because.push(format!("import {} {what}", import.name));
             continue;

@@ -13,7 +13,7 @@ use crate::{
     database::{
         checks::one_number,
         identifiers::{Generation, qualified},
-        import::{Counts, ENOUGH_REJECTED, KeyRange, Load, Origin, Source, Target, columns, load, plan_ranges},
+        import::{Counts, ENOUGH_REJECTED, KeyRange, Load, Origin, Rule, Source, Target, columns, load, plan_ranges},
         ledger::{self, imports::Account},
         run_sql,
         template::TemplateContext,
@@ -22,7 +22,7 @@ use crate::{
     imports::file,
     jobs,
     notify::Notice,
-    work::{Context, Definition, PhaseError, Work},
+    work::{Context, PhaseError, Work, definition::ResolvedImport},
 };
 
 /// How often the progress of a long import is told to people outside; its end is told in any case.
@@ -36,7 +36,7 @@ pub(crate) struct ImportTask<'a> {
     import: &'a Import,
     templates: &'a TemplateContext,
     source: Option<Source<'a>>,
-    rules: Vec<(String, String)>,
+    rules: Vec<Rule>,
     job: Option<JobImport<'a>>,
     cut: &'a CancellationToken,
     staged: String,
@@ -48,24 +48,23 @@ impl<'a> ImportTask<'a> {
     /// An import with its query's template; one from a file or by a Job has none. Once `cut` is cancelled, it does not wait for a Job.
     pub(crate) fn new(
         context: &'a Context,
-        definition: &'a Definition,
-        import: &'a Import,
-        template: Option<&'a String>,
+        resolved: &'a ResolvedImport,
         templates: &'a TemplateContext,
         cut: &'a CancellationToken,
     ) -> Result<Self, PhaseError> {
+        let ResolvedImport { import, query, .. } = resolved;
         let sample = context.subject.spec.imports.sample;
         let is_lookup = context.subject.portal.tables.lookup.contains(&import.into);
         let rules = rules(import, templates)?;
         // A sample is the limit of one statement, and what is new to a look-up table only one statement can tell.
         let key = import.key.as_ref().filter(|_| sample.is_none() && !is_lookup);
-        let source = template.map(|template| {
+        let source = query.as_ref().map(|template| {
             let origin = Origin::Query { templates, template };
             Source { origin, key: key.map(|key| key.as_str()), rules: rules.clone(), sample }
         });
         let now = Instant::now();
         let staged = Generation::Staging.name(import.into.as_str());
-        let job = definition.job(import).map(|(source, text)| JobImport::new(context, import, source, text));
+        let job = resolved.job().map(|(source, text)| JobImport::new(context, import, source, text));
         Ok(Self { context, import, templates, source, rules, job, cut, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
     }
 

@@ -2,7 +2,7 @@
 
 use super::{downloads, views::contents};
 use crate::{
-    api::{GatePhase, Import, PhaseName, PhaseState},
+    api::{GatePhase, PhaseName, PhaseState},
     database::{
         checks::{GateFailure, gate, missing_relations},
         dependents, disk,
@@ -19,11 +19,15 @@ use crate::{
         order, rules,
     },
     text::counted,
-    work::{Context, Definition, Done, PhaseError, definition::templates, refuse, refuse_sentences},
+    work::{
+        Context, Definition, Done, PhaseError,
+        definition::{ResolvedImport, templates},
+        refuse, refuse_sentences,
+    },
 };
 
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
-    let definition = Definition::resolve(context).await?;
+    let definition = Definition::of(context)?;
     let templates = templates(context);
     let schema = context.subject.portal.database.schema.as_str();
     let relations = context.relations();
@@ -85,8 +89,8 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
     for lookup in &tables.lookups {
         build_lookup(&mut work, &tables.schema, lookup).await?;
     }
-    for (import, source) in definition.imports() {
-        let Some(source) = source else { continue };
+    for ResolvedImport { import, query, .. } in definition.imports() {
+        let Some(source) = query else { continue };
         let what = format!("import {}", import.name);
         let sql = templates.render(&what, source, None)?.sql;
         let staged = Generation::Staging.name(import.into.as_str());
@@ -101,26 +105,26 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
     }
     // Nothing of it stays.
     work.rollback().await?;
-    for (import, _) in running(context, definition) {
-        if let Some((source, text)) = definition.job(import) {
-            JobImport::new(context, import, source, text).check().await?;
+    for one in running(context, definition) {
+        if let Some((source, text)) = one.job() {
+            JobImport::new(context, &one.import, source, text).check().await?;
         }
     }
     Ok(())
 }
 
 /// The imports that this release runs.
-fn running<'a>(context: &'a Context, definition: &'a Definition) -> impl Iterator<Item = &'a (Import, Option<String>)> {
+fn running<'a>(context: &'a Context, definition: &'a Definition) -> impl Iterator<Item = &'a ResolvedImport> {
     let runs = |phase| context.subject.run.state_of(phase) != Some(PhaseState::Skipped);
     let core = definition.core.iter().filter(move |_| runs(PhaseName::ImportCore));
     let related = definition.related.iter().filter(move |_| runs(PhaseName::ImportRelated));
-    core.chain(related).filter(|(import, _)| context.subject.spec.imports.runs(&import.name))
+    core.chain(related).filter(|one| context.subject.spec.imports.runs(&one.import.name))
 }
 
 /// The files of the imports that this release runs: hours of other imports should not come before one that cannot be read.
 async fn files<'a>(context: &'a Context, definition: &'a Definition, templates: &TemplateContext) -> Result<Vec<Source<'a>>, PhaseError> {
     let mut opened = Vec::new();
-    for (import, _) in running(context, definition) {
+    for ResolvedImport { import, .. } in running(context, definition) {
         if let Some(csv) = &import.csv {
             opened.push(open(context.into(), templates, import, csv).await?);
         }

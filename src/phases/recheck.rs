@@ -17,7 +17,7 @@ use crate::{
 /// # Errors
 /// [`PhaseError::Stale`] with what has changed.
 pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
-    let definition = Definition::resolve(context).await?;
+    let definition = Definition::of(context)?;
     let mut work = context.work().await?;
     let origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
     let tables = Relations { views: Vec::new(), ..context.relations() };

@@ -14,11 +14,11 @@ use crate::{
 
 /// Builds empty staged tables, and staged copies of the look-up tables, in one transaction.
 pub(super) async fn build(context: &Context) -> Result<Done, PhaseError> {
-    let definition = Definition::resolve(context).await?;
+    let definition = Definition::of(context)?;
     let tables = Relations { views: Vec::new(), ..context.relations() };
     let lightweight = context.subject.spec.staging.lightweight.unwrap_or(context.subject.portal.staging.lightweight);
     let imports: Vec<(String, bool)> =
-        definition.imports().map(|(import, _)| (import.name.0.clone(), !context.subject.spec.imports.runs(&import.name))).collect();
+        definition.imports().map(|one| (one.import.name.0.clone(), !context.subject.spec.imports.runs(&one.import.name))).collect();
 
     jobs::stop_writers(context).await?;
     let mut work = context.work().await?;

@@ -32,7 +32,7 @@ pub(super) async fn refresh(context: &Context) -> Result<Done, PhaseError> {
 
 /// Builds the staged twins in one transaction and keeps what they hold: a later standstill compares it with the source.
 pub(super) async fn create(context: &Context) -> Result<Done, PhaseError> {
-    let definition = Definition::resolve(context).await?;
+    let definition = Definition::of(context)?;
     let templates = templates(context);
     let relations = context.relations();
     // One snapshot for all of them, also of tables of this very database.

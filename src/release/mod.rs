@@ -3,6 +3,7 @@
 //! Nothing here talks to Kubernetes or Postgres or reads a clock; what was observed comes in, a [`Step`] goes out. The test
 //! `the_core_is_pure` keeps it so.
 
+pub mod definition;
 mod next;
 pub mod observed;
 pub mod phases;

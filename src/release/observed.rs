@@ -275,6 +275,16 @@ impl RunRecord {
         self.state_of(PhaseName::BuildStaging).is_some()
     }
 
+    /// Something is done already that a rebuilding of the staging would do again.
+    pub fn has_built(&self) -> bool {
+        self.phases.iter().any(|record| facts(record.name).rebuilt && record.state == PhaseState::Succeeded)
+    }
+
+    /// It still reads the source: it builds, and has not swapped.
+    pub fn reads_source(&self) -> bool {
+        self.builds() && !self.has_swapped()
+    }
+
     /// Its staged views are built and swapped.
     pub fn stages_views(&self) -> bool {
         self.state_of(PhaseName::CreateStagingViews) != Some(PhaseState::Skipped)

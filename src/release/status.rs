@@ -22,11 +22,16 @@ pub struct Extras {
     pub imports: Vec<ImportStatus>,
     /// Workloads stopped on behalf of this release.
     pub frozen_workloads: Vec<FrozenWorkload>,
+    /// The Portal or the release was edited since the open run was defined.
+    pub edited: bool,
     /// Where the manifest is served.
     pub manifest: Option<ManifestRef>,
     /// The status before.
     pub before: PortalReleaseStatus,
 }
+
+/// What is added to the message of a run whose definition was edited.
+const EDITED: &str = "; an edit of the Portal or of this release takes effect at the next retry or release";
 
 /// Kstatus in one word.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,7 +44,8 @@ enum Health {
 /// Projects the status.
 pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleaseStatus {
     let state = state(observed, step);
-    let message = bounded(message(observed, step, state), 2048);
+    let edited = if extras.edited { EDITED } else { "" };
+    let message = bounded(message(observed, step, state) + edited, 2048);
     let phases = phases(observed);
     let release = observed.release.as_ref().filter(|_| observed.is_ours());
     let started_at = release.and_then(|release| release.started_at);

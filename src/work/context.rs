@@ -15,7 +15,7 @@ use crate::{
     api::{Label, PortalReleaseSpec, PortalSpec},
     database::{identifiers::Relations, ledger::phases::Attempt, lock::Fence, portal::PortalDatabase, run_sql},
     notify::Audience,
-    release::{RunRecord, phases::facts},
+    release::{RunRecord, definition::Sources, phases::facts},
     services::Services,
 };
 
@@ -39,10 +39,12 @@ pub struct Subject {
     pub object: ObjectReference,
     /// Name of the Portal.
     pub portal_name: String,
-    /// The Portal's spec.
+    /// The Portal's spec, as the run is to work from it.
     pub portal: PortalSpec,
-    /// The release's spec.
+    /// The release's spec, likewise.
     pub spec: PortalReleaseSpec,
+    /// The texts from ConfigMaps that they name.
+    pub sources: Sources,
     /// The release's row in the ledger.
     pub release_id: i64,
     /// Where the release's data is kept after a rollback.

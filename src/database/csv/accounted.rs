@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 
 use super::{Begun, Copy, CsvError, Format, Loaded, Stop, begin, finish, loaded, records::Records};
 use crate::{
-    database::import::{ENOUGH_REJECTED, FileRows, ImportError, Load, Origin, Source, Target, load_file},
+    database::import::{ENOUGH_REJECTED, FileRows, ImportError, Load, Origin, Rule, Source, Target, load_file},
     storage::content::Content,
 };
 
@@ -19,7 +19,7 @@ pub struct Accounting<'a> {
     /// The release, for its rejected rows.
     pub release: i64,
     /// Reasons, and SQL conditions over the file's columns, with the types of the target's, under which a row is rejected.
-    pub rules: &'a [(String, String)],
+    pub rules: &'a [Rule],
     /// The target is a look-up table: only what is not there by its unique keys comes in.
     pub lookup: bool,
     /// How many of the rows may be rejected, from 0 to 1. Refusing much more than these, the import does not go on to its end.

@@ -19,7 +19,7 @@ pub use accounted::{Accounting, load_accounted};
 use super::{
     checks::reason,
     identifiers::quote_literal,
-    import::{Counts, FileRows, ImportError, Target, check_rules, quoted},
+    import::{Counts, FileRows, ImportError, Rule, Target, check_rules, quoted},
 };
 use crate::classify::Classify;
 use crate::storage::{
@@ -151,7 +151,7 @@ pub struct Loaded {
     pub sha256: Option<String>,
 }
 
-/// Looks whether the file's columns fit the target, and the rules (reasons and conditions) the columns. Reads no further than its first
+/// Looks whether the file's columns fit the target, and the rules the columns. Reads no further than its first
 /// line.
 ///
 /// # Errors
@@ -161,7 +161,7 @@ pub async fn check(
     target: Target<'_>,
     mut file: Content,
     format: &Format,
-    rules: &[(String, String)],
+    rules: &[Rule],
 ) -> Result<(), CsvError> {
     let begun = begin(conn, target, &mut file, format).await?;
     let rows = FileRows::new(conn, target, &begun.columns, &format.encoding).await.map_err(CsvError::Target)?;

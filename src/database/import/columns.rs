@@ -8,6 +8,22 @@ use crate::database::{
     views::{OutputColumn, ViewError, verify_query},
 };
 
+/// A rule under which rows are rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Why.
+    pub reason: String,
+    /// An SQL condition over the output columns.
+    pub when: String,
+}
+
+impl Rule {
+    /// A rule.
+    pub fn new(reason: impl Into<String>, when: impl Into<String>) -> Self {
+        Self { reason: reason.into(), when: when.into() }
+    }
+}
+
 /// What is being filled, for the statements and for the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target<'a> {
@@ -36,16 +52,16 @@ pub async fn columns(conn: &mut PgConnection, target: Target<'_>, query: &str) -
     Ok(output)
 }
 
-/// Checks that rules, as reasons and conditions, are conditions over the output of a query. Runs neither.
+/// Checks that rules are conditions over the output of a query. Runs neither.
 ///
 /// # Errors
 /// With the first that is none. The caller's transaction, one of sqlx, goes on.
-pub async fn check_rules(conn: &mut PgConnection, import: &str, query: &str, rules: &[(String, String)]) -> Result<(), ImportError> {
+pub async fn check_rules(conn: &mut PgConnection, import: &str, query: &str, rules: &[Rule]) -> Result<(), ImportError> {
     if rules.is_empty() {
         return Ok(());
     }
     let columns = output_columns(conn, import, query).await?;
-    for (rule, when) in rules {
+    for Rule { reason: rule, when } in rules {
         let sql = format!("SELECT query.*, CASE WHEN (\n{when}\n) THEN 1 END AS portal_release_verdict FROM (\n{query}\n) AS query");
         if let Err(ViewError::Query { source, .. }) = verify_query(conn, rule, &sql).await {
             let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();

@@ -12,7 +12,7 @@ mod sql;
 mod statement;
 
 pub(super) use columns::match_columns;
-pub use columns::{Target, check_rules, columns};
+pub use columns::{Rule, Target, check_rules, columns};
 pub use error::ImportError;
 pub use file_rows::FileRows;
 pub use load::{load, load_file};

@@ -1,7 +1,7 @@
 //! What an import loads and from where, and the statements for it.
 
 use super::{
-    columns::Target,
+    columns::{Rule, Target},
     error::ImportError,
     file_rows::{self, FileRows},
     sql::{NUMBER, REJECTED, VERDICT, cut, quoted, row_as_json},
@@ -34,8 +34,8 @@ pub struct Source<'a> {
     pub origin: Origin<'a>,
     /// Output column whose ranges are imported one by one.
     pub key: Option<&'a str>,
-    /// Reasons, and SQL conditions over the output columns under which a row is rejected. Of several the first counts.
-    pub rules: Vec<(String, String)>,
+    /// Under which rows are rejected. Of several the first counts.
+    pub rules: Vec<Rule>,
     /// At most this many rows.
     pub sample: Option<i64>,
 }
@@ -65,7 +65,7 @@ impl Source<'_> {
     /// The output of a query with the verdict of the rules over each row, which is NULL for rows that may come in.
     pub(super) fn judged(&self, query: &str) -> String {
         let cases: Vec<String> =
-            self.rules.iter().map(|(reason, when)| format!("WHEN (\n{when}\n) THEN {}", quote_literal(reason))).collect();
+            self.rules.iter().map(|Rule { reason, when }| format!("WHEN (\n{when}\n) THEN {}", quote_literal(reason))).collect();
         let verdict = if cases.is_empty() { "NULL::text".to_owned() } else { format!("CASE {} END", cases.join(" ")) };
         format!("SELECT query.*, {verdict} AS {VERDICT} FROM (\n{query}\n) AS query")
     }

@@ -3,6 +3,7 @@
 //! [`observe`] reads everything a decision needs in one statement; the modules beside it write. Writes of a phase take part in
 //! the phase's own transaction, so that what it did and the row that says so commit together.
 
+pub mod definitions;
 pub mod downloads;
 pub mod exchange;
 pub mod former_states;
@@ -30,6 +31,8 @@ pub struct View {
     pub release: Option<ReleaseRecord>,
     /// Its latest run.
     pub run: Option<RunRecord>,
+    /// What that run works from; an older version did not write it down.
+    pub definition: Option<definitions::DefinitionRecord>,
     /// The portal's open run, whichever release it belongs to.
     pub open: Option<OpenRun>,
     /// The release whose data the staging holds.
@@ -97,6 +100,8 @@ pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -
                         (SELECT coalesce(jsonb_agg(to_jsonb(h) || jsonb_build_object('direction', coalesce(h.direction,
                             CASE WHEN u.kind = 'Rollback' AND h.phase = 'FinaliseSwap' THEN 'Undo' ELSE 'Do' END)) ORDER BY h.position), '[]') FROM portal_release.phases h WHERE h.run_id = u.id))
                     FROM portal_release.runs u WHERE u.release_id = (SELECT id FROM r) ORDER BY u.id DESC LIMIT 1),
+            'definition', (SELECT to_jsonb(d) - 'portal' - 'release' - 'sources' FROM portal_release.definitions d WHERE d.run_id =
+                        (SELECT max(u.id) FROM portal_release.runs u WHERE u.release_id = (SELECT id FROM r))),
             'open', (SELECT jsonb_build_object('run', u.id, 'release', o.id, 'uid', o.uid, 'name', o.name, 'label', o.label)
                      FROM portal_release.runs u JOIN portal_release.releases o ON o.id = u.release_id
                      WHERE u.portal = $1 AND u.closed_at IS NULL),

@@ -143,8 +143,18 @@ pub async fn restart(
         .await?;
     sqlx::query("UPDATE portal_release.runs SET recheck = false WHERE id = $1").bind(run).execute(&mut *tx).await?;
     super::imports::reset_imports(&mut tx, release).await?;
+    super::definitions::outdate(&mut tx, run).await?;
     event(&mut tx, release, Some(run), "StagingRebuilt", None, why, Some(epoch)).await?;
     tx.commit().await
+}
+
+/// Before the run goes on, its staging is to be compared with its source.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn recheck(connection: &mut PgConnection, run: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.runs SET recheck = true WHERE id = $1").bind(run).execute(connection).await?;
+    Ok(())
 }
 
 /// The staging was compared with its source and holds.

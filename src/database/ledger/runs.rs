@@ -140,6 +140,7 @@ pub async fn reopen(connection: &mut PgConnection, how: &Reopening<'_>) -> Resul
         .execute(&mut *tx)
         .await?;
     write_plan(&mut tx, how.run, how.phases).await?;
+    super::definitions::outdate(&mut tx, how.run).await?;
     if how.fresh {
         super::imports::reset_imports(&mut tx, how.release).await?;
     }

@@ -1,0 +1,14 @@
+-- What a run works from: written when its first phase starts, and again at safe points only. A Portal, a release or a ConfigMap that
+-- is edited meanwhile changes nothing in the middle of a run. No value of a Secret is ever in it.
+CREATE TABLE portal_release.definitions (
+    run_id     bigint      PRIMARY KEY REFERENCES portal_release.runs,
+    portal     jsonb       NOT NULL,                      -- the Portal's spec, without what is read live
+    release    jsonb       NOT NULL,                      -- the PortalRelease's spec, without what is read live
+    sources    jsonb       NOT NULL,                      -- queries and Job templates from ConfigMaps, by name and key
+    spec_hash  text        NOT NULL,                      -- SHA-256 of portal and release: compared with the objects as they are now
+    hash       text        NOT NULL,                      -- SHA-256 of all of it
+    stale      boolean     NOT NULL DEFAULT false,        -- the run has come to a safe point: the next phase resolves it anew
+    edited     text,                                      -- spec_hash of objects edited since, once people have been told of it
+    defined_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE portal_release.definitions IS 'What each run works from: the specs and queries as they were when it began';
