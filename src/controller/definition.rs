@@ -40,9 +40,11 @@ pub(super) async fn compare(shared: &Shared, release: &PortalRelease, snapshot: 
         definitions::is_the_same(&mut connection, run.id, &hash).await?;
         return Ok(false);
     }
+    let then = stored.pinned.rewritten(&snapshot.portal.spec, &release.spec);
+    let now = Pinned { sources: then.sources.clone(), ..now };
     let note = format!(
         "{} edited; this run works from the definition of {}: the change takes effect at the next retry or release, or when a suspension ends",
-        stored.pinned.differences(&Pinned { sources: stored.pinned.sources.clone(), ..now }).join(", "),
+        then.differences(&now).join(", "),
         whole_seconds(known.defined_at)
     );
     if definitions::edited(&mut connection, record.id, run.id, &hash, &note).await? {

@@ -27,7 +27,7 @@ const fn live(field: &'static str, why: &'static str) -> Live {
 }
 
 /// What a run reads from the Portal as it is now. The values of Secrets are read when they are used, whatever names them.
-pub const LIVE_IN_PORTAL: [Live; 11] = [
+pub const LIVE_IN_PORTAL: &[Live] = &[
     live("database.connectionSecretRef", "a new password, or a new host of the same database, has to work at once"),
     live("database.lockKey", "other tools watch this lock now"),
     live("database.lockTimeout", "how patient to be is decided while one waits"),
@@ -42,7 +42,7 @@ pub const LIVE_IN_PORTAL: [Live; 11] = [
 ];
 
 /// What a run reads from the PortalRelease as it is now: the control fields, and what cannot change.
-pub const LIVE_IN_RELEASE: [Live; 10] = [
+pub const LIVE_IN_RELEASE: &[Live] = &[
     live("abort", "acts at once"),
     live("dryRun", "decides where the run stops"),
     live("label", "immutable"),
@@ -91,8 +91,8 @@ impl Pinned {
             spec
         };
         Ok(Self {
-            portal: without(serde_json::to_value(portal)?, &LIVE_IN_PORTAL),
-            release: without(serde_json::to_value(release)?, &LIVE_IN_RELEASE),
+            portal: without(serde_json::to_value(portal)?, LIVE_IN_PORTAL),
+            release: without(serde_json::to_value(release)?, LIVE_IN_RELEASE),
             sources,
         })
     }
@@ -112,9 +112,19 @@ impl Pinned {
             spec
         };
         Ok((
-            serde_json::from_value(with(&self.portal, serde_json::to_value(portal)?, &LIVE_IN_PORTAL))?,
-            serde_json::from_value(with(&self.release, serde_json::to_value(release)?, &LIVE_IN_RELEASE))?,
+            serde_json::from_value(with(&self.portal, serde_json::to_value(portal)?, LIVE_IN_PORTAL))?,
+            serde_json::from_value(with(&self.release, serde_json::to_value(release)?, LIVE_IN_RELEASE))?,
         ))
+    }
+
+    /// The same as this version writes it: another one may have written other defaults, which are no differences.
+    #[must_use]
+    pub fn rewritten(self, portal: &PortalSpec, release: &PortalReleaseSpec) -> Self {
+        let rewritten = self.specs(portal, release).and_then(|(portal, release)| Self::of(&portal, &release, Sources::new()));
+        match rewritten {
+            Ok(rewritten) => Self { sources: self.sources, ..rewritten },
+            Err(_) => self,
+        }
     }
 
     /// A text was not there when it was looked for.
@@ -235,6 +245,10 @@ mod tests {
         let (portal, release) =
             (portal(json!({"frozen": true, "labelPattern": "x"})), release(json!({"retry": 3, "abort": {"reason": "x"}})));
         assert!(pinned.is_still(&portal, &release));
+        let mut older = pinned.clone();
+        older.portal.as_object_mut().unwrap().remove("freeze");
+        assert_eq!(older.differences(&pinned), ["spec.freeze of the Portal"]);
+        assert_eq!(older.rewritten(&portal, &release).differences(&pinned), Vec::<String>::new(), "a default that was not written then");
         assert_eq!(pinned.spec_hash(), Pinned::of(&portal, &release, Sources::new()).unwrap().spec_hash());
     }
 
@@ -251,7 +265,7 @@ mod tests {
 
     #[test]
     fn each_live_field_is_a_field() {
-        for (live, kind) in [(&LIVE_IN_PORTAL, "portals"), (&LIVE_IN_RELEASE, "portalreleases")] {
+        for (live, kind) in [(LIVE_IN_PORTAL, "portals"), (LIVE_IN_RELEASE, "portalreleases")] {
             let crds = crate::api::crds();
             let crd = crds.iter().find(|crd| crd.spec.names.plural == kind).unwrap();
             let schema = serde_json::to_value(&crd.spec.versions[0].schema).unwrap();

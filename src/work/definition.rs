@@ -141,7 +141,7 @@ async fn resolve(context: &mut Context, former: Option<Stored>) -> Result<Pinned
         former.as_ref().map(|former| former.pinned.sources.clone()).unwrap_or_default()
     };
     let pinned = Pinned::of(&portal, &spec, sources).map_err(|error| unpinnable(&error))?;
-    let changed = former.map(|former| former.pinned.differences(&pinned)).unwrap_or_default();
+    let changed = former.map(|former| former.pinned.rewritten(&portal, &spec).differences(&pinned)).unwrap_or_default();
     let run = &context.subject.run;
     let recheck = run.reads_source() && run.has_built() && !changed.is_empty();
     let message = format!("changed since this run began or last stood still, and in effect from now on: {}", changed.join(", "));
