@@ -76,7 +76,7 @@ fn every_write_since_the_swap_is_counted() {
         portal.run("VACUUM (FULL, FREEZE) protected_areas").await;
         assert_eq!(written(&portal).await, expected, "after VACUUM");
         let sentence = counted(&portal).await.written.sentence();
-        assert!(sentence.starts_with("1 row inserted or updated and 4 rows of before updated or deleted in sources, 4 rows inserted or updated and 4 rows of before updated or deleted in protected_areas, 1 row inserted in countries_pas since 20"), "{sentence}");
+        assert!(sentence.starts_with("1 row inserted or updated, and 4 existing rows updated or deleted, in sources, 4 rows inserted or updated, and 4 existing rows updated or deleted, in protected_areas, 1 row inserted in countries_pas since 20"), "{sentence}");
 
         // Back and forward: what was written there meanwhile counts anew.
         portal.recorded_exchange(release, RunKind::Rollback, &backup(0), &Generation::Staging).await;

@@ -52,7 +52,7 @@ async fn a_dry_run_goes_live_with_the_rows_that_it_imported_and_holds_its_place_
     stage.wait_state("aug-again", ReleaseState::DryRunComplete).await;
     stage.make_release("sep2026", "Sep2026", "").await;
     let status = stage.wait("sep2026", "queued", |status| status.state == Some(ReleaseState::Queued)).await;
-    assert!(status.message.contains("waits for PortalRelease aug-again: the staging that it keeps would be lost"), "{}", status.message);
+    assert!(status.message.contains("waiting for PortalRelease aug-again: the staging that it keeps would be lost"), "{}", status.message);
     assert_eq!((condition(&status, "Ready").as_str(), condition(&status, "Reconciling").as_str()), ("Unknown", "True"));
     assert_ne!(stage.staging().await, "", "the dry run's staging stands");
     stage.delete_and_wait("aug-again").await;

@@ -114,7 +114,7 @@ async fn a_rollback_waits_for_the_release_that_runs_and_needs_a_backup() {
     let operator = stage.halted_at("ImportCore:begin").await;
     stage.edit("jul2026", r#"{"rollback":{"to":"Previous"}}"#).await;
     let status = stage.wait("jul2026", "waiting", |status| condition(status, "Reconciling") == "True").await;
-    assert_eq!(status.message, "waits for PortalRelease aug2026, which runs");
+    assert_eq!(status.message, "waiting for PortalRelease aug2026 to finish");
     assert!(status.current && stage.live_month().await == "1");
     stage.edit("aug2026", r#"{"abort":{"reason":"July is wrong already"}}"#).await;
     stage.wait_state("aug2026", ReleaseState::Aborted).await;

@@ -51,6 +51,9 @@ pub struct PortalReleaseStatus {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub phases: Vec<PhaseStatus>,
+    /// What the run that is open, or comes next, consists of, and what undoes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanStatus>,
     /// The imports, and how far they got.
     #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 96))]
@@ -101,6 +104,34 @@ named_enum! {
         /// Stopped by a failure; `retry` goes on.
         Failed,
     }
+}
+
+/// What a run consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlanStatus {
+    /// The phases that the run does or undoes, in order. Phases that it skips are in `phases`, with the reason.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub steps: Vec<PlanStep>,
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlanStep {
+    /// The phase.
+    #[schemars(length(max = 63))]
+    pub phase: String,
+    /// `Do` or `Undo`.
+    #[schemars(length(max = 16))]
+    pub direction: String,
+    /// Whether the step can be undone: `Possible`, `Impossible`, or `NotNeeded`, where it leaves nothing behind.
+    #[schemars(length(max = 16))]
+    pub undo: String,
+    /// What undoes the step, or why nothing can.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub undone_by: String,
 }
 
 /// One phase of the plan.

@@ -138,7 +138,7 @@ fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result
         other => format!("they would stay in {} until it is dropped", described(other)),
     };
     Err(PhaseError::Refused(format!(
-        "{}; {what} would take these rows from readers ({kept}); nothing has changed; set {} to go on, or {instead}",
+        "{}; {what} would discard these rows ({kept}). Nothing was changed. Set {} to go on anyway, or {instead}",
         written.sentence(),
         accepting(context.subject.run.incoming())
     )))

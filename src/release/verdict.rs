@@ -4,7 +4,7 @@ use super::{Observed, written::seconds};
 
 /// Status, reason and message of `RollbackAvailable`. It speaks of when the live tables were last counted: at the end of the last run,
 /// and when a rollback was asked for.
-pub(super) fn rollback_available(observed: &Observed) -> (&'static str, &'static str, String) {
+pub(in crate::release) fn rollback_available(observed: &Observed) -> (&'static str, &'static str, String) {
     if !observed.current {
         return ("False", "NotLive", "readers see another release; only the one that they see can be rolled back".to_owned());
     }
@@ -28,13 +28,13 @@ pub(super) fn rollback_available(observed: &Observed) -> (&'static str, &'static
         Some(written) if written.tables.is_empty() => (
             "Unknown",
             "WritesUnknown",
-            format!("{goes_to} is kept; {}; rollback.acceptDataLoss: true goes on all the same", written.sentence()),
+            format!("{goes_to} is kept; {}; set rollback.acceptDataLoss: true to roll back anyway", written.sentence()),
         ),
         Some(written) => (
             "False",
             "WouldLoseData",
             format!(
-                "{goes_to} is kept, but as of {} a rollback would take from readers: {}; rollback.acceptDataLoss: true goes on all the same",
+                "{goes_to} is kept, but as of {} a rollback would take from readers: {}; set rollback.acceptDataLoss: true to roll back anyway",
                 seconds(written.at),
                 written.sentence()
             ),

@@ -68,9 +68,13 @@ impl TableWrites {
         match (self.new, self.gone) {
             (new, 0) => format!("{} inserted in {table}", rows(new)),
             (0, gone) => format!("{} deleted in {table}", rows(gone)),
-            (new, gone) => format!("{} inserted or updated and {} of before updated or deleted in {table}", rows(new), rows(gone)),
+            (new, gone) => format!("{} inserted or updated, and {} updated or deleted, in {table}", rows(new), existing(gone)),
         }
     }
+}
+
+fn existing(count: i64) -> String {
+    if count == 1 { "1 existing row".to_owned() } else { format!("{count} existing rows") }
 }
 
 fn rows(count: i64) -> String {
@@ -105,7 +109,7 @@ mod tests {
         written.tables = vec![writes("a", 3, 0), writes("b", 0, 1), writes("c", 1, 2)];
         assert_eq!(
             written.sentence(),
-            "3 rows inserted in a, 1 row deleted in b, 1 row inserted or updated and 2 rows of before updated or deleted in c since 2027-01-15T08:00:00Z"
+            "3 rows inserted in a, 1 row deleted in b, 1 row inserted or updated, and 2 existing rows updated or deleted, in c since 2027-01-15T08:00:00Z"
         );
         written = Written { tables: vec![writes("a", 1, 0); 30], unknown: vec!["d".to_owned()], ..written };
         assert!(written.sentence().contains("and 22 more tables") && written.sentence().contains("what was written to d is not known"));

@@ -51,3 +51,19 @@ fn whether_a_rollback_would_lose_data_is_said() {
     observed.current = false;
     is(&observed, "False", "NotLive", &[]);
 }
+
+#[test]
+fn the_plan_says_what_undoes_each_step_before_anything_runs() {
+    let observed = fresh();
+    let status = project(&observed, &next(&observed), Extras::default());
+    let steps = status.plan.unwrap().steps;
+    let step = |phase: &str| steps.iter().find(|step| step.phase == phase).unwrap();
+    assert_eq!(steps.len(), PhaseName::ALL.len());
+    assert_eq!((step("FinaliseSwap").undo.as_str(), step("FinaliseSwap").direction.as_str()), ("Possible", "Do"));
+    assert_eq!(step("AcquireLock").undo, "NotNeeded");
+    assert_eq!(step("CleanupAndRetention").undo, "Impossible");
+    assert!(steps.iter().all(|step| (step.undo == "NotNeeded") == step.undone_by.is_empty()));
+    let live = with_run(at(PhaseName::ResetCheckpoints, PhaseState::Succeeded), |run| run.open = false);
+    let live = Observed { release: Some(record(ReleaseState::Live)), ..live };
+    assert!(project(&live, &next(&live), Extras::default()).plan.is_none(), "a release that is over has no plan");
+}
