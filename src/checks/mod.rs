@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `sql` | a query returns one row with true in its first column |
 //! | `http` | the answer has the status and the text that are expected |
-//! | `job` | a Kubernetes Job completes |
+//! | `job` | a Kubernetes Job succeeds |
 //! | `contract` | functions and tables exist as described |
 //! | `backup` | the newest base backup is recent |
 
@@ -17,6 +17,7 @@ mod sql;
 
 pub use backup::ask as ask_backup;
 pub use contract::ask as ask_contract;
+pub use job::check_templates;
 pub use sql::ask as ask_sql;
 
 use crate::{
@@ -85,7 +86,10 @@ impl<'a> Probe<'a> {
 
     /// The probe of a hook.
     pub fn of_hook(hook: &'a Hook) -> Option<Self> {
-        hook.http.as_ref().map(|request| Self::Http(request, HttpMethod::POST)).or(hook.job.as_ref().map(|job| Self::Job(job, Purpose::PostSwap)))
+        hook.http
+            .as_ref()
+            .map(|request| Self::Http(request, HttpMethod::POST))
+            .or(hook.job.as_ref().map(|job| Self::Job(job, Purpose::PostSwap)))
     }
 }
 

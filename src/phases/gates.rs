@@ -28,7 +28,8 @@ pub(super) async fn pass(context: &Context, phase: GatePhase) -> Result<String, 
         let Some(probe) = Probe::of_gate(gate, portal.contract.as_ref()) else { continue };
         count += 1;
         context.say(format!("evaluating gate {}", gate.name));
-        let check = Check { object: format!("{} gate {}", if gate.hard { "hard" } else { "soft" }, gate.name), name: gate.name.as_str(), probe };
+        let check =
+            Check { object: format!("{} gate {}", if gate.hard { "hard" } else { "soft" }, gate.name), name: gate.name.as_str(), probe };
         let level = if gate.hard { Level::Fail } else { Level::Warn };
         match ask(&check, context).await? {
             Answer::Passed(_) => {}

@@ -3,7 +3,10 @@
 use super::{gates, views::contents};
 use crate::{
     api::{GatePhase, PhaseName, PhaseState},
-    checks::examine::{Examined, Item},
+    checks::{
+        check_templates,
+        examine::{Examined, Item},
+    },
     database::{
         identifiers::{Generation, Relations},
         import::{Target, check_rules, columns},
@@ -47,6 +50,8 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         said.extend(findings.iter().filter(|finding| !finding.is_failure()).map(ToString::to_string));
         refuse(findings)?;
     }
+    context.say("checking the templates of Jobs");
+    check_templates(context).await?;
     let gates = gates::pass(context, GatePhase::Preflight).await?;
     context.say("checking the imports' columns");
     import_columns(context, definition, &templates).await?;

@@ -92,7 +92,7 @@ pub struct Gate {
     /// An HTTP request. It passes when the answer is as expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpRequest>,
-    /// A Kubernetes Job. It passes when the Job completes.
+    /// A Kubernetes Job. It passes when the Job succeeds. One that is deleted or whose pod is evicted is run again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSource>,
     /// Functions and tables that must exist. `{}` stands for `spec.contract`.

@@ -15,7 +15,7 @@ pub struct Hook {
     /// A request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpRequest>,
-    /// A Kubernetes Job.
+    /// A Kubernetes Job. When it fails the data stays live, and it is run again once `retry` is raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSource>,
 }
