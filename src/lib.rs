@@ -12,6 +12,7 @@
 //! | [`term`] | for how long this process leads | |
 //! | [`classify`] | errors that know whether they may pass by themselves | |
 //! | [`telemetry`] | logs | |
+//! | [`finding`] | what a check found | |
 //! | [`api`] | the kinds, their schema and status | `text` |
 //! | [`faults`] | halts for tests | `api` |
 //! | [`metrics`] | every metric | `api` |
@@ -20,16 +21,17 @@
 //! | [`cluster`] | workloads, Jobs, Secrets, events, status patches; no database | `api`, `classify`, `secret`, `text` |
 //! | [`leader`] | the Lease | `cluster`, `term`, `text` |
 //! | [`storage`] | outgoing requests, guarded; files over HTTP and S3 | `classify`, `secret`, `text` |
-//! | [`database`] | names, lock and fence, ledger, staging, loading, checks, swap, backups; no Kubernetes | `api`, `classify`, `release`, `storage`, `term` |
+//! | [`database`] | names, lock and fence, ledger, staging, loading, checks, swap, backups; no Kubernetes | `api`, `classify`, `finding`, `release`, `storage`, `term` |
 //! | [`notify`] | what people are notified of, through Slack | `api`, `metrics`, `secret`, `text` |
 //! | [`http`] | health, metrics, manifests | `metrics` |
 //! | [`services`] | the handles that everything shares | `api`, `cluster`, `faults`, `metrics`, `notify`, `storage`, `term` |
 //! | [`portals`] | the portals' databases, opened when first needed | `api`, `cluster`, `database`, `http`, `secret`, `term` |
-//! | [`work`] | what every phase gets: data, handles, controls, fenced transactions, the definition | `api`, `classify`, `cluster`, `database`, `notify`, `release`, `services`, `text` |
+//! | [`work`] | what every phase gets: data, handles, controls, fenced transactions, the definition | `api`, `classify`, `cluster`, `database`, `finding`, `notify`, `release`, `services`, `text` |
 //! | [`jobs`] | one Kubernetes Job of a release, from its announcement to its removal | `api`, `classify`, `cluster`, `database`, `work` |
 //! | [`imports`] | what fills the staged tables: queries, files, Jobs | `api`, `cluster`, `database`, `jobs`, `notify`, `storage`, `work` |
-//! | [`phases`] | what each phase does and what undoes it | `api`, `cluster`, `database`, `imports`, `jobs`, `metrics`, `release`, `storage`, `text`, `work` |
-//! | [`doctor`] | what would block a release, checked from the command line, read-only | `api`, `cluster`, `database`, `imports`, `release`, `storage`, `work` |
+//! | [`checks`] | one engine for checks, and the one list of what blocks a release | `api`, `classify`, `cluster`, `database`, `finding`, `jobs`, `storage`, `text`, `work` |
+//! | [`phases`] | what each phase does and what undoes it | `api`, `checks`, `cluster`, `database`, `finding`, `imports`, `jobs`, `metrics`, `release`, `storage`, `text`, `work` |
+//! | [`doctor`] | what would block a release, checked from the command line, read-only | `api`, `checks`, `cluster`, `database`, `finding`, `imports`, `release`, `storage`, `work` |
 //! | [`runner`] | phases as tasks: start, cancel, pause, record how they ended | `api`, `cluster`, `database`, `notify`, `phases`, `release`, `text`, `work` |
 //! | [`controller`] | observe, decide, act | `api`, `cluster`, `database`, `notify`, `portals`, `release`, `runner`, `services`, `text`, `work` |
 //!
@@ -38,6 +40,7 @@
 //! ([`database::staging`], [`database::backups`]).
 
 pub mod api;
+pub mod checks;
 pub mod classify;
 pub mod cli;
 pub mod cluster;
@@ -45,6 +48,7 @@ pub mod controller;
 pub mod database;
 pub mod doctor;
 pub mod faults;
+pub mod finding;
 pub mod http;
 pub mod imports;
 pub mod jobs;

@@ -4,6 +4,8 @@ use portal_release_operator::database::identifiers::{Generation, Relations};
 use portal_release_operator::database::swap::SwapError;
 use portal_release_operator::database::{backups, catalog, dependents, staging};
 
+use sqlx::PgConnection;
+
 use crate::harness::{Portal, run, with_portal};
 
 fn backup() -> Generation {
@@ -13,6 +15,12 @@ fn backup() -> Generation {
 async fn differences(portal: &Portal) -> Vec<String> {
     let mut conn = portal.pool.acquire().await.unwrap();
     let found = catalog::diff(&mut conn, &portal.relations, &Generation::Staging).await.unwrap();
+    found.iter().map(ToString::to_string).collect()
+}
+
+async fn obstacles(conn: &mut PgConnection, relations: &Relations) -> Vec<String> {
+    let found = dependents::obstacles(conn, relations, &Generation::Staging).await.unwrap();
+    assert!(found.iter().all(|it| !it.problem.is_empty() && !it.next_step.is_empty()), "{found:#?}");
     found.iter().map(ToString::to_string).collect()
 }
 
@@ -80,7 +88,7 @@ fn a_live_change_after_the_build_changes_the_fingerprint() {
 fn every_obstacle_is_named() {
     with_portal(async |portal| {
         let mut conn = portal.pool.acquire().await.unwrap();
-        assert_eq!(dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap(), Vec::<String>::new());
+        assert_eq!(obstacles(&mut conn, &portal.relations).await, Vec::<String>::new());
         let cases = [
             (
                 "CREATE MATERIALIZED VIEW stray AS SELECT * FROM sources",
@@ -138,14 +146,10 @@ fn every_obstacle_is_named() {
         ];
         for (sql, expected, undo) in cases {
             portal.run(sql).await;
-            let found = dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap();
+            let found = obstacles(&mut conn, &portal.relations).await;
             assert!(found.iter().any(|it| it.contains(expected)), "{sql}: {found:#?}");
             portal.run(undo).await;
-            assert_eq!(
-                dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap(),
-                Vec::<String>::new(),
-                "after {undo}"
-            );
+            assert_eq!(obstacles(&mut conn, &portal.relations).await, Vec::<String>::new(), "after {undo}");
         }
         let owner = &portal.owner;
         let writer = owner.replace("_owner", "_writer");
@@ -192,19 +196,19 @@ fn every_obstacle_is_named() {
         ];
         for (sql, expected, undo) in by_admin {
             run(&portal.admin, sql).await;
-            let found = dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap();
+            let found = obstacles(&mut conn, &portal.relations).await;
             assert!(found.iter().any(|it| it.contains(expected)), "{sql}: {found:#?}");
             run(&portal.admin, undo).await;
         }
         let mut other = portal.pool.acquire().await.unwrap();
         sqlx::raw_sql("CREATE TEMPORARY VIEW passing AS SELECT title FROM sources").execute(&mut *other).await.unwrap();
-        let found = dependents::obstacles(&mut conn, &portal.relations, &Generation::Staging).await.unwrap();
+        let found = obstacles(&mut conn, &portal.relations).await;
         assert!(found.len() == 1 && found[0].contains("passing is a temporary view of another session"), "{found:#?}");
         sqlx::raw_sql("DROP VIEW passing").execute(&mut *other).await.unwrap();
         portal.run("CREATE TABLE split (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF split DEFAULT").await;
         for (table, expected) in [("split", "is partitioned"), ("part", "is a partition")] {
             let relations = Relations { tables: vec![table.into()], ..portal.relations.clone() };
-            let found = dependents::obstacles(&mut conn, &relations, &Generation::Staging).await.unwrap();
+            let found = obstacles(&mut conn, &relations).await;
             assert!(found.len() == 1 && found[0].contains(expected), "{table}: {found:#?}");
         }
         // Subscribers would be sent the load, and the table could not be published a second time.

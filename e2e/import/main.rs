@@ -9,6 +9,7 @@ mod file_rejects;
 mod files;
 mod imports;
 mod lookups;
+mod probes;
 mod rejects;
 mod sources;
 mod templates;

@@ -23,7 +23,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
 
     // A live materialized view is missing.
     stage.execute("ALTER MATERIALIZED VIEW portal_standard_greenlist RENAME TO gone").await;
-    stage.must_fail("Bad0001", PhaseName::Preflight, &["portal_standard_greenlist: 1 relation is missing"]).await;
+    stage.must_fail("Bad0001", PhaseName::Preflight, &["portal_standard_greenlist does not exist; create it"]).await;
     stage.execute("ALTER MATERIALIZED VIEW gone RENAME TO portal_standard_greenlist").await;
 
     // A foreign table is missing, and then what it stands for.
@@ -38,7 +38,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
 
     // No rows.
     stage.change_source("UPDATE wdpa.wdpas SET kind = 'polygon' WHERE kind = 'point'").await;
-    stage.must_fail("Bad0004", PhaseName::Preflight, &["staging_portal_standard_points: 0 rows, at least 1 is required"]).await;
+    stage.must_fail("Bad0004", PhaseName::Preflight, &["staging_portal_standard_points has no rows, at least 1 is required"]).await;
     stage.month(1).await;
 
     // Wrong SRID. Where a column is declared with its SRID no other one gets in, so the view is declared without.
@@ -57,7 +57,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
     );
     stage.execute(&with_mislabelled).await;
     stage.change_sql("portal_standard_polygons.sql", declared, undeclared).await;
-    let words = ["staging_portal_standard_polygons.wkb_geometry: 2 geometries have another SRID than 4326"];
+    let words = ["staging_portal_standard_polygons.wkb_geometry has 2 geometries whose SRID is not 4326"];
     stage.must_fail("Bad0005", PhaseName::Preflight, &words).await;
     stage.execute("DELETE FROM ops.mislabelled").await;
 
@@ -68,7 +68,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
              WHERE id IN (SELECT id FROM wdpa.wdpas WHERE kind = 'polygon' ORDER BY id LIMIT 3)",
         )
         .await;
-    let words = ["staging_portal_standard_polygons.wkb_geometry: 3 geometries are invalid", "site_id = ", "Self-intersection"];
+    let words = ["staging_portal_standard_polygons.wkb_geometry has 3 invalid geometries", "site_id = ", "Self-intersection"];
     stage.must_fail("Bad0006", PhaseName::Preflight, &words).await;
     stage.month(1).await;
 
@@ -80,7 +80,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
              INSERT INTO wdpa.wdpas (SELECT * FROM (SELECT (jsonb_populate_record(c, jsonb_build_object('id', -c.id))).* FROM sample.copies c) AS copied)",
         )
         .await;
-    let words = ["staging_portal_standard_points (site_id, site_pid): 2 keys are not unique and shared by 4 rows", "site_id = "];
+    let words = ["staging_portal_standard_points (site_id, site_pid) has 2 duplicate keys (4 rows)", "site_id = "];
     stage.must_fail("Bad0007", PhaseName::CreateStagingViews, &words).await;
     // Where no unique index stands in the way, the preflight finds them.
     stage.execute("DROP INDEX portal_standard_points_site_id_site_pid_idx").await;
@@ -89,23 +89,39 @@ async fn defective_data_is_refused_before_anything_is_imported() {
 
     // A hard gate says no.
     stage.execute("UPDATE ops.base_backups SET finished_at = finished_at - interval '3 days'").await;
-    stage.must_fail("Bad0008", PhaseName::Preflight, &["hard gate recent-backup returned false (boolean)"]).await;
+    stage
+        .must_fail(
+            "Bad0008",
+            PhaseName::Preflight,
+            &["hard gate recent-backup failed: expected one row with true in the first column, got false"],
+        )
+        .await;
     stage.execute("DELETE FROM ops.base_backups").await;
-    stage.must_fail("Bad0009", PhaseName::Preflight, &["hard gate recent-backup returned NULL"]).await;
+    stage
+        .must_fail(
+            "Bad0009",
+            PhaseName::Preflight,
+            &["hard gate recent-backup failed: expected one row with true in the first column, got NULL"],
+        )
+        .await;
     stage.execute("INSERT INTO ops.base_backups VALUES (now())").await;
 
     // Everything is repaired, and a soft gate that says no only reports it.
     stage
         .change_portal(|portal| {
             let sql = "SELECT count(*) > 400000 FROM {{ staging('portal_standard_points') }}";
-            portal.gates.push(Gate { name: "many-points".into(), hard: false, sql: sql.into(), ..portal.gates[0].clone() });
+            portal.gates.push(Gate { name: "many-points".into(), hard: false, sql: Some(sql.into()), ..portal.gates[0].clone() });
         })
         .await;
     let before = stage.world().await;
     stage.make_release("good", "Gud0001", "phases: {stopAfter: Preflight}").await;
     let status = stage.wait_state("good", ReleaseState::Suspended).await;
     let preflight = status.phases.iter().find(|phase| phase.name == PhaseName::Preflight).expect("Preflight");
-    assert!(preflight.message.contains("soft gate many-points returned false (boolean)"), "{}", preflight.message);
+    assert!(
+        preflight.message.contains("soft gate many-points failed: expected one row with true in the first column, got false"),
+        "{}",
+        preflight.message
+    );
     stage.assert_untouched(&before, "a preflight without a defect").await;
 }
 

@@ -75,7 +75,7 @@ async fn the_end_of_a_suspension_and_a_retry_are_safe_points() {
     let _operator = stage.operator_alone().await;
     stage.wait_state("jul2026", ReleaseState::Suspended).await;
     stage.edit_the_links().await;
-    stage.change_portal(|portal| portal.gates.iter_mut().for_each(|gate| gate.sql.0 = "SELECT false".to_owned())).await;
+    stage.change_portal(|portal| portal.gates.iter_mut().for_each(|gate| gate.sql = Some("SELECT false".into()))).await;
     stage.edit("jul2026", r#"{"suspend": false}"#).await;
     // What was imported by then was imported for another definition.
     let failed = stage.wait_state("jul2026", ReleaseState::Failed).await;

@@ -59,12 +59,12 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
         "PostgreSQL 15",
         "advisory lock 42000001 is free",
         "sessions keep their backend",
-        "nothing stands on the relations",
+        "no dependent object blocks a swap",
         "recent-backup passes",
         "a release needs about",
         "the file of import country_statistics can be read, and its header fits",
         "a release would run AcquireLock, CreateStagingViews, Preflight",
-        "0 fail: a release can go",
+        "0 fail: ready to release",
     ] {
         assert!(report.contains(words), "'{words}' is missing in\n{report}");
     }
@@ -105,10 +105,10 @@ async fn every_defect_is_named_with_the_next_step() {
     holder.execute("SET application_name = 'another tool'; SELECT pg_advisory_lock(42000001)").await.expect("the lock");
     let (code, found) = findings(&stage).await;
     assert_eq!(code, Some(1), "{found:#?}");
-    assert_found(&found, "fail", &["relations: story_map_links: 1 relation is missing", "→ create it or correct the name"]);
+    assert_found(&found, "fail", &["relations: table or view public.story_map_links does not exist", "→ create it, or correct its name"]);
     assert_found(&found, "fail", &["owners: pame_sources belongs to postgres", "ALTER TABLE \"pame_sources\" OWNER TO \"portal_owner\""]);
     assert_found(&found, "fail", &["obstacles: materialized view public.sites_by_type reads live relations", "→ "]);
-    assert_found(&found, "fail", &["gates: hard gate recent-backup returned false"]);
+    assert_found(&found, "fail", &["gates: hard gate recent-backup failed: expected one row with true in the first column, got false"]);
     assert_found(&found, "warn", &["staging: staging_sources: the ledger knows of no release", "rename what should be kept"]);
     assert_found(&found, "warn", &["backups: 2605010800: 1 tables, 0 views", "view keepsake depends on it"]);
     assert_found(&found, "warn", &["lock: advisory lock 42000001 is held by pid", "another tool", "pg_terminate_backend("]);

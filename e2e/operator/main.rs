@@ -22,6 +22,7 @@ mod freeze_timeout;
 mod http;
 mod imports;
 mod imports_again;
+mod job_checks;
 mod jobs;
 mod kills;
 mod leaders;

@@ -93,7 +93,7 @@ async fn a_retry_goes_on_from_the_failed_phase() {
     stage.receiver.set(Mood::Broken);
     stage.change_source("ALTER TABLE wdpa.gone RENAME TO story_map_links").await;
     stage.edit("jul2026", r#"{"retry": 2}"#).await;
-    let words = ["hook clear-cache answered 500", "the data is live", "raise retry"];
+    let words = ["hook clear-cache answered 500", "the data is live", "raise spec.retry"];
     let status = stage.wait_failed("jul2026", PhaseName::PostSwap, &words).await;
     assert_eq!(stage.repeated_imports().await, "protected_areas=2 story_map_links=2");
     assert_eq!(attempts(&status, PhaseName::ImportCore), 2, "ImportCore still holds");
@@ -178,7 +178,7 @@ async fn what_is_imported_is_checked_before_it_may_go_live() {
              DELETE FROM wdpa.wdpas WHERE id IN (SELECT id FROM lost)",
         )
         .await;
-    let words = ["staging_protected_areas: ", "fewer than the", "of protected_areas", "where at most 5.0% are accepted"];
+    let words = ["staging_protected_areas has ", "fewer than the", "of protected_areas", "where at most 5.0% are accepted"];
     stage.must_fail("Jul2026", PhaseName::ValidateAndManifest, &words).await;
     stage.assert_untouched(&before, "all of it").await;
 

@@ -7,31 +7,10 @@ use sqlx::postgres::PgDatabaseError;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::identifiers::{assembled, qualified, quote_ident};
-use super::sqlstate;
-use crate::classify::Classify;
+use crate::{classify::Classify, finding::Finding};
 
 /// The longest piece of data that a message quotes.
-const MAX_QUOTED_CHARS: usize = 100;
-
-/// Something that stands against the release, as a sentence: `{object}: {problem}; {next_step}`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
-#[error("{object}: {problem}; {next_step}")]
-pub struct Finding {
-    /// The relation (and column).
-    pub object: String,
-    /// What is wrong, with the count.
-    pub problem: String,
-    /// How many rows, groups or relations.
-    pub count: i64,
-    /// What to do about it.
-    pub next_step: String,
-}
-
-impl Finding {
-    fn new(object: impl Into<String>, problem: impl Into<String>, count: i64, next_step: impl Into<String>) -> Self {
-        Self { object: object.into(), problem: problem.into(), count, next_step: next_step.into() }
-    }
-}
+pub(crate) const MAX_QUOTED_CHARS: usize = 100;
 
 /// A check that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +56,7 @@ fn failed(object: &str) -> impl FnOnce(sqlx::Error) -> CheckError {
 }
 
 /// What the database said, with its detail, context and hint, in bounded length.
-pub(super) fn reason(error: &sqlx::Error) -> String {
+pub(crate) fn reason(error: &sqlx::Error) -> String {
     let Some(database) = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>()) else {
         return error.to_string();
     };
@@ -88,7 +67,12 @@ pub(super) fn reason(error: &sqlx::Error) -> String {
     parts.collect::<Vec<_>>().join("; ")
 }
 
-fn shorten(text: &str, chars: usize) -> String {
+/// `1 row`, `2 rows`.
+fn counted(count: i64, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
+}
+
+pub(crate) fn shorten(text: &str, chars: usize) -> String {
     let mut short: String = text.chars().take(chars).collect();
     if short.len() < text.len() {
         short.push('…');
@@ -113,8 +97,7 @@ pub async fn missing_relations(conn: &mut PgConnection, schema: &str, names: &[S
     .await
     .map_err(failed(schema))?;
     let finding = |name: String| {
-        let problem = format!("1 relation is missing: there is no table or view of this name in schema {schema}");
-        Finding::new(name, problem, 1, "create it or correct the name in the Portal")
+        Finding::fail(format!("table or view {schema}.{name}"), "does not exist", "create it, or correct its name in the Portal")
     };
     Ok(missing.into_iter().map(finding).collect())
 }
@@ -153,7 +136,8 @@ pub async fn one_number(conn: &mut PgConnection, object: &str, sql: &str) -> Res
 pub async fn non_empty(conn: &mut PgConnection, schema: &str, relation: &str) -> Result<Option<Finding>, CheckError> {
     let sql = format!("SELECT EXISTS (SELECT FROM {})", qualified(schema, relation));
     let any: bool = sqlx::query_scalar(assembled(sql)).persistent(false).fetch_one(conn).await.map_err(failed(relation))?;
-    Ok((!any).then(|| Finding::new(relation, "0 rows, at least 1 is required", 0, "check the source it reads from, then retry")))
+    Ok((!any)
+        .then(|| Finding::fail(relation, "has no rows, at least 1 is required", "check the source it reads from, then raise spec.retry")))
 }
 
 /// What a geometry column must be.
@@ -196,11 +180,15 @@ pub async fn geometry(conn: &mut PgConnection, schema: &str, relation: &str, rul
 
     let mut findings = Vec::new();
     if nulls > 0 && !rule.nullable {
-        findings.push(Finding::new(&object, format!("{nulls} rows have no geometry"), nulls, "complete the geometries in the source"));
+        findings.push(Finding::fail(
+            &object,
+            format!("has {} without a geometry", counted(nulls, "row", "rows")),
+            "complete the geometries in the source",
+        ));
     }
     if let Some(srid) = rule.srid.filter(|_| other_srid > 0) {
-        let problem = format!("{other_srid} geometries have another SRID than {srid}");
-        findings.push(Finding::new(&object, problem, other_srid, format!("transform them with ST_Transform or ST_SetSRID to {srid}")));
+        let problem = format!("has {} whose SRID is not {srid}", counted(other_srid, "geometry", "geometries"));
+        findings.push(Finding::fail(&object, problem, format!("transform them with ST_Transform or ST_SetSRID to {srid}")));
     }
     if invalid > 0 {
         let key = key_columns(&mut savepoint, schema, relation).await.map_err(failed(&object))?;
@@ -211,8 +199,9 @@ pub async fn geometry(conn: &mut PgConnection, schema: &str, relation: &str, rul
         let row = sqlx::query(assembled(sql)).persistent(false).fetch_one(&mut *savepoint).await.map_err(failed(&object))?;
         let (why, which): (String, Option<String>) = (row.try_get(0).map_err(failed(&object))?, row.try_get(1).map_err(failed(&object))?);
         let which = which.map(|which| format!(" at {}", shorten(&which, MAX_QUOTED_CHARS))).unwrap_or_default();
-        let problem = format!("{invalid} geometries are invalid, for example{which}: {}", shorten(&why, MAX_QUOTED_CHARS));
-        findings.push(Finding::new(&object, problem, invalid, "repair them in the source, for example with ST_MakeValid"));
+        let invalid = counted(invalid, "invalid geometry", "invalid geometries");
+        let problem = format!("has {invalid}, for example{which}: {}", shorten(&why, MAX_QUOTED_CHARS));
+        findings.push(Finding::fail(&object, problem, "repair them in the source, for example with ST_MakeValid"));
     }
     savepoint.rollback().await.map_err(failed(&object))?;
     Ok(findings)
@@ -265,8 +254,8 @@ pub async fn duplicates(conn: &mut PgConnection, schema: &str, relation: &str, c
         return Ok(None);
     }
     let which = shorten(&which.unwrap_or_default(), MAX_QUOTED_CHARS);
-    let problem = format!("{groups} keys are not unique and shared by {rows} rows, for example {which}");
-    Ok(Some(Finding::new(object, problem, groups, "remove the duplicates from the source or correct the key in the Portal")))
+    let problem = format!("has {} ({rows} rows), for example {which}", counted(groups, "duplicate key", "duplicate keys"));
+    Ok(Some(Finding::fail(object, problem, "remove the duplicates from the source or correct the key in the Portal")))
 }
 
 /// A finding when the staged table has fewer rows than live less `fraction` (0.05: five percent fewer are accepted).
@@ -292,73 +281,9 @@ pub async fn max_shrink(
         return Ok(None);
     }
     let problem = format!(
-        "{after} rows are {fewer} fewer than the {before} of {live}, {:.1}% where at most {:.1}% are accepted",
+        "has {after} rows, {fewer} fewer than the {before} of {live}: {:.1}% less, where at most {:.1}% are accepted",
         share * 100.0,
         fraction * 100.0
     );
-    Ok(Some(Finding::new(staged, problem, fewer, "look for what the source lost, or raise validation.maxShrink in the Portal")))
-}
-
-/// Why a gate is closed.
-#[derive(Debug, thiserror::Error)]
-pub enum GateFailure {
-    /// It returned something else than one row that begins with true.
-    #[error("gate {gate} returned {returned}; it passes with exactly one row whose first column is true")]
-    NotTrue {
-        /// Name of the gate.
-        gate: String,
-        /// What it returned, in bounded length.
-        returned: String,
-    },
-    /// Its SQL is wrong, or it tried to write.
-    #[error("gate {gate} failed: {cause}; correct its SQL in the Portal")]
-    Sql {
-        /// Name of the gate.
-        gate: String,
-        /// What the database said.
-        cause: String,
-    },
-    /// It could not be asked, so nothing is known.
-    #[error("gate {gate} could not be asked: {source}; retry when the database answers")]
-    Technical {
-        /// Name of the gate.
-        gate: String,
-        /// What went wrong.
-        source: sqlx::Error,
-    },
-}
-
-/// Asks a gate. It passes only when its query returns exactly one row whose first column is the boolean true.
-///
-/// The query runs read only, inside a savepoint (or a transaction of its own) that is rolled back: a gate changes
-/// nothing, and one that fails does not spoil the caller's transaction. That transaction must be one of sqlx.
-///
-/// # Errors
-/// With what the gate returned instead.
-pub async fn gate(conn: &mut PgConnection, gate: &str, sql: &str) -> Result<(), GateFailure> {
-    let technical = |source| GateFailure::Technical { gate: gate.to_owned(), source };
-    let mut savepoint = conn.begin().await.map_err(technical)?;
-    sqlx::query("SET TRANSACTION READ ONLY").execute(&mut *savepoint).await.map_err(technical)?;
-    // Names only the first column, of any type, and reads it as text.
-    let wrapped = format!(
-        "SELECT pg_typeof(portal_release_gate)::text, left(portal_release_gate::text, {}) FROM (\n{sql}\n) AS answer(portal_release_gate) LIMIT 2",
-        MAX_QUOTED_CHARS + 1
-    );
-    let answer = sqlx::query_as::<_, (String, Option<String>)>(assembled(wrapped)).persistent(false).fetch_all(&mut *savepoint).await;
-    let answer = match answer {
-        Err(error) if sqlstate::is_to_blame(&error) => {
-            savepoint.rollback().await.map_err(technical)?;
-            return Err(GateFailure::Sql { gate: gate.to_owned(), cause: reason(&error) });
-        }
-        answer => answer.map_err(technical)?,
-    };
-    savepoint.rollback().await.map_err(technical)?;
-    let returned = match answer.as_slice() {
-        [] => "no row".to_owned(),
-        [(kind, Some(value))] if kind == "boolean" && value == "true" => return Ok(()),
-        [(kind, Some(value))] => format!("{} ({kind})", shorten(value, MAX_QUOTED_CHARS)),
-        [(_, None)] => "NULL".to_owned(),
-        _ => "more than one row".to_owned(),
-    };
-    Err(GateFailure::NotTrue { gate: gate.to_owned(), returned })
+    Ok(Some(Finding::fail(staged, problem, "look for what the source lost, or raise validation.maxShrink in the Portal")))
 }

@@ -12,6 +12,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::catalog::{self, read_catalogue};
 use super::identifiers::{Generation, Relations, assembled};
+use crate::finding::Finding;
 
 /// Something that depends on a live relation, or a reason why a live relation cannot be swapped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, sqlx::FromRow)]
@@ -28,8 +29,8 @@ pub struct Dependent {
     pub(super) relkind: Option<String>,
     /// Its owner, quoted.
     pub(super) owner: Option<String>,
-    /// Why it cannot be carried over.
-    pub obstacle: Option<String>,
+    /// Why it cannot be carried over, and what to do.
+    pub obstacle: Option<Vec<String>>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -94,14 +95,18 @@ pub async fn drop_replaced(conn: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// What a swap could not carry over, one sentence each, naming the object and what to do. Empty means: go.
+/// What a swap could not carry over.
 ///
 /// # Errors
 /// When the catalogue cannot be read.
-pub async fn obstacles(conn: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<String>, sqlx::Error> {
-    Ok(sentences(&list(conn, relations, incoming).await?))
+pub async fn obstacles(conn: &mut PgConnection, relations: &Relations, incoming: &Generation) -> Result<Vec<Finding>, sqlx::Error> {
+    Ok(findings(&list(conn, relations, incoming).await?))
 }
 
-pub(super) fn sentences(dependents: &[Dependent]) -> Vec<String> {
-    dependents.iter().filter_map(|it| it.obstacle.as_ref().map(|why| format!("{} {why}", it.object))).collect()
+pub(super) fn findings(dependents: &[Dependent]) -> Vec<Finding> {
+    let finding = |it: &Dependent| {
+        let mut parts = it.obstacle.clone()?.into_iter();
+        Some(Finding::fail(&it.object, parts.next().unwrap_or_default(), parts.next().unwrap_or_default()))
+    };
+    dependents.iter().filter_map(finding).collect()
 }

@@ -2,7 +2,7 @@
 --
 -- $1 schema, $2 live names, $3 names of the generation that comes in (may be empty)
 -- object: what it is, in words; before, after: what to execute around the renames (after is written in live names);
--- locked: the relation to lock for it, quoted; relkind of that relation; obstacle: why it cannot be carried over;
+-- locked: the relation to lock for it, quoted; relkind of that relation; obstacle: why it cannot be carried over, and what to do;
 -- view_schema, view: a view that is made anew and needs all its details again.
 -- In the order of after; before goes the other way round, so that what stands on something goes first and comes back last.
 WITH RECURSIVE rel AS (
@@ -106,13 +106,13 @@ WITH RECURSIVE rel AS (
            v.spelled AS locked, v.relkind::text AS relkind, v.relowner AS owner, v.relnamespace AS namespace,
            CASE WHEN EXISTS (SELECT FROM pg_rewrite w JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
                              WHERE w.ev_class = v.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN (SELECT oid FROM incoming))
-                THEN 'reads relations of two generations at once; drop it'
-                WHEN v.relpersistence = 't' THEN 'is a temporary view of another session; drop it, or end that session' END AS obstacle,
+                THEN ARRAY['reads relations of two generations at once', 'drop it']
+                WHEN v.relpersistence = 't' THEN ARRAY['is a temporary view of another session', 'drop it, or end that session'] END AS obstacle,
            CASE WHEN v.rank IS NOT NULL THEN v.oid END AS view
     FROM viewed v WHERE v.relkind = 'v'
     UNION ALL
     SELECT 'materialized view ' || spelled, NULL, NULL, NULL, NULL, NULL, relowner, NULL,
-           'reads live relations and would go on reading the backup; add it to the Portal''s materializedViews, or let it read {{ staging(...) }}', NULL
+           ARRAY['reads live relations and would go on reading the backup', 'add it to the Portal''s materializedViews, or let it read {{ staging(...) }}'], NULL
     FROM viewed WHERE relkind = 'm'
     UNION ALL
     SELECT 'foreign key ' || quote_ident(k.conname) || ' of ' || k.spelled, NULL,
@@ -122,7 +122,7 @@ WITH RECURSIVE rel AS (
            || coalesce('; COMMENT ON CONSTRAINT ' || quote_ident(k.conname) || ' ON ' || k.spelled || ' IS '
                        || quote_literal(obj_description(k.oid, 'pg_constraint')), ''),
            k.spelled, k.relkind::text, k.relowner, NULL,
-           CASE WHEN k.relkind = 'p' THEN 'belongs to a partitioned table, where Postgres adds no key without checking all rows under the lock; drop it' END, NULL
+           CASE WHEN k.relkind = 'p' THEN ARRAY['belongs to a partitioned table, where Postgres adds no key without checking all rows under the lock', 'drop it'] END, NULL
     FROM keyed k
     UNION ALL
     SELECT 'policy ' || quote_ident(p.polname) || ' on ' || p.spelled, NULL, NULL,
@@ -151,15 +151,15 @@ WITH RECURSIVE rel AS (
                             FROM aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a), '')
                || coalesce('; COMMENT ON ROUTINE ' || f.spelled || ' IS ' || quote_literal(obj_description(f.oid, 'pg_proc')), '') END,
            NULL, NULL, f.proowner, f.pronamespace,
-           CASE WHEN f.prokind = 'a' THEN 'is an aggregate over the row type, which a swap cannot make again; let it take columns'
+           CASE WHEN f.prokind = 'a' THEN ARRAY['is an aggregate over the row type, which a swap cannot make again', 'let it take columns']
                 WHEN f.rank IS NOT NULL AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype IN ('e', 'x'))
-                THEN 'uses the row type and is bound to an extension; drop it, or let it take columns'
+                THEN ARRAY['uses the row type and is bound to an extension', 'drop it, or let it take columns']
                 WHEN f.rank IS NOT NULL AND EXISTS (SELECT FROM pg_seclabel l WHERE l.classoid = 'pg_proc'::regclass AND l.objoid = f.oid)
-                THEN 'has security labels, which a swap does not carry over; remove them'
+                THEN ARRAY['has security labels, which a swap does not carry over', 'remove them']
                 WHEN current_setting('is_superuser') <> 'on' AND (
                      f.proleakproof OR f.prosupport <> 0 OR NOT has_language_privilege(f.prolang, 'USAGE')
                      OR NOT (SELECT l.lanpltrusted FROM pg_language l WHERE l.oid = f.prolang))
-                THEN 'must be made again in the swap, which only a superuser may do with its language, LEAKPROOF or SUPPORT; drop or change it' END, NULL
+                THEN ARRAY['must be made again in the swap, which only a superuser may do with its language, LEAKPROOF or SUPPORT', 'drop or change it'] END, NULL
     FROM routines f
     UNION ALL
     SELECT 'publication ' || quote_ident(pubname) || ' of ' || spelled, NULL, 'ALTER PUBLICATION ' || quote_ident(pubname) || ' DROP TABLE ' || spelled,
@@ -167,8 +167,8 @@ WITH RECURSIVE rel AS (
     FROM published
     UNION ALL
     SELECT 'publication ' || quote_ident(p.pubname), NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-           'already publishes ' || i.oid::regclass::text || ', which is about to go live; ALTER PUBLICATION ' || quote_ident(p.pubname)
-           || ' DROP TABLE ' || i.oid::regclass::text || ', or its subscribers are sent what is staged', NULL
+           ARRAY['already publishes ' || i.oid::regclass::text || ', which is about to go live', 'ALTER PUBLICATION ' || quote_ident(p.pubname)
+           || ' DROP TABLE ' || i.oid::regclass::text || ', or its subscribers are sent what is staged'], NULL
     FROM incoming i JOIN pg_publication_rel x ON x.prrelid = i.oid JOIN pg_publication p ON p.oid = x.prpubid
     UNION ALL
     SELECT 'functions that earlier swaps replaced', NULL, 'DROP ROUTINE ' || string_agg(f.oid::regprocedure::text, ', ') || ' RESTRICT', NULL, NULL, NULL,
@@ -205,23 +205,23 @@ WITH RECURSIVE rel AS (
     SELECT f.rank, f.object, f.before, f.after, f.locked, f.relkind, o.owner,
            coalesce(f.obstacle,
                CASE WHEN NOT pg_has_role(f.owner, 'USAGE')
-                    THEN 'belongs to ' || o.owner || ' and must be changed in the swap; GRANT ' || o.owner || ' TO ' || o.me
-                         || ', or give it to ' || o.me || ' with ALTER ... OWNER TO'
+                    THEN ARRAY['belongs to ' || o.owner || ' and must be changed in the swap', 'GRANT ' || o.owner || ' TO ' || o.me
+                         || ', or give it to ' || o.me || ' with ALTER ... OWNER TO']
                     WHEN f.namespace IS NOT NULL AND NOT has_schema_privilege(f.namespace, 'CREATE')
-                    THEN 'must be made again in the swap where ' || o.me || ' may not create; GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.me
+                    THEN ARRAY['must be made again in the swap where ' || o.me || ' may not create', 'GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.me]
                     WHEN f.rank IS NOT NULL AND NOT has_schema_privilege(f.owner, f.namespace, 'CREATE')
-                    THEN 'must be made again in the swap for ' || o.owner || ', who may not create there; GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.owner
+                    THEN ARRAY['must be made again in the swap for ' || o.owner || ', who may not create there', 'GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.owner]
                END) AS obstacle,
            CASE WHEN f.view IS NOT NULL THEN (SELECT n.nspname::text FROM pg_namespace n WHERE n.oid = f.namespace) END AS view_schema,
            (SELECT c.relname::text FROM pg_class c WHERE c.oid = f.view) AS view
     FROM found f, LATERAL (SELECT quote_ident(pg_get_userbyid(f.owner)) AS owner, quote_ident(current_user) AS me, f.namespace::regnamespace::text AS schema) o
     UNION ALL
     SELECT NULL, object, NULL, NULL, NULL, NULL, NULL,
-           CASE through WHEN 'type' THEN 'uses the row type of ' || on_name || ', which a swap cannot exchange; name the columns instead'
-                        WHEN 'sequence' THEN 'draws from ' || on_name || ', which goes away with the backup; give it a sequence of its own'
-                        WHEN 'anew' THEN 'depends on ' || on_name || ', which uses a row type and so is made anew in the swap; drop or change it'
-                        WHEN 'circle' THEN 'uses a row type and is defined in a circle with others, which a swap cannot make anew; drop or change it'
-                        ELSE 'depends on ' || on_name || ' in a way that a swap cannot carry over; drop or change it' END, NULL, NULL
+           CASE through WHEN 'type' THEN ARRAY['uses the row type of ' || on_name || ', which a swap cannot exchange', 'name the columns instead']
+                        WHEN 'sequence' THEN ARRAY['draws from ' || on_name || ', which goes away with the backup', 'give it a sequence of its own']
+                        WHEN 'anew' THEN ARRAY['depends on ' || on_name || ', which uses a row type and so is made anew in the swap', 'drop or change it']
+                        WHEN 'circle' THEN ARRAY['uses a row type and is defined in a circle with others, which a swap cannot make anew', 'drop or change it']
+                        ELSE ARRAY['depends on ' || on_name || ' in a way that a swap cannot carry over', 'drop or change it'] END, NULL, NULL
     FROM left_over
 )
 SELECT object, before, after, locked, relkind, owner, obstacle, view_schema, view FROM listed ORDER BY rank NULLS LAST, object

@@ -12,7 +12,7 @@ use super::{
     inventory::human,
     sqlstate,
 };
-use crate::classify::Classify;
+use crate::{classify::Classify, finding::Finding};
 
 /// A release has more rows than the one before: so much is added to the size of what is live, in percent.
 const GROWTH: i64 = 10;
@@ -74,17 +74,21 @@ pub struct Room {
 impl Room {
     /// Why the release should not begin, if so.
     #[must_use]
-    pub fn refusal(&self) -> Option<String> {
+    pub fn refusal(&self) -> Option<Finding> {
         let free = self.free.filter(|free| *free < self.need.bytes())?;
         let Need { tables, views, wal } = self.need;
-        Some(format!(
-            "the disk is too small: the release needs about {} (tables {}, materialized views {}, WAL {}), and {} are free; \
-             enlarge the disk or make room on it, for example by keeping fewer backups (retention.keepBackups)",
+        let problem = format!(
+            "is too small: the release needs about {} (tables {}, materialized views {}, WAL {}), and {} are free",
             human(self.need.bytes()),
             human(tables),
             human(views),
             human(wal),
             human(free)
+        );
+        Some(Finding::fail(
+            "the disk",
+            problem,
+            "enlarge the disk or make room on it, for example by keeping fewer backups (retention.keepBackups)",
         ))
     }
 }
@@ -179,7 +183,7 @@ mod tests {
     fn what_is_exactly_enough_is_enough() {
         assert_eq!(room(Some(3072 * MIB)).refusal(), None);
         assert_eq!(room(None).refusal(), None);
-        let refusal = room(Some(3072 * MIB - 1)).refusal().unwrap_or_default();
+        let refusal = room(Some(3072 * MIB - 1)).refusal().map(|finding| finding.to_string()).unwrap_or_default();
         assert!(refusal.contains("about 3.0 GiB (tables 2.0 GiB, materialized views 512.0 MiB, WAL 512.0 MiB)"), "{refusal}");
     }
 

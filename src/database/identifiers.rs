@@ -40,7 +40,7 @@ pub fn qualified(schema: &str, name: &str) -> String {
 
 /// The single place where assembled SQL is declared safe: everything in it went through [`quote_ident`],
 /// [`quote_literal`] or comes from the server's own deparser (`pg_get_indexdef` and its kin).
-pub(super) fn assembled(sql: String) -> AssertSqlSafe<String> {
+pub(crate) fn assembled(sql: String) -> AssertSqlSafe<String> {
     AssertSqlSafe(sql)
 }
 

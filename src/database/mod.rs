@@ -18,7 +18,7 @@ pub mod lock;
 pub mod portal;
 pub mod portal_checks;
 pub mod sessions;
-mod sqlstate;
+pub(crate) mod sqlstate;
 pub mod staging;
 pub mod swap;
 pub mod template;

@@ -3,10 +3,13 @@
 use sqlx::PgConnection;
 
 use super::{
-    checks::{CheckError, Finding, GeometryRule, duplicates, geometry, non_empty},
+    checks::{CheckError, GeometryRule, duplicates, geometry, non_empty},
     identifiers::Relations,
 };
-use crate::api::{GeometryCheck, Identifier, PortalSpec, Preflight, UniqueCheck};
+use crate::{
+    api::{GeometryCheck, Identifier, PortalSpec, Preflight, UniqueCheck},
+    finding::Finding,
+};
 
 /// Every relation that must exist before a release: those that it replaces, the look-up tables, and what the checks name.
 #[must_use]

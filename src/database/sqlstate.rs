@@ -57,7 +57,7 @@ pub(super) fn is_about_data(error: &sqlx::Error) -> bool {
 }
 
 /// The statement itself is to blame, in a transaction that was opened read-only: it is wrong, or it tries to write.
-pub(super) fn is_to_blame(error: &sqlx::Error) -> bool {
+pub(crate) fn is_to_blame(error: &sqlx::Error) -> bool {
     !error.is_transient() || code(error).as_deref() == Some(READ_ONLY)
 }
 

@@ -3,10 +3,10 @@
 use sqlx::{Column, Connection, Executor, PgConnection, SqlSafeStr, Statement};
 
 use super::catalog::{self, Difference};
-use super::checks::{Finding, duplicates, reason};
+use super::checks::{duplicates, reason};
 use super::identifiers::{Generation, Relations, assembled, qualified, quote_ident};
 use super::staging::{self, StagingError};
-use crate::classify::Classify;
+use crate::{classify::Classify, finding::Finding};
 
 /// A materialized view of the portal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

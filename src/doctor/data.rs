@@ -1,48 +1,57 @@
-//! The rows that a release would read: the Portal's preflight checks and gates, on the live views.
+//! What Preflight would reject a release for: the one list of findings, and the gates that a read-only look can evaluate.
 
 use sqlx::PgConnection;
 
-use super::{Line, Patient, Report};
+use super::{Line, Report, Target};
 use crate::{
-    api::GatePhase,
-    database::{
-        checks::{GateFailure, gate},
-        portal_checks::DataCheck,
+    api::{Gate, GatePhase},
+    checks::{
+        Answer, Probe, ask_backup, ask_contract, ask_sql,
+        examine::{Examined, Item},
     },
+    finding::{Finding, Level},
 };
 
-pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, report: &mut Report) {
-    let schema = patient.relations.schema.as_str();
-    let checks = DataCheck::all(&patient.portal.preflight);
-    let mut good = 0;
-    for check in &checks {
-        match check.findings(connection, schema, check.relation()).await {
-            Ok(findings) if findings.is_empty() => good += 1,
-            Ok(findings) => {
-                for finding in findings {
-                    report.add(Line::fail("data", format!("{}: {}", finding.object, finding.problem), finding.next_step));
-                }
-            }
-            Err(error) => report.add(Line::blind("data", &error)),
+pub(super) async fn examine(target: &Target, connection: &mut PgConnection, report: &mut Report) {
+    let templates = target.templates(target.label.as_deref().unwrap_or("doctor"));
+    // There are no staged twins: what is live stands for them.
+    let of = Examined { portal: &target.portal, relations: &target.relations, templates: &templates, staged_views: false };
+    let (mut good, mut data) = (0, 0);
+    for item in Item::stages(&target.portal).into_iter().flatten().filter(|item| !item.needs_writing()) {
+        let findings = item.examine(&of, connection).await;
+        if matches!(item, Item::Data(_)) {
+            data += 1;
+            good += usize::from(findings.as_ref().is_ok_and(Vec::is_empty));
         }
+        report.found(item.name(), findings);
     }
     if good > 0 {
-        report.add(Line::ok("data", format!("{good} of {} checks pass on what is live", checks.len())));
+        report.add(Line::ok("data", format!("{good} of {data} checks pass on what is live")));
     }
-    let templates = patient.templates(patient.label.as_deref().unwrap_or("doctor"));
-    for check in patient.portal.gates.iter().filter(|gate| gate.phase == GatePhase::Preflight) {
-        let sql = match templates.render(&format!("gate {}", check.name), check.sql.as_str(), None) {
-            Ok(rendered) => rendered.sql,
-            Err(error) => {
-                report.add(Line::fail("gates", error.to_string(), "correct the gate's SQL in the Portal"));
-                continue;
-            }
-        };
-        report.add(match gate(connection, check.name.as_str(), &sql).await {
-            Ok(()) => Line::ok("gates", format!("{} passes", check.name)),
-            Err(error @ GateFailure::Technical { .. }) => Line::blind("gates", &error),
-            Err(error) if check.hard => Line::fail("gates", format!("hard {error}"), "make it true, or correct the gate in the Portal"),
-            Err(error) => Line::warn("gates", format!("soft {error}"), "a release goes on and reports it"),
-        });
+    for gate in target.portal.gates.iter().filter(|gate| gate.phase == GatePhase::Preflight) {
+        let finding = ask(target, gate, connection).await;
+        report.add(Line { check: "gates", finding });
+    }
+}
+
+async fn ask(target: &Target, gate: &Gate, connection: &mut PgConnection) -> Finding {
+    let object = format!("{} gate {}", if gate.hard { "hard" } else { "soft" }, gate.name);
+    let templates = target.templates(target.label.as_deref().unwrap_or("doctor"));
+    let answer = match Probe::of_gate(gate, target.portal.contract.as_ref()) {
+        Some(Probe::Sql(template)) => match templates.render(&object, template, None) {
+            Ok(rendered) => ask_sql(connection, &object, &rendered.sql).await,
+            Err(error) => Answer::Failed(Finding::fail("", error.to_string(), "correct the gate's SQL in the Portal")),
+        },
+        Some(Probe::Contract(contract)) => ask_contract(connection, &object, contract).await,
+        Some(Probe::Backup(backup)) => ask_backup(connection, &object, backup).await,
+        Some(Probe::Http(..) | Probe::Job(..)) | None => {
+            return Finding::ok(format!("{} is evaluated by a release only: it may change something", gate.name));
+        }
+    };
+    let level = if gate.hard { Level::Fail } else { Level::Warn };
+    match answer {
+        Answer::Passed(_) => Finding::ok(format!("{} passes", gate.name)),
+        Answer::Failed(finding) | Answer::NoData(finding) => finding.at(level),
+        Answer::Error(finding) => Finding { next_step: "fix the cause and run doctor again".to_owned(), ..finding },
     }
 }

@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use super::{Line, Patient, Report};
+use super::{Line, Report, Target};
 use crate::{
     api::{Csv, Import},
     database::template::TemplateContext,
@@ -10,24 +10,24 @@ use crate::{
     work::PhaseError,
 };
 
-pub(super) async fn examine(patient: &Patient, place: Place<'_>, connection: &mut PgConnection, report: &mut Report) {
-    let imports = patient.portal.imports.core.iter().chain(&patient.portal.imports.related);
+pub(super) async fn examine(target: &Target, place: Place<'_>, connection: &mut PgConnection, report: &mut Report) {
+    let imports = target.portal.imports.core.iter().chain(&target.portal.imports.related);
     for (import, csv) in imports.filter_map(|import| Some((import, import.csv.as_ref()?))) {
-        let templates = patient.templates(patient.label.as_deref().unwrap_or_default());
-        if patient.label.is_none() && rendered(&templates, csv) != rendered(&patient.templates("another"), csv) {
+        let templates = target.templates(target.label.as_deref().unwrap_or_default());
+        if target.label.is_none() && rendered(&templates, csv) != rendered(&target.templates("another"), csv) {
             report.add(Line::ok("files", format!("import {}: its file depends on the release; give a --label to look at it", import.name)));
             continue;
         }
-        report.add(match look(patient, place, &templates, import, csv, connection).await {
+        report.add(match look(target, place, &templates, import, csv, connection).await {
             Ok(()) => Line::ok("files", format!("the file of import {} can be read, and its header fits", import.name)),
-            Err(error) => Line::fail("files", error.to_string(), "Preflight would refuse a release with these words"),
+            Err(error) => Line::fail("files", error.to_string(), "Preflight would fail with this message"),
         });
     }
 }
 
 /// Opens the file, and compares its header with the live table, whose columns its staged twin will have.
 async fn look(
-    patient: &Patient,
+    target: &Target,
     place: Place<'_>,
     templates: &TemplateContext,
     import: &Import,
@@ -36,7 +36,7 @@ async fn look(
 ) -> Result<(), PhaseError> {
     let file = open(place, templates, import, csv).await?;
     // Rules may speak of staged tables, which are not there yet.
-    file.check(connection, &patient.relations.schema, import.into.as_str(), &[]).await
+    file.check(connection, &target.relations.schema, import.into.as_str(), &[]).await
 }
 
 /// Where the file is, as far as templates say so.

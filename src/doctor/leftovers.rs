@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use super::{Line, Patient, Report};
+use super::{Line, Report, Target};
 use crate::database::{
     backups::{self, BackupError},
     identifiers::Generation,
@@ -10,33 +10,33 @@ use crate::database::{
     ledger,
 };
 
-pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, report: &mut Report) {
-    let lines = staging(patient, connection).await;
+pub(super) async fn examine(target: &Target, connection: &mut PgConnection, report: &mut Report) {
+    let lines = staging(target, connection).await;
     report.take("staging", lines);
-    let lines = backups(patient, connection).await;
+    let lines = backups(target, connection).await;
     report.take("backups", lines);
-    if patient.ledger {
-        let lines = runs(patient, connection).await;
+    if target.ledger {
+        let lines = runs(target, connection).await;
         report.take("run", lines);
     }
 }
 
 /// Relations that are called as the operator's.
-async fn staging(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
-    let mut names = patient.relations.names(&Generation::Staging);
-    names.extend(patient.relations.lookups.iter().map(|lookup| Generation::Staging.name(lookup)));
+async fn staging(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+    let mut names = target.relations.names(&Generation::Staging);
+    names.extend(target.relations.lookups.iter().map(|lookup| Generation::Staging.name(lookup)));
     let there: Vec<String> = sqlx::query_scalar(
         "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2) ORDER BY 1",
     )
-    .bind(&patient.relations.schema)
+    .bind(&target.relations.schema)
     .bind(names)
     .fetch_all(&mut *connection)
     .await?;
     let Some(first) = there.first() else { return Ok(vec![Line::ok("staging", "no staging relation is left")]) };
     let what = if there.len() == 1 { first.clone() } else { format!("{first} and {} more", there.len() - 1) };
-    let owner: Option<(String, String)> = if patient.ledger {
+    let owner: Option<(String, String)> = if target.ledger {
         sqlx::query_as("SELECT r.label, r.state FROM portal_release.portals p JOIN portal_release.releases r ON r.id = p.staging_release WHERE p.portal = $1")
-            .bind(&patient.key)
+            .bind(&target.key)
             .fetch_optional(connection)
             .await?
     } else {
@@ -52,15 +52,15 @@ async fn staging(patient: &Patient, connection: &mut PgConnection) -> Result<Vec
     }])
 }
 
-async fn backups(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, BackupError> {
-    let failed = |source| BackupError::Database { schema: patient.relations.schema.clone(), source };
-    let there = backups::list(connection, &patient.relations).await?;
+async fn backups(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line>, BackupError> {
+    let failed = |source| BackupError::Database { schema: target.relations.schema.clone(), source };
+    let there = backups::list(connection, &target.relations).await?;
     if there.is_empty() {
         return Ok(vec![Line::ok("backups", "there is none: the first release makes one")]);
     }
     let stamps: Vec<_> = there.iter().map(|backup| backup.stamp).collect();
-    let sizes = inventory::sizes(connection, &patient.relations, &stamps).await.map_err(failed)?;
-    let held = inventory::held_by(connection, &patient.relations, &there).await.map_err(failed)?;
+    let sizes = inventory::sizes(connection, &target.relations, &stamps).await.map_err(failed)?;
+    let held = inventory::held_by(connection, &target.relations, &there).await.map_err(failed)?;
     let mut lines = Vec::new();
     for backup in there {
         let stamp = backup.stamp.to_string();
@@ -84,15 +84,15 @@ async fn backups(patient: &Patient, connection: &mut PgConnection) -> Result<Vec
 }
 
 /// What the ledger says.
-async fn runs(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+async fn runs(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
     let open: Option<(String, String, String)> = sqlx::query_as(
         "SELECT r.label, u.kind, to_char(u.opened_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI') FROM portal_release.runs u
          JOIN portal_release.releases r ON r.id = u.release_id WHERE u.portal = $1 AND u.closed_at IS NULL",
     )
-    .bind(&patient.key)
+    .bind(&target.key)
     .fetch_optional(&mut *connection)
     .await?;
-    let current = ledger::exchange::current_label(connection, &patient.key).await?;
+    let current = ledger::exchange::current_label(connection, &target.key).await?;
     let live = current.map_or_else(|| "readers see data from before the operator".to_owned(), |label| format!("readers see {label}"));
     Ok(vec![match open {
         None => Line::ok("run", format!("{live}; no release runs")),

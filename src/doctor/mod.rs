@@ -1,4 +1,4 @@
-//! `doctor`: everything that stands against a release of a portal, looked at from the command line and without writing anything.
+//! `doctor`: everything that blocks a release of a portal, checked from the command line and without writing anything.
 //!
 //! The session is read-only by the server's own word (`default_transaction_read_only`), and works before the ledger exists.
 
@@ -15,7 +15,7 @@ use kube::{Api, Client, ResourceExt};
 use sqlx::{ConnectOptions, PgConnection, postgres::PgConnectOptions};
 use thiserror::Error;
 
-pub use report::{Level, Line, Report};
+pub use report::{Line, Report};
 
 use crate::{
     api::{Portal, PortalReleaseSpec, PortalSpec},
@@ -33,7 +33,7 @@ use crate::{
 /// How long connecting may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
-/// Why it could not be looked.
+/// Why nothing could be checked.
 #[derive(Debug, Error)]
 pub enum DoctorError {
     /// The Portal or its Secret cannot be read.
@@ -60,8 +60,8 @@ pub enum DoctorError {
     },
 }
 
-/// What is examined.
-struct Patient {
+/// The portal that is examined.
+struct Target {
     /// `namespace/name` of the Portal.
     key: String,
     portal: PortalSpec,
@@ -75,7 +75,7 @@ struct Patient {
     label: Option<String>,
 }
 
-impl Patient {
+impl Target {
     /// What templates may use, for a release with this label.
     fn templates(&self, label: &str) -> TemplateContext {
         TemplateContext {
@@ -140,15 +140,15 @@ pub async fn examine(
         return Ok(report);
     }
     let label = label.map(str::to_owned);
-    let patient = Patient { key, relations: Relations::of(&portal.spec), portal: portal.spec, options, role, ledger, label };
+    let target = Target { key, relations: Relations::of(&portal.spec), portal: portal.spec, options, role, ledger, label };
 
-    server::examine(&patient, &mut connection, &mut report).await;
-    relations::examine(&patient, &mut connection, &mut report).await;
-    leftovers::examine(&patient, &mut connection, &mut report).await;
-    data::examine(&patient, &mut connection, &mut report).await;
-    let place = Place { client, namespace, outbound, stores: &patient.portal.object_stores };
-    files::examine(&patient, place, &mut connection, &mut report).await;
-    report.add(planned(&patient.portal));
+    server::examine(&target, &mut connection, &mut report).await;
+    relations::examine(&target, &mut connection, &mut report).await;
+    leftovers::examine(&target, &mut connection, &mut report).await;
+    data::examine(&target, &mut connection, &mut report).await;
+    let place = Place { client, namespace, outbound, stores: &target.portal.object_stores };
+    files::examine(&target, place, &mut connection, &mut report).await;
+    report.add(planned(&target.portal));
     Ok(report)
 }
 

@@ -1,62 +1,23 @@
-//! The relations: are they there, whose are they, how will they be called, what stands on them, is there room for their copies.
+//! The relations: who owns them, and what they will be called.
 
 use sqlx::PgConnection;
 
-use super::{Line, Patient, Report};
-use crate::database::{
-    checks::missing_relations,
-    dependents, disk,
-    identifiers::{BackupStamp, Generation, MAX_NAME_BYTES, quote_ident},
-    portal_checks::needed,
-};
+use super::{Line, Report, Target};
+use crate::database::identifiers::{BackupStamp, Generation, MAX_NAME_BYTES, quote_ident};
 
 /// At most this many of a kind are named.
 const NAMED: usize = 8;
 
-pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, report: &mut Report) {
-    let schema = patient.relations.schema.as_str();
-    let names = needed(&patient.portal);
-    match missing_relations(connection, schema, &names).await {
-        Ok(missing) if missing.is_empty() => report.add(Line::ok("relations", format!("all {} are there", names.len()))),
-        Ok(missing) => {
-            for finding in missing {
-                report.add(Line::fail("relations", format!("{}: {}", finding.object, finding.problem), finding.next_step));
-            }
-        }
-        Err(error) => report.add(Line::blind("relations", &error)),
-    }
-    let lines = owners(patient, connection).await;
+pub(super) async fn examine(target: &Target, connection: &mut PgConnection, report: &mut Report) {
+    let lines = owners(target, connection).await;
     report.take("owners", lines);
-    let lines = long_names(patient, connection).await;
+    let lines = long_names(target, connection).await;
     report.take("names", lines);
-    match dependents::obstacles(connection, &patient.relations, &Generation::Staging).await {
-        Ok(obstacles) if obstacles.is_empty() => {
-            report.add(Line::ok("obstacles", "nothing stands on the relations that a swap cannot carry over"))
-        }
-        Ok(obstacles) => {
-            for obstacle in obstacles {
-                // Each sentence is `{object} {problem}; {next step}`.
-                let (problem, next) = obstacle.rsplit_once("; ").unwrap_or((&obstacle, "drop or change it"));
-                report.add(Line::fail("obstacles", problem, next));
-            }
-        }
-        Err(error) => report.add(Line::blind("obstacles", &error)),
-    }
-    report.add(match disk::room(connection, &patient.relations, patient.portal.preflight.free_bytes_query()).await {
-        Ok(room) => match room.refusal() {
-            Some(refusal) => {
-                let (problem, next) = refusal.rsplit_once("; ").unwrap_or((&refusal, "make room"));
-                Line::fail("room", problem, next)
-            }
-            None => Line::ok("room", format!("a release {room}")),
-        },
-        Err(error) => Line::blind("room", &error),
-    });
 }
 
 /// Only an owner may rename a relation; new look-up rows are inserted.
-async fn owners(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
-    let swapped: Vec<String> = patient.relations.names(&Generation::Live);
+async fn owners(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+    let swapped: Vec<String> = target.relations.names(&Generation::Live);
     let foreign: Vec<(String, String, bool)> = sqlx::query_as(
         "SELECT c.relname::text, pg_get_userbyid(c.relowner)::text, c.relname = ANY ($2) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'm', 'v', 'f') AND CASE WHEN c.relname = ANY ($2) THEN NOT pg_has_role(c.relowner, 'USAGE')
@@ -64,31 +25,31 @@ async fn owners(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<
                     AND (has_table_privilege(c.oid, 'UPDATE') OR has_table_privilege(c.oid, 'DELETE') OR has_table_privilege(c.oid, 'TRUNCATE'))) ELSE false END
          ORDER BY 1",
     )
-    .bind(&patient.relations.schema)
+    .bind(&target.relations.schema)
     .bind(&swapped)
-    .bind(&patient.relations.lookups)
+    .bind(&target.relations.lookups)
     .fetch_all(connection)
     .await?;
     if foreign.is_empty() {
-        return Ok(vec![Line::ok("owners", format!("{} may rename every relation and add to every look-up table", patient.role))]);
+        return Ok(vec![Line::ok("owners", format!("{} may rename every relation and add to every look-up table", target.role))]);
     }
-    let role = quote_ident(&patient.role);
+    let role = quote_ident(&target.role);
     Ok(foreign
         .into_iter()
         .map(|(name, owner, swapped)| {
             if swapped {
                 let next = format!("GRANT {} TO {role}, or ALTER TABLE {} OWNER TO {role}", quote_ident(&owner), quote_ident(&name));
-                Line::fail("owners", format!("{name} belongs to {owner}, of which {} is no member", patient.role), next)
+                Line::fail("owners", format!("{name} belongs to {owner}, of which {} is no member", target.role), next)
             } else {
                 let next = format!("GRANT SELECT, INSERT, UPDATE ON {} TO {role}", quote_ident(&name));
-                Line::fail("owners", format!("{} may not add rows to look-up table {name}", patient.role), next)
+                Line::fail("owners", format!("{} may not add rows to look-up table {name}", target.role), next)
             }
         })
         .collect())
 }
 
 /// Postgres would cut a longer name; the operator ends it in a hash.
-async fn long_names(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+async fn long_names(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
     let names: Vec<String> = sqlx::query_scalar(
         "WITH rel AS (SELECT c.oid, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2))
          SELECT DISTINCT name FROM (
@@ -99,8 +60,8 @@ async fn long_names(patient: &Patient, connection: &mut PgConnection) -> Result<
                         AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S') AS names
          WHERE octet_length(name) + 13 > $3 ORDER BY name",
     )
-    .bind(&patient.relations.schema)
-    .bind(patient.relations.names(&Generation::Live))
+    .bind(&target.relations.schema)
+    .bind(target.relations.names(&Generation::Live))
     .bind(i32::try_from(MAX_NAME_BYTES).unwrap_or(i32::MAX))
     .fetch_all(connection)
     .await?;

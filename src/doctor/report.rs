@@ -2,56 +2,45 @@
 
 use serde::Serialize;
 
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Level {
-    /// As it should be.
-    Ok,
-    /// A release goes, with a drawback.
-    Warn,
-    /// A release would be refused or fail.
-    Fail,
-}
+use crate::finding::{Finding, Level};
 
-/// One finding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A finding, and the check that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// How bad it is.
-    pub level: Level,
-    /// What was looked at, in a word or two.
+    /// What was checked, in a word or two.
     pub check: &'static str,
     /// What was found.
-    pub message: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
+    pub finding: Finding,
 }
 
 impl Line {
     /// As it should be.
     pub fn ok(check: &'static str, message: impl Into<String>) -> Self {
-        Self { level: Level::Ok, check, message: message.into(), next: None }
+        Self { check, finding: Finding::ok(message) }
     }
 
     /// A drawback, and what to do about it.
     pub fn warn(check: &'static str, message: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { level: Level::Warn, check, message: message.into(), next: Some(next.into()) }
+        Self { check, finding: Finding::warn("", message, next) }
     }
 
-    /// Stands against a release, and what to do about it.
+    /// Blocks a release, and what to do about it.
     pub fn fail(check: &'static str, message: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { level: Level::Fail, check, message: message.into(), next: Some(next.into()) }
+        Self { check, finding: Finding::fail("", message, next) }
     }
 
-    /// It could not be looked at.
+    /// It could not be checked.
     pub fn blind(check: &'static str, error: &impl std::fmt::Display) -> Self {
-        Self::fail(check, format!("could not be looked at: {error}"), "correct the cause and look again")
+        Self::fail(check, format!("could not be checked: {error}"), "fix the cause and run doctor again")
+    }
+
+    fn next(&self) -> Option<&str> {
+        Some(self.finding.next_step.as_str()).filter(|next| !next.is_empty())
     }
 }
 
 /// Everything that was found about one portal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// `namespace/name` of the Portal.
     pub portal: String,
@@ -60,7 +49,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Nothing was looked at yet.
+    /// Nothing was checked yet.
     pub fn new(portal: &str) -> Self {
         Self { portal: portal.to_owned(), checks: Vec::new() }
     }
@@ -70,7 +59,12 @@ impl Report {
         self.checks.push(line);
     }
 
-    /// The findings of one check, or that it could not be made.
+    /// Findings of one check, or that it could not be made.
+    pub fn found<E: std::fmt::Display>(&mut self, check: &'static str, findings: Result<Vec<Finding>, E>) {
+        self.take(check, findings.map(|findings| findings.into_iter().map(|finding| Line { check, finding }).collect()));
+    }
+
+    /// The lines of one check, or that it could not be made.
     pub fn take<E: std::fmt::Display>(&mut self, check: &'static str, lines: Result<Vec<Line>, E>) {
         match lines {
             Ok(lines) => self.checks.extend(lines),
@@ -78,13 +72,13 @@ impl Report {
         }
     }
 
-    /// Nothing stands against a release.
+    /// Nothing blocks a release.
     pub fn is_good(&self) -> bool {
         self.count(Level::Fail) == 0
     }
 
     fn count(&self, level: Level) -> usize {
-        self.checks.iter().filter(|line| line.level == level).count()
+        self.checks.iter().filter(|line| line.finding.level == level).count()
     }
 
     /// Aligned lines, the next step under each that needs one.
@@ -92,18 +86,18 @@ impl Report {
         let width = self.checks.iter().map(|line| line.check.chars().count()).max().unwrap_or_default();
         let mut text = String::new();
         for line in &self.checks {
-            let level = match line.level {
+            let level = match line.finding.level {
                 Level::Ok => "ok",
                 Level::Warn => "warn",
                 Level::Fail => "FAIL",
             };
-            text.push_str(&format!("{level:<4}  {:<width$}  {}\n", line.check, line.message));
-            if let Some(next) = &line.next {
+            text.push_str(&format!("{level:<4}  {:<width$}  {}\n", line.check, line.finding.statement()));
+            if let Some(next) = line.next() {
                 text.push_str(&format!("{:4}  {:<width$}  → {next}\n", "", ""));
             }
         }
         let (ok, warn, fail) = (self.count(Level::Ok), self.count(Level::Warn), self.count(Level::Fail));
-        let verdict = if fail == 0 { "a release can go" } else { "a release would not go through" };
+        let verdict = if fail == 0 { "ready to release" } else { "a release would fail" };
         text.push_str(&format!("{}: {ok} ok, {warn} warn, {fail} fail: {verdict}\n", self.portal));
         text
     }
@@ -112,14 +106,25 @@ impl Report {
     ///
     /// # Errors
     /// Never for what a report can hold.
-    pub fn json(&self) -> Result<String, serde_json::Error> {
+    pub fn json<'a>(&'a self) -> Result<String, serde_json::Error> {
         #[derive(Serialize)]
-        struct Document<'a> {
-            #[serde(flatten)]
-            report: &'a Report,
+        struct Shown<'b> {
+            level: Level,
+            check: &'static str,
+            message: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            next: Option<&'b str>,
+        }
+        #[derive(Serialize)]
+        struct Document<'b> {
+            portal: &'b str,
+            checks: Vec<Shown<'b>>,
             good: bool,
         }
-        serde_json::to_string_pretty(&Document { report: self, good: self.is_good() })
+        let shown =
+            |line: &'a Line| Shown { level: line.finding.level, check: line.check, message: line.finding.statement(), next: line.next() };
+        let checks = self.checks.iter().map(shown).collect();
+        serde_json::to_string_pretty(&Document { portal: &self.portal, checks, good: self.is_good() })
     }
 }
 
@@ -139,9 +144,9 @@ mod tests {
             "ok    server      15.4",
             "warn  lock        held",
             "                  → wait",
-            "FAIL  disk space  could not be looked at: no",
-            "                  → correct the cause and look again",
-            "ns/p: 1 ok, 1 warn, 1 fail: a release would not go through",
+            "FAIL  disk space  could not be checked: no",
+            "                  → fix the cause and run doctor again",
+            "ns/p: 1 ok, 1 warn, 1 fail: a release would fail",
             "",
         ];
         assert_eq!(report.text(), lines.join("\n"));

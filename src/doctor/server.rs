@@ -2,21 +2,21 @@
 
 use sqlx::{Connection, PgConnection, Row};
 
-use super::{Line, Patient, Report, connect};
+use super::{Line, Report, Target, connect};
 use crate::database::identifiers::quote_ident;
 
 /// The oldest server whose catalogue is understood, and the first that can grant deadlock_timeout.
 const OLDEST: i32 = 140_000;
 const GRANTS_PARAMETERS: i32 = 150_000;
 
-pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, report: &mut Report) {
-    let lines = server(patient, connection).await;
+pub(super) async fn examine(target: &Target, connection: &mut PgConnection, report: &mut Report) {
+    let lines = server(target, connection).await;
     report.take("server", lines);
-    let lines = pooler(patient, connection).await;
+    let lines = pooler(target, connection).await;
     report.take("pooler", lines);
-    let lines = privileges(patient, connection).await;
+    let lines = privileges(target, connection).await;
     report.take("privileges", lines);
-    let lines = lock(patient, connection).await;
+    let lines = lock(target, connection).await;
     report.take("lock", lines);
     let lines = snapshots(connection).await;
     report.take("snapshots", lines);
@@ -24,7 +24,7 @@ pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, re
     report.take("standbys", lines);
 }
 
-async fn server(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+async fn server(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
     let (version, number, standby, read_only): (String, i32, bool, String) = sqlx::query_as(
         "SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),
                 coalesce((SELECT setting FROM pg_db_role_setting s, unnest(s.setconfig) AS setting
@@ -33,9 +33,9 @@ async fn server(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<
     )
     .fetch_one(connection)
     .await?;
-    let options = &patient.options;
-    let place = format!("{}:{}, database {}", options.get_host(), options.get_port(), options.get_database().unwrap_or(&patient.role));
-    let mut lines = vec![Line::ok("connection", format!("{place}, as {}", patient.role))];
+    let options = &target.options;
+    let place = format!("{}:{}, database {}", options.get_host(), options.get_port(), options.get_database().unwrap_or(&target.role));
+    let mut lines = vec![Line::ok("connection", format!("{place}, as {}", target.role))];
     lines.push(match number {
         ..OLDEST => Line::fail("server", format!("PostgreSQL {version} is too old"), "upgrade to 14 or newer"),
         OLDEST..GRANTS_PARAMETERS => Line::warn(
@@ -60,8 +60,8 @@ async fn server(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<
 }
 
 /// A session keeps its backend: the lock, the search path and prepared statements depend on it.
-async fn pooler(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
-    let Ok(mut second) = connect(&patient.options).await else {
+async fn pooler(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+    let Ok(mut second) = connect(&target.options).await else {
         return Ok(vec![Line::fail(
             "pooler",
             "a second connection is refused",
@@ -94,9 +94,9 @@ async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
 
-async fn privileges(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
-    let schema = &patient.relations.schema;
-    let role = quote_ident(&patient.role);
+async fn privileges(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+    let schema = &target.relations.schema;
+    let role = quote_ident(&target.role);
     let (database, may_create, there, own_schema, schema_exists, in_schema): (String, bool, bool, bool, bool, bool) = sqlx::query_as(
         "SELECT current_database()::text, has_database_privilege(current_database(), 'CREATE'), to_regnamespace('portal_release') IS NOT NULL,
                 coalesce((SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = 'portal_release'), false),
@@ -108,11 +108,11 @@ async fn privileges(patient: &Patient, connection: &mut PgConnection) -> Result<
     .await?;
     let mut lines = Vec::new();
     lines.push(match (there, own_schema, may_create) {
-        (true, true, _) if patient.ledger => Line::ok("ledger", "schema portal_release is there"),
+        (true, true, _) if target.ledger => Line::ok("ledger", "schema portal_release is there"),
         (true, true, _) => Line::ok("ledger", "schema portal_release is there and will be filled by the operator"),
         (true, false, _) => Line::fail(
             "ledger",
-            format!("schema portal_release belongs to a role that {} is no member of", patient.role),
+            format!("schema portal_release belongs to a role that {} is no member of", target.role),
             format!("ALTER SCHEMA portal_release OWNER TO {role}, and its tables"),
         ),
         (false, _, true) => Line::ok("ledger", "schema portal_release is not there yet; the operator will create it"),
@@ -124,10 +124,10 @@ async fn privileges(patient: &Patient, connection: &mut PgConnection) -> Result<
     });
     lines.push(match (schema_exists, in_schema) {
         (false, _) => Line::fail("schema", format!("schema {schema} does not exist"), "correct database.schema in the Portal"),
-        (true, true) => Line::ok("schema", format!("{} may create relations in {schema}", patient.role)),
+        (true, true) => Line::ok("schema", format!("{} may create relations in {schema}", target.role)),
         (true, false) => Line::fail(
             "schema",
-            format!("{} may not create relations in {schema}", patient.role),
+            format!("{} may not create relations in {schema}", target.role),
             format!("GRANT USAGE, CREATE ON SCHEMA {} TO {role}", quote_ident(schema)),
         ),
     });
@@ -156,14 +156,21 @@ async fn privileges(patient: &Patient, connection: &mut PgConnection) -> Result<
             format!("GRANT pg_read_all_stats TO {role}"),
         )
     });
-    // Nothing of the operator ends sessions of other roles: a person does, with a role that may.
-    let may = if signal { "may" } else { "may not, and need not," };
-    lines.push(Line::ok("sessions", format!("the role {may} end sessions of other roles (pg_signal_backend)")));
+    let wanted = &target.portal.database.cancel_blockers.roles;
+    lines.push(match (signal, wanted.is_empty()) {
+        (true, _) => Line::ok("sessions", "the role can end sessions of other roles (pg_signal_backend)"),
+        (false, true) => Line::ok("sessions", "the role cannot end sessions of other roles; only `cancelBlockers` needs that"),
+        (false, false) => Line::warn(
+            "sessions",
+            "database.cancelBlockers names roles whose sessions the role cannot end: the swap waits for them",
+            format!("GRANT pg_signal_backend TO {role}"),
+        ),
+    });
     Ok(lines)
 }
 
-async fn lock(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
-    let key = patient.portal.database.lock_key;
+async fn lock(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Error> {
+    let key = target.portal.database.lock_key;
     let holder: Option<(i32, Option<String>, Option<String>)> = sqlx::query_as(
         "SELECT l.pid, a.usename::text, a.application_name FROM pg_locks l JOIN pg_database d ON d.oid = l.database
          LEFT JOIN pg_stat_activity a ON a.pid = l.pid

@@ -13,4 +13,4 @@ pub(crate) use request::{JobRequest, check};
 pub(crate) use run::{Outcome, Prepare, Prepared, attempt, run, tidy};
 pub(crate) use stop::{halt, stop, stop_all, stop_writers};
 
-pub(crate) use crate::database::ledger::jobs::Purpose;
+pub use crate::database::ledger::jobs::Purpose;

@@ -60,9 +60,14 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// What happened, after the name of whoever wanted the Job.
+    /// What happened.
     pub(crate) fn problem(&self) -> String {
         format!("Job {}/{} failed: {}", self.namespace, self.job, self.failure)
+    }
+
+    /// Which Job, and why it failed.
+    pub(crate) fn cause(&self) -> String {
+        format!("Job {}/{}: {}", self.namespace, self.job, self.failure)
     }
 
     /// How to see the whole log.

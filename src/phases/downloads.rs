@@ -5,7 +5,7 @@ use crate::{
         identifiers::{Generation, qualified},
         ledger::downloads,
         run_sql,
-        views::{ViewChange, replace_view, view_change, view_query},
+        views::{replace_view, view_query},
     },
     release::Incoming,
     work::{Context, Done, PhaseError, Work, definition::templates},
@@ -56,23 +56,6 @@ pub(super) async fn record(work: &mut Work, context: &Context, outgoing: &Genera
         downloads::keep_former(work, &context.key(), *stamp, &change.name, query).await?;
     }
     Ok(())
-}
-
-/// Before anything is frozen: can the view get the Portal's query?
-///
-/// # Errors
-/// When the database does not answer.
-pub(super) async fn obstacle(work: &mut Work, context: &Context) -> Result<Option<String>, PhaseError> {
-    let Some(view) = &context.subject.portal.downloads_view else { return Ok(None) };
-    let (schema, name) = (context.subject.portal.database.schema.as_str(), view.name.as_str());
-    let change = view_change(work, schema, name, &query(context)?).await;
-    Ok(match change {
-        Ok(ViewChange::Other { held_by: Some(held_by) }) => Some(format!(
-            "downloads view {name} would lose or change a column, and {held_by} stands on it; keep the columns, or drop {held_by} first"
-        )),
-        Ok(_) => None,
-        Err(error) => Some(format!("downloads view {name}: {error}; correct downloadsView.query in the Portal")),
-    })
 }
 
 fn query(context: &Context) -> Result<String, PhaseError> {

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use kube::Api;
 
+use super::gates;
 use crate::{
     api::{FrozenWorkload, PhaseName, Portal, PortalRelease, Worker},
     cluster::{
@@ -22,6 +23,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Records how the workers are, scales them to zero and waits until nothing of them is left.
 pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
+    let gates = gates::before_freeze(context).await?;
     let namespace = &context.subject.namespace;
     // First the record, committed; then the first write to the cluster.
     let mut work = context.work().await?;
@@ -39,7 +41,7 @@ pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     // A timeout is final: the workers come back and a person decides.
     workers::wait_stopped(&context.tools.client, namespace, &context.subject.portal.workers, timeout, &context.control.cancel).await?;
     no_sessions(context, timeout).await?;
-    context.work().await?.complete(&described("stopped", &before)).await
+    context.work().await?.complete(&format!("{}{gates}", described("stopped", &before))).await
 }
 
 /// The Portal as it is at this moment.

@@ -6,6 +6,7 @@
 mod data_loss;
 mod downloads;
 mod freeze;
+mod gates;
 mod lock;
 mod manifest;
 mod post_swap;

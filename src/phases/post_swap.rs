@@ -2,7 +2,8 @@
 
 use super::data_loss;
 use crate::{
-    api::{Hook, HttpMethod},
+    api::Hook,
+    checks::{Answer, Check, Probe, ask},
     cluster::EventType,
     database::{
         catalog,
@@ -11,13 +12,9 @@ use crate::{
         ledger,
         swap::validate_constraints,
     },
-    storage::guard::Refusal,
     text::counted,
     work::{Context, Done, PhaseError},
 };
-
-/// How long a hook may take to answer.
-const HOOK_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// VACUUM (ANALYZE) on the swapped tables, the functions that the swap replaced, the foreign keys that the swap added unchecked, and the HTTP hooks. A hook may be called
 /// more than once when the operator is killed in between.
@@ -33,7 +30,6 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let broken = validate_constraints(&mut work, &relations).await?;
     work.commit().await?;
     for hook in &context.subject.portal.post_swap {
-        context.say(format!("calling {}", hook.name));
         call(context, hook).await?;
     }
     let changed = as_before(context).await?;
@@ -70,33 +66,17 @@ async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
     Ok(Some(sentence))
 }
 
+/// A hook is called until it succeeds; only what is not called at all is final.
 async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {
-    let method = match hook.http.method {
-        HttpMethod::GET => reqwest::Method::GET,
-        HttpMethod::POST => reqwest::Method::POST,
-        HttpMethod::PUT => reqwest::Method::PUT,
-        HttpMethod::DELETE => reqwest::Method::DELETE,
-    };
-    // The answer's body is never read: it may hold anything.
-    let refused = |refusal: &Refusal| {
-        PhaseError::Refused(format!("hook {} was not called: {refusal}; the data is live; then raise retry", hook.name))
-    };
-    let request = context.tools.services.outbound.request(method, &hook.http.url).map_err(|refusal| refused(&refusal))?;
-    let answer = request.timeout(HOOK_TIMEOUT).send().await;
-    match answer {
-        Ok(answer) if answer.status().is_success() => Ok(()),
-        Ok(answer) => Err(PhaseError::Failed(format!(
-            "hook {} answered {}; the data is live; correct it, then raise retry",
-            hook.name,
-            answer.status()
-        ))),
-        Err(error) => Err(match Refusal::among(&error) {
-            Some(refusal) => refused(refusal),
-            None => PhaseError::Failed(format!(
-                "hook {} did not answer: {}; the data is live; correct it, then raise retry",
-                hook.name,
-                error.without_url()
-            )),
-        }),
+    let Some(probe) = Probe::of_hook(hook) else { return Ok(()) };
+    context.say(format!("calling {}", hook.name));
+    let check = Check { object: format!("hook {}", hook.name), name: hook.name.as_str(), probe };
+    match ask(&check, context).await? {
+        Answer::Passed(_) => Ok(()),
+        // Its template says how often a Job is tried.
+        Answer::Failed(finding) if hook.job.is_some() => Err(PhaseError::Refused(format!("{finding}; the data is live"))),
+        Answer::Failed(finding) | Answer::NoData(finding) | Answer::Error(finding) => {
+            Err(PhaseError::Failed(format!("{}; the data is live; correct it, then raise spec.retry", finding.statement())))
+        }
     }
 }

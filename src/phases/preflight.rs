@@ -1,15 +1,17 @@
 //! Preflight: everything that can be checked before the first row is imported.
 
-use super::{downloads, views::contents};
+use super::{gates, views::contents};
 use crate::{
     api::{GatePhase, PhaseName, PhaseState},
+    checks::{
+        check_templates,
+        examine::{Examined, Item},
+    },
     database::{
-        checks::{GateFailure, gate, missing_relations},
-        dependents, disk,
         identifiers::{Generation, Relations},
         import::{Target, check_rules, columns},
         ledger,
-        portal_checks::{DataCheck, needed},
+        portal_checks::DataCheck,
         staging::{build, build_lookup, drop_all},
         template::TemplateContext,
     },
@@ -22,60 +24,49 @@ use crate::{
     work::{
         Context, Definition, Done, PhaseError,
         definition::{ResolvedImport, templates},
-        refuse, refuse_sentences,
+        refuse,
     },
 };
 
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let definition = Definition::of(context)?;
     let templates = templates(context);
-    let schema = context.subject.portal.database.schema.as_str();
-    let relations = context.relations();
-
+    let of = Examined {
+        portal: &context.subject.portal,
+        relations: &context.relations(),
+        templates: &templates,
+        staged_views: context.stages_views(),
+    };
+    let mut said = Vec::new();
     order::check(&context.subject.portal.imports)?;
-    context.say("looking for the relations");
-    let mut work = context.work().await?;
-    let names = needed(&context.subject.portal);
-    refuse(missing_relations(&mut work, schema, &names).await?)?;
-    let mut obstacles = dependents::obstacles(&mut work, &relations, &Generation::Staging).await?;
-    obstacles.extend(downloads::obstacle(&mut work, context).await?);
-    let room = disk::room(&mut work, &relations, context.subject.portal.preflight.free_bytes_query()).await?;
-    obstacles.extend(room.refusal());
-    refuse_sentences(obstacles)?;
-    work.commit().await?;
-
-    let mut findings = Vec::new();
-    let checks = DataCheck::all(&context.subject.portal.preflight);
-    for check in &checks {
-        context.say(check.doing());
-        let mut work = context.work().await?;
-        findings.extend(check.findings(&mut work, schema, &read_as(context, check.relation())).await?);
-        work.commit().await?;
+    for stage in Item::stages(&context.subject.portal) {
+        let mut findings = Vec::new();
+        for item in stage {
+            context.say(item.doing());
+            let mut work = context.work().await?;
+            findings.extend(item.examine(&of, &mut work).await?);
+            work.commit().await?;
+        }
+        said.extend(findings.iter().filter(|finding| !finding.is_failure()).map(ToString::to_string));
+        refuse(findings)?;
     }
-    refuse(findings)?;
-
-    let soft = gates(context, GatePhase::Preflight, &templates).await?;
+    context.say("checking the templates of Jobs");
+    check_templates(context).await?;
+    let gates = gates::pass(context, GatePhase::Preflight).await?;
     context.say("checking the imports' columns");
-    import_columns(context, &definition, &templates).await?;
+    import_columns(context, definition, &templates).await?;
 
-    let mut message = format!("{} relations, {} checks, {room}", names.len(), checks.len());
     if !context.stages_views() {
         // The imports read the live views: keep what they hold, to notice later that they have moved on.
-        let views = contents(context, &definition).await?;
+        let views = contents(context, definition).await?;
         let mut work = context.work().await?;
         let mut origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
         origin.views = views;
         ledger::staging::set_origin(&mut work, context.subject.release_id, &origin).await?;
         work.commit().await?;
     }
-    message.push_str(&soft);
-    context.work().await?.complete(&message).await
-}
-
-/// A materialized view of the Portal is checked as the imports read it: the staged twin where there is one.
-fn read_as(context: &Context, name: &str) -> String {
-    let is_view = context.subject.portal.materialized_views.iter().any(|view| view.name.as_str() == name);
-    if is_view && context.stages_views() { Generation::Staging.name(name) } else { name.to_owned() }
+    let checks = counted(DataCheck::all(&context.subject.portal.preflight).len(), "check");
+    context.work().await?.complete(&format!("{}, {checks}{gates}", said.join(", "))).await
 }
 
 /// Checks that every import's columns have their place in its target, on empty staged tables that are rolled back.
@@ -130,27 +121,4 @@ async fn files<'a>(context: &'a Context, definition: &'a Definition, templates: 
         }
     }
     Ok(opened)
-}
-
-/// Asks the gates of a phase. A hard one that does not pass is an error; soft ones are told in the returned text.
-pub(super) async fn gates(context: &Context, phase: GatePhase, templates: &TemplateContext) -> Result<String, PhaseError> {
-    let mut text = String::new();
-    let mut refused = Vec::new();
-    let gates: Vec<_> = context.subject.portal.gates.iter().filter(|gate| gate.phase == phase).collect();
-    for check in &gates {
-        context.say(format!("asking gate {}", check.name));
-        let what = format!("gate {}", check.name);
-        let sql = templates.render(&what, check.sql.as_str(), None)?.sql;
-        let mut work = context.work().await?;
-        let answer = gate(&mut work, check.name.as_str(), &sql).await;
-        work.commit().await?;
-        match answer {
-            Ok(()) => {}
-            Err(error @ GateFailure::Technical { .. }) => return Err(PhaseError::Failed(error.to_string())),
-            Err(error) if check.hard => refused.push(format!("hard {error}")),
-            Err(error) => text.push_str(&format!("; soft {error}")),
-        }
-    }
-    refuse_sentences(refused)?;
-    Ok(format!(", {}{text}", counted(gates.len(), "gate")))
 }

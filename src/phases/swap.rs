@@ -21,7 +21,7 @@ use crate::{
     metrics::LockAttempt,
     release::Incoming,
     text::counted,
-    work::{Context, Done, PhaseError, Work, refuse_sentences},
+    work::{Context, Done, PhaseError, Work, refuse},
 };
 
 /// How far a standby may be behind when the swap begins: one segment of WAL.
@@ -203,7 +203,7 @@ async fn same_structure(work: &mut Work, context: &Context, origin: &StagingOrig
 pub(super) async fn preflight(context: &Context) -> Result<Done, PhaseError> {
     let mut work = context.work().await?;
     let places = places(&mut work, context).await?;
-    refuse_sentences(dependents::obstacles(&mut work, &places.relations, &places.incoming).await?)?;
+    refuse(dependents::obstacles(&mut work, &places.relations, &places.incoming).await?)?;
     for name in places.relations.names(&places.incoming) {
         run_sql(&mut work, format!("SELECT FROM {} LIMIT 1", qualified(&places.relations.schema, &name))).await?;
     }

@@ -4,23 +4,24 @@ use futures::FutureExt;
 use sha2::{Digest, Sha256};
 
 use super::{
+    gates,
     manifest::{Manifest, Part, Rows},
-    preflight,
 };
 use crate::{
     api::{GatePhase, TableGeometry},
     database::{
         catalog::{self, Stage},
-        checks::{Finding, GeometryRule, geometry, max_shrink, non_empty},
+        checks::{GeometryRule, geometry, max_shrink, non_empty},
         checksum,
         identifiers::{Generation, Relations, qualified},
         ledger, run_sql,
         staging::{self, Pending},
         swap::horizon,
     },
+    finding::Finding,
     imports::{self, snapshot},
     text::hex,
-    work::{Context, Done, PhaseError, definition::templates, parallel, refuse, refuse_sentences},
+    work::{Context, Done, PhaseError, parallel, refuse},
 };
 
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
@@ -47,7 +48,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         ));
     }
     let differences = catalog::diff(&mut work, &relations, &Generation::Staging).await?;
-    refuse_sentences(differences.iter().map(ToString::to_string).collect())?;
+    refuse(differences.iter().map(|difference| Finding::fail("", difference.to_string(), "")).collect())?;
     work.commit().await?;
 
     let mut findings = Vec::new();
@@ -67,7 +68,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     // The checks end in any order.
     findings.sort_by(|one, other| one.object.cmp(&other.object));
     refuse(findings)?;
-    let gates = preflight::gates(context, GatePhase::ValidateAndManifest, &templates(context)).await?;
+    let gates = gates::pass(context, GatePhase::ValidateAndManifest).await?;
 
     let manifest = manifest(context, &relations, origin).await?;
     let text = manifest.text()?;

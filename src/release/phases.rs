@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::api::{PhaseName, PortalReleaseSpec, PortalSpec};
+use crate::api::{GatePhase, PhaseName, PortalReleaseSpec, PortalSpec};
 
 /// What a run must have before the phase may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,7 +269,7 @@ pub static PHASES: [PhaseFacts; PhaseName::ALL.len()] = [
         uses_staging: true,
         // The swap is never made under running workers.
         selection: Selection::With(&[PhaseName::FinaliseSwap]),
-        idle: |portal, _| without_workers(portal),
+        idle: |portal, _| without_workers(portal).filter(|_| portal.gates.iter().all(|gate| gate.phase != GatePhase::Freeze)),
         done: "WorkersFrozen",
         undone: "WorkersRestored",
         ..PLAIN

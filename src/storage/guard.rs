@@ -72,15 +72,24 @@ impl Outbound {
     pub fn new(allow_local: bool, stall: Duration) -> Result<Self, reqwest::Error> {
         // reqwest is built without a TLS provider of its own. A second installation is refused, which is what we want.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut http = reqwest::Client::builder()
-            .redirect(redirect::Policy::none())
-            .user_agent(concat!("portal-release-operator/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT.min(stall))
-            .read_timeout(stall);
-        if !allow_local {
-            http = http.dns_resolver(Arc::new(Guarded));
+        Ok(Self { http: client(allow_local, stall).build()?, allow_local, stall })
+    }
+
+    /// The same, which also trusts the CA certificates of a PEM text.
+    ///
+    /// # Errors
+    /// When there is none in it.
+    pub fn trusting(&self, pem: &[u8]) -> Result<Self, reqwest::Error> {
+        let mut builder = client(self.allow_local, self.stall);
+        let certificates = reqwest::Certificate::from_pem_bundle(pem)?;
+        if certificates.is_empty() {
+            // The words for a text that is no certificate.
+            reqwest::Certificate::from_pem(pem)?;
         }
-        Ok(Self { http: http.build()?, allow_local, stall })
+        for certificate in certificates {
+            builder = builder.add_root_certificate(certificate);
+        }
+        Ok(Self { http: builder.build()?, ..*self })
     }
 
     /// The longest silence.
@@ -112,6 +121,19 @@ impl Outbound {
     pub fn request(&self, method: Method, url: &str) -> Result<RequestBuilder, Refusal> {
         Ok(self.http.request(method, self.admit(url)?))
     }
+}
+
+/// How every client of these requests is made.
+fn client(allow_local: bool, stall: Duration) -> reqwest::ClientBuilder {
+    let mut http = reqwest::Client::builder()
+        .redirect(redirect::Policy::none())
+        .user_agent(concat!("portal-release-operator/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT.min(stall))
+        .read_timeout(stall);
+    if !allow_local {
+        http = http.dns_resolver(Arc::new(Guarded));
+    }
+    http
 }
 
 /// Object stores are reached through the same client.

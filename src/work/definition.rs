@@ -173,7 +173,7 @@ fn unpinnable(error: &serde_json::Error) -> PhaseError {
     PhaseError::Refused(format!("the Portal and the release cannot be written down: {error}"))
 }
 
-/// Reads every text that the views and imports of a Portal name, once; those in `kept` are there already.
+/// Reads every text that the views, imports and gates of a Portal name, once; those in `kept` are there already.
 async fn sources(context: &Context, portal: &PortalSpec, kept: Option<&Sources>) -> Result<Sources, PhaseError> {
     let queries = portal.materialized_views.iter().map(|view| (format!("materialized view {}", view.name), &view.query, &view.query_from));
     let imports = || portal.imports.core.iter().chain(&portal.imports.related);
@@ -182,9 +182,12 @@ async fn sources(context: &Context, portal: &PortalSpec, kept: Option<&Sources>)
         (None, Some(QuerySource { config_map_key_ref: ConfigMapKeyRef { name, key } })) => Some((what, name, key)),
         _ => None,
     });
-    let jobs = imports().filter_map(|import| {
-        let JobTemplateRef { name, key } = &import.job.as_ref()?.template_config_map_ref;
-        Some((format!("import {}", import.name), name, key))
+    // Those of hooks are read when they run, as the hooks are.
+    let jobs = imports().map(|import| (format!("import {}", import.name), &import.job));
+    let jobs = jobs.chain(portal.gates.iter().map(|gate| (format!("gate {}", gate.name), &gate.job)));
+    let jobs = jobs.filter_map(|(what, job)| {
+        let JobTemplateRef { name, key } = &job.as_ref()?.template_config_map_ref;
+        Some((what, name, key))
     });
     let mut sources = Sources::new();
     for (what, name, key) in queries.chain(jobs) {
@@ -222,7 +225,8 @@ fn query(sources: &Sources, here: &Option<Sql>, there: &Option<QuerySource>, wha
     }
 }
 
-fn template(sources: &Sources, JobTemplateRef { name, key }: &JobTemplateRef, what: &str) -> Result<String, PhaseError> {
+/// The template of a Job that the run works from.
+pub(crate) fn template(sources: &Sources, JobTemplateRef { name, key }: &JobTemplateRef, what: &str) -> Result<String, PhaseError> {
     text(sources, name.as_str(), key.as_str(), what)
 }
 

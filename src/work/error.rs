@@ -5,7 +5,8 @@ use thiserror::Error;
 use crate::{
     classify::Classify,
     cluster::workers::WorkerError,
-    database::{checks::Finding, lock::Fenced},
+    database::lock::Fenced,
+    finding::{Finding, listed},
 };
 
 /// At most this many findings are listed; a release with more has one cause.
@@ -66,18 +67,8 @@ impl From<WorkerError> for PhaseError {
     }
 }
 
-/// Refuses with what was found, if something was.
-pub fn refuse(findings: Vec<Finding>) -> Result<(), PhaseError> {
-    refuse_sentences(findings.iter().map(ToString::to_string).collect())
-}
-
-/// Refuses with these sentences, if there are any.
-pub fn refuse_sentences(mut sentences: Vec<String>) -> Result<(), PhaseError> {
-    if sentences.is_empty() {
-        return Ok(());
-    }
-    let more = sentences.len().saturating_sub(LISTED);
-    sentences.truncate(LISTED);
-    let more = if more > 0 { format!(". And {more} more") } else { String::new() };
-    Err(PhaseError::Refused(format!("{}{more}", sentences.join(". "))))
+/// Rejects with what blocks the release, if something does.
+pub fn refuse(mut findings: Vec<Finding>) -> Result<(), PhaseError> {
+    findings.retain(Finding::is_failure);
+    if findings.is_empty() { Ok(()) } else { Err(PhaseError::Refused(listed(&findings, LISTED))) }
 }

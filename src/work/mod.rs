@@ -9,6 +9,6 @@ mod transaction;
 
 pub use context::{Context, Control, Subject, Tools};
 pub use definition::Definition;
-pub use error::{PhaseError, refuse, refuse_sentences};
+pub use error::{PhaseError, refuse};
 pub use progress::{Progress, Waker};
 pub use transaction::{Done, Work};

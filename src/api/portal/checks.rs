@@ -6,8 +6,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::yes;
-use crate::api::{Identifier, ItemName, Percentage, Sql, named_enum};
+use super::{Contract, HttpRequest, yes};
+use crate::api::{Duration, Identifier, ItemName, JobSource, Percentage, Sql, named_enum};
 
 /// What must be true of the views before anything is imported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
@@ -75,17 +75,41 @@ pub struct UniqueCheck {
     pub columns: Vec<Identifier>,
 }
 
-/// A SQL check. It passes when it returns exactly one row whose first column is true.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Something that must be true before a release goes on: a query, an HTTP request, a Job, the contract or a recent backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("[has(self.sql), has(self.http), has(self.job), has(self.contract), has(self.backup)].filter(x, x).size() == 1").message("a gate needs exactly one of sql, http, job, contract and backup"))]
 pub struct Gate {
     /// Its name in messages.
     pub name: ItemName,
-    /// The phase at whose end it is checked.
+    /// When it is evaluated: in Preflight, at the end of ValidateAndManifest, or just before Freeze.
     pub phase: GatePhase,
     /// `true`: the release stops when it does not pass. `false`: it is reported.
     #[serde(default = "yes")]
     pub hard: bool,
-    /// Template of the query.
+    /// Template of a query. It passes when it returns exactly one row whose first column is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql: Option<Sql>,
+    /// An HTTP request. It passes when the answer is as expected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpRequest>,
+    /// A Kubernetes Job. It passes when the Job succeeds. One that is deleted or whose pod is evicted is run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobSource>,
+    /// Functions and tables that must exist. `{}` stands for `spec.contract`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contract: Option<Contract>,
+    /// A base backup that must be recent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupCheck>,
+}
+
+/// How recent the newest base backup must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BackupCheck {
+    /// How old it may be, such as `24h`.
+    pub max_age: Duration,
+    /// Query of one row and one `timestamptz`: when the newest complete backup ended. No template.
     pub sql: Sql,
 }
 
@@ -96,6 +120,8 @@ named_enum! {
         Preflight,
         /// After the import, before the manifest is written.
         ValidateAndManifest,
+        /// Just before the workers are stopped.
+        Freeze,
     }
 }
 

@@ -1,45 +1,21 @@
 //! What is called after the swap.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{ItemName, named_enum};
+use super::HttpRequest;
+use crate::api::{ItemName, JobSource};
 
-/// Something to call after the swap.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Something to call after the swap. It may be called more than once when the operator is killed in between.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(validation = Rule::new("has(self.http) != has(self.job)").message("a postSwap hook needs exactly one of http and job"))]
 pub struct Hook {
     /// Its name in messages.
     pub name: ItemName,
-    /// The request.
-    pub http: HttpRequest,
-}
-
-/// An HTTP request that must be answered with a status in the 200s.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[x_kube(validation = Rule::new("self.url.startsWith('http://') || self.url.startsWith('https://')").message("http.url must begin with http:// or https://"))]
-pub struct HttpRequest {
-    /// Where it goes. Redirects are not followed.
-    #[schemars(length(min = 8, max = 2048))]
-    pub url: String,
-    /// The method.
-    #[serde(default)]
-    pub method: HttpMethod,
-}
-
-named_enum! {
-    /// Methods of a hook.
-    #[derive(Default)]
-    #[allow(clippy::upper_case_acronyms)]
-    pub enum HttpMethod {
-        /// GET
-        GET,
-        /// POST with an empty body.
-        #[default]
-        POST,
-        /// PUT with an empty body.
-        PUT,
-        /// DELETE
-        DELETE,
-    }
+    /// A request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpRequest>,
+    /// A Kubernetes Job. When it fails the data stays live, and it is run again once `retry` is raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobSource>,
 }

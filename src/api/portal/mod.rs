@@ -3,9 +3,11 @@
 #![allow(clippy::duplicated_attributes, reason = "printcolumn is given once a column")]
 
 mod checks;
+mod contract;
 mod csv;
 mod database;
 mod hooks;
+mod http;
 mod imports;
 mod notifications;
 mod references;
@@ -17,9 +19,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use checks::*;
+pub use contract::*;
 pub use csv::*;
 pub use database::*;
 pub use hooks::*;
+pub use http::*;
 pub use imports::*;
 pub use notifications::*;
 pub use references::*;
@@ -63,6 +67,7 @@ use super::PortalStatus;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.materializedViews) || self.materializedViews.all(v, has(v.query) != has(v.queryFrom))").message("each materialized view needs either query or queryFrom, and not both"))]
 #[x_kube(validation = Rule::new("!has(self.imports) || !has(self.imports.core) || !has(self.imports.related) || self.imports.core.all(i, self.imports.related.all(r, r.name != i.name))").message("an import's name must be unique among imports.core and imports.related"))]
+#[x_kube(validation = Rule::new("!has(self.gates) || has(self.contract) || self.gates.all(g, !has(g.contract) || has(g.contract.functions) || has(g.contract.tables))").message("a gate with contract: {} needs spec.contract"))]
 pub struct PortalSpec {
     /// The portal's database.
     pub database: Database,
@@ -86,11 +91,14 @@ pub struct PortalSpec {
     /// What must be true of the views before anything is imported.
     #[serde(default)]
     pub preflight: Preflight,
-    /// SQL checks: hard gates stop the release, soft ones are reported.
+    /// What must be true before a release goes on: hard gates stop it, soft ones are reported.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub gates: Vec<Gate>,
+    /// What the portal's code relies on in the database. Gates of kind `contract` check it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contract: Option<Contract>,
     /// What fills the staged tables.
     #[serde(default)]
     pub imports: Imports,
@@ -108,7 +116,7 @@ pub struct PortalSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".to_string(), "name".to_string()]))]
     pub workers: Vec<Worker>,
-    /// What happens after the swap and the workers' return: HTTP hooks, called in order.
+    /// What happens after the swap and the workers' return: HTTP hooks and Jobs, called in order.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]

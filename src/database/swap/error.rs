@@ -6,6 +6,7 @@ use super::blocker::{Blocker, named};
 use crate::{
     classify::Classify,
     database::{catalog::CatalogError, sqlstate, staging::StagingError},
+    finding::{Finding, listed},
 };
 
 /// A swap that did not happen. Nothing was changed.
@@ -67,8 +68,8 @@ pub enum SwapError {
     #[error(transparent)]
     Lookup(#[from] StagingError),
     /// Something cannot be carried over.
-    #[error("the swap would break: {}", .0.join("; "))]
-    Obstacles(Vec<String>),
+    #[error("the swap would break: {}", listed(.0, 8))]
+    Obstacles(Vec<Finding>),
 }
 
 impl Classify for SwapError {

@@ -177,7 +177,7 @@ fn check(version: &str) -> String {
 }
 
 fn refuse(dependents: &[Dependent]) -> Result<(), SwapError> {
-    let obstacles = dependents::sentences(dependents);
+    let obstacles = dependents::findings(dependents);
     if obstacles.is_empty() { Ok(()) } else { Err(SwapError::Obstacles(obstacles)) }
 }
 

@@ -1,0 +1,108 @@
+//! What the code relies on in the database.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::api::named_enum;
+
+/// Functions and tables that the portal's code relies on. Without any list a gate refers to `spec.contract`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Contract {
+    /// Functions that must exist as described.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub functions: Vec<ContractFunction>,
+    /// Tables and views that must have these columns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub tables: Vec<ContractTable>,
+}
+
+impl Contract {
+    /// It asks for nothing.
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty() && self.tables.is_empty()
+    }
+}
+
+/// A function or procedure that must exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContractFunction {
+    /// Its schema.
+    #[schemars(length(min = 1, max = 63))]
+    pub schema: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// The types of its arguments as SQL writes them, such as `text, integer`. Empty: it takes none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub arguments: String,
+    /// What it returns, such as `SETOF ops.jobs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub returns: Option<String>,
+    /// Its volatility.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volatility: Option<Volatility>,
+    /// `true`: it must be SECURITY DEFINER; `false`: it must not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_definer: Option<bool>,
+    /// How its own `search_path` must be set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search_path: Option<FunctionSearchPath>,
+    /// Roles that must be allowed to execute it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    pub execute: Vec<String>,
+}
+
+named_enum! {
+    /// Volatility of a function.
+    pub enum Volatility {
+        /// VOLATILE
+        Volatile,
+        /// STABLE
+        Stable,
+        /// IMMUTABLE
+        Immutable,
+    }
+}
+
+named_enum! {
+    /// How a function sets its own `search_path`.
+    pub enum FunctionSearchPath {
+        /// To anything: it does not depend on the caller's.
+        Fixed,
+        /// To nothing: every name in it is qualified.
+        Empty,
+    }
+}
+
+/// A table or view that must exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ContractTable {
+    /// Its schema.
+    #[schemars(length(min = 1, max = 63))]
+    pub schema: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Columns that it must have. It may have more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 128))]
+    pub columns: Vec<ContractColumn>,
+}
+
+/// A column that must exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ContractColumn {
+    /// Its name.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Its type as SQL writes it, such as `bigint` or `geometry(Point,4326)`. Without it any type will do.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub type_name: Option<String>,
+}
