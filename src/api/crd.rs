@@ -66,7 +66,7 @@ fn kept_as_written(schema: &mut JSONSchemaProps) {
         _ => return,
     };
     let description = schema.description.take().unwrap_or_default();
-    schema.description = Some(format!("{description} Default: {text}.").trim_start().to_owned());
+    schema.description = Some(format!("{description} Default: `{text}`.").trim_start().to_owned());
 }
 
 /// A status may hold a word that only a newer operator knows, and each text has a bound.
@@ -151,9 +151,9 @@ mod tests {
     fn a_default_is_described() {
         let described =
             |path: &str| schemas("spec").into_iter().find(|(at, _)| at == path).unwrap().1["description"].as_str().unwrap().to_owned();
-        assert!(described("Portal.spec.database.lockTimeout").ends_with("Default: 30s."));
-        assert!(described("Portal.spec.views.createStaging").ends_with("Default: true."));
-        assert!(described("Portal.spec.freeze.before").ends_with("Default: FinaliseSwap."));
+        assert!(described("Portal.spec.database.lockTimeout").ends_with("Default: `30s`."));
+        assert!(described("Portal.spec.views.createStaging").ends_with("Default: `true`."));
+        assert!(described("Portal.spec.freeze.before").ends_with("Default: `FinaliseSwap`."));
     }
 
     #[test]
