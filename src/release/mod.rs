@@ -8,6 +8,7 @@ pub mod observed;
 pub mod phases;
 pub mod plan;
 mod rest;
+mod size;
 pub mod status;
 pub mod step;
 mod verdict;

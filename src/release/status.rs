@@ -7,6 +7,7 @@ use super::{
     Blocker, LockView, Observed, RunKind, RunRecord, Step,
     phases::{PHASES, Undo, facts},
     plan::plan,
+    size::fit,
 };
 use crate::{
     api::{Conditions, FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PhaseStatus, PortalReleaseStatus, ReleaseState},
@@ -62,7 +63,7 @@ pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleas
         conditions: Vec::new(),
     };
     status.conditions = conditions(observed, step, state, &message, extras.generation, &extras.before.conditions);
-    status
+    fit(status)
 }
 
 /// The status of an object about which nothing could be observed: what is known stays, and the reason is said.
@@ -86,7 +87,7 @@ pub fn blind(
         conditions.push(type_, word, reason, message);
     }
     status.conditions = conditions.and_the_former();
-    status
+    fit(status)
 }
 
 fn is_open(observed: &Observed) -> bool {
