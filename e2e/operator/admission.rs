@@ -228,6 +228,7 @@ async fn kubectl_shows_what_a_person_asks_for() {
     assert!(frozen().await);
 
     for (field, text) in [
+        ("portalrelease.spec.phases.startAt", "First phase to run"),
         ("portal.spec.freeze.before", "The phase just before which workers are stopped"),
         ("portal.spec.database.lockTimeout", "Default: `30s`."),
         ("portal.spec.database.onLockTimeout", "Default: `Suspend`."),

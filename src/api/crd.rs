@@ -171,4 +171,17 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_field_has_a_text_of_its_own() {
+        let schemas: Vec<_> = schemas("spec").into_iter().chain(schemas("status")).collect();
+        for (path, schema) in schemas.iter().filter(|(path, _)| !path.ends_with("[]") && !path.ends_with("{}")) {
+            let text = schema["description"].as_str().unwrap_or_else(|| panic!("{path} has no description"));
+            // The type's own text would be found at every field of that type.
+            let name = |path: &str| path.rsplit('.').next().map(str::to_owned);
+            let twin =
+                schemas.iter().find(|(at, other)| name(at) != name(path) && other["enum"].is_array() && other["description"] == text);
+            assert!(schema["enum"].is_null() || twin.is_none(), "{path} has the text of {twin:?}: {text}");
+        }
+    }
 }

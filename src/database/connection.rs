@@ -96,9 +96,7 @@ pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPo
         // At rest no connection stays open for long, and none is pinged.
         .idle_timeout(Duration::from_secs(60))
         .acquire_timeout(Duration::from_secs(15))
-        .after_connect(|connection, _| {
-            Box::pin(async move { sqlx::raw_sql(NO_TRANSACTION_TIMEOUT).execute(connection).await.map(drop) })
-        })
+        .after_connect(|connection, _| Box::pin(async move { sqlx::raw_sql(NO_TRANSACTION_TIMEOUT).execute(connection).await.map(drop) }))
         .connect_with(options.clone())
         .await
         .map_err(failed)?;
