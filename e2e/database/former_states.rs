@@ -42,7 +42,7 @@ impl Portal {
     }
 
     async fn frozen(&self) -> Vec<FrozenWorkload> {
-        frozen(&mut *self.pool.acquire().await.unwrap(), KEY).await.unwrap()
+        frozen(&mut self.pool.acquire().await.unwrap(), KEY).await.unwrap()
     }
 }
 
@@ -86,7 +86,7 @@ fn an_operator_of_before_and_this_one_see_each_others_record() {
         portal.run(&format!("DELETE FROM portal_release.frozen_workloads WHERE portal = '{KEY}'")).await;
         assert_eq!(portal.frozen().await, []);
         portal.record_as_before("Deployment", "importer", 3, first).await;
-        forget(&mut *portal.pool.acquire().await.unwrap(), KEY, Purpose::Freeze).await.unwrap();
+        forget(&mut portal.pool.acquire().await.unwrap(), KEY, Purpose::Freeze).await.unwrap();
         assert_eq!(portal.recorded_as_before().await, "");
     });
 }

@@ -228,8 +228,10 @@ async fn kubectl_shows_what_a_person_asks_for() {
     assert!(frozen().await);
 
     for (field, text) in [
-        ("portal.spec.freeze.before", "The phase just before which workers are frozen"),
-        ("portal.spec.database.lockTimeout", "Default: 30s."),
+        ("portalrelease.spec.phases.startAt", "First phase to run"),
+        ("portal.spec.freeze.before", "The phase just before which workers are stopped"),
+        ("portal.spec.database.lockTimeout", "Default: `30s`."),
+        ("portal.spec.database.onLockTimeout", "Default: `Suspend`."),
     ] {
         let explained = stage.kubectl(&["explain", field], "").await.expect("an explanation");
         assert!(explained.contains(text), "{field}: {explained}");

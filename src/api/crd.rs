@@ -66,7 +66,7 @@ fn kept_as_written(schema: &mut JSONSchemaProps) {
         _ => return,
     };
     let description = schema.description.take().unwrap_or_default();
-    schema.description = Some(format!("{description} Default: {text}.").trim_start().to_owned());
+    schema.description = Some(format!("{description} Default: `{text}`.").trim_start().to_owned());
 }
 
 /// A status may hold a word that only a newer operator knows, and each text has a bound.
@@ -151,9 +151,9 @@ mod tests {
     fn a_default_is_described() {
         let described =
             |path: &str| schemas("spec").into_iter().find(|(at, _)| at == path).unwrap().1["description"].as_str().unwrap().to_owned();
-        assert!(described("Portal.spec.database.lockTimeout").ends_with("Default: 30s."));
-        assert!(described("Portal.spec.views.createStaging").ends_with("Default: true."));
-        assert!(described("Portal.spec.freeze.before").ends_with("Default: FinaliseSwap."));
+        assert!(described("Portal.spec.database.lockTimeout").ends_with("Default: `30s`."));
+        assert!(described("Portal.spec.views.createStaging").ends_with("Default: `true`."));
+        assert!(described("Portal.spec.freeze.before").ends_with("Default: `FinaliseSwap`."));
     }
 
     #[test]
@@ -169,6 +169,19 @@ mod tests {
                 }
                 _ => {}
             }
+        }
+    }
+
+    #[test]
+    fn every_field_has_a_text_of_its_own() {
+        let schemas: Vec<_> = schemas("spec").into_iter().chain(schemas("status")).collect();
+        for (path, schema) in schemas.iter().filter(|(path, _)| !path.ends_with("[]") && !path.ends_with("{}")) {
+            let text = schema["description"].as_str().unwrap_or_else(|| panic!("{path} has no description"));
+            // The type's own text would be found at every field of that type.
+            let name = |path: &str| path.rsplit('.').next().map(str::to_owned);
+            let twin =
+                schemas.iter().find(|(at, other)| name(at) != name(path) && other["enum"].is_array() && other["description"] == text);
+            assert!(schema["enum"].is_null() || twin.is_none(), "{path} has the text of {twin:?}: {text}");
         }
     }
 }

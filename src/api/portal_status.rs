@@ -14,16 +14,16 @@ pub const LISTED_BACKUPS: usize = 32;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalStatus {
-    /// The generation that this status speaks of; -1 until the operator has seen the object.
+    /// The generation that this status describes; -1 until the operator has seen the object.
     #[serde(default)]
     pub observed_generation: i64,
     /// Label of the release that readers see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_label: Option<Label>,
-    /// How many backups there are, whoever made them.
+    /// Number of backups, including those of other tools.
     #[serde(default)]
     pub backup_count: i32,
-    /// What the listed backups take on disk together, such as `2.8 GiB`.
+    /// Disk space of the listed backups, such as `2.8 GiB`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub backup_size: Option<String>,
@@ -32,7 +32,7 @@ pub struct PortalStatus {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub backups: Vec<BackupStatus>,
-    /// What the emergency freeze stopped, as it was before.
+    /// Workloads that the emergency freeze stopped, with their former replica counts.
     #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -61,14 +61,14 @@ pub struct BackupStatus {
     pub made_by: Option<String>,
     /// When it was made.
     pub created_at: Time,
-    /// What it takes on disk with indexes, such as `1.4 GiB`.
+    /// Disk space with indexes, such as `1.4 GiB`.
     #[schemars(length(max = 16))]
     pub size: String,
     /// The same in bytes.
     pub bytes: i64,
-    /// How many of the Portal's tables it has.
+    /// Number of the Portal's tables in it.
     pub tables: i32,
-    /// It has every table and view that the Portal swaps today. Without all tables it cannot be rolled back to.
+    /// Whether it has every table and view that the Portal swaps today. A backup without some table cannot be rolled back to.
     pub complete: bool,
     /// What depends on it and keeps retention from dropping it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -47,31 +47,32 @@ pub struct PortalReleaseSpec {
     /// Run up to and including ValidateAndManifest, then stop with staging kept for inspection.
     #[serde(default)]
     pub dry_run: bool,
-    /// Which phases to run.
+    /// Which phases to run; all of them by default. May change at any time but while the release is Running or RollingBack.
     #[serde(default)]
     pub phases: PhaseSelection,
-    /// Which imports to run.
+    /// Which imports to run; all of them by default. May change as `phases` may.
     #[serde(default)]
     pub imports: ImportSelection,
-    /// Overrides of the Portal's `views`.
+    /// Overrides of the Portal's `views`. May change as `phases` may.
     #[serde(default)]
     pub views: ViewOverrides,
-    /// Overrides of the Portal's `staging`.
+    /// Overrides of the Portal's `staging`. May change as `phases` may.
     #[serde(default)]
     pub staging: StagingOverrides,
     /// How many backups to keep.
     #[serde(default)]
     pub retention: Retention,
-    /// Stop at the next safe point; `false` goes on.
+    /// Stop at the next safe point; `false` resumes.
     #[serde(default)]
     pub suspend: bool,
-    /// Presence aborts the release: before the swap staging is dropped and workers come back; after it the abort is refused.
+    /// Presence aborts the release: before the swap its staging is dropped and workers are restored; after the swap it
+    /// is refused, and `rollback` is the way back. May be removed once the release has ended, or when `retry` is raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abort: Option<Abort>,
-    /// Presence rolls the live release back; clearing it rolls forward again from the kept staging.
+    /// Presence rolls the live release back; removing it rolls forward again from the kept staging.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,
-    /// What a roll forward may do, once `rollback` is cleared.
+    /// What a roll forward may do, once `rollback` is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roll_forward: Option<RollForward>,
     /// Raise it to run a Failed or Aborted release again.
@@ -98,18 +99,18 @@ pub struct PortalRef {
 #[x_kube(validation = Rule::new(super::phase::starts_before_it_stops()).message("phases.startAt comes after phases.stopAfter: no phase would run"))]
 #[x_kube(validation = Rule::new(super::phase::skips_nothing_vital()).message(kube::core::Message::Message(super::phase::skips_something_vital())))]
 pub struct PhaseSelection {
-    /// First phase to run; what it needs of the phases before must be there from an earlier run of the same label.
+    /// First phase to run; what earlier phases make must exist already, from a run of the same label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_at: Option<PhaseName>,
     /// Last phase to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_after: Option<PhaseName>,
-    /// Run just these.
+    /// Run only these.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub only: Vec<PhaseName>,
-    /// Leave these out.
+    /// Skip these.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -120,12 +121,12 @@ pub struct PhaseSelection {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!has(self.only) || self.only.size() == 0 || !has(self.skip) || self.skip.size() == 0").message("imports.only and imports.skip exclude each other"))]
 pub struct ImportSelection {
-    /// Run just these.
+    /// Run only these.
     #[serde(default)]
     #[schemars(length(max = 96))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub only: Vec<ItemName>,
-    /// Leave these out.
+    /// Skip these.
     #[serde(default)]
     #[schemars(length(max = 96))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -193,8 +194,8 @@ pub struct Rollback {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub reason: Option<String>,
-    /// Roll back although rows were written to the live tables since the swap: readers lose them. Without it such a rollback is
-    /// refused, with the tables and counts.
+    /// Roll back even if rows were written to the live tables since the swap; readers no longer see them. Otherwise such a rollback is
+    /// refused, naming the tables and the number of rows.
     #[serde(default)]
     pub accept_data_loss: bool,
 }
@@ -203,7 +204,7 @@ pub struct Rollback {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RollForward {
-    /// Roll forward although rows were written to the live tables since the rollback: readers lose them.
+    /// Roll forward even if rows were written to the live tables since the rollback; readers no longer see them.
     #[serde(default)]
     pub accept_data_loss: bool,
 }

@@ -16,27 +16,28 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalReleaseStatus {
-    /// The generation that this status speaks of; -1 until the operator has seen the object.
+    /// The generation that this status describes; -1 until the operator has seen the object.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Where the release stands as a whole.
+    /// Pending, Queued, Running, Suspended, DryRunComplete, Live, Superseded, RollingBack, RolledBack, Aborted or Failed. A later version
+    /// may add others.
     #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub state: Option<ReleaseState>,
     /// The phase that runs now, or at which the release stopped; absent once it is done.
     #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub phase: Option<PhaseName>,
-    /// 0 to 100.
+    /// Percent of the plan that is done.
     #[serde(default)]
     #[schemars(range(min = 0, max = 100))]
     pub progress: i32,
-    /// What happens, or what to do, in one sentence.
+    /// What is happening, or what to do about it.
     #[serde(default)]
     #[schemars(length(max = 2048))]
     pub message: String,
-    /// Readers see this release.
+    /// Whether this release is what readers see.
     #[serde(default)]
     pub current: bool,
-    /// When its first phase began.
+    /// When its first phase started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
     /// When its last run ended.
@@ -46,7 +47,7 @@ pub struct PortalReleaseStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub duration: Option<String>,
-    /// The plan, and how far it got.
+    /// The plan: every phase in order, with its state.
     #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -54,12 +55,12 @@ pub struct PortalReleaseStatus {
     /// What the run that is open, or comes next, consists of, and what undoes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanStatus>,
-    /// The imports, and how far they got.
+    /// The imports, with their state.
     #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 96))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub imports: Vec<ImportStatus>,
-    /// Workloads that this release stopped, as they were before.
+    /// Workloads that this release stopped, with their former replica counts.
     #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -81,9 +82,9 @@ pub struct PortalReleaseStatus {
 named_enum! {
     /// Where a release stands as a whole.
     pub enum ReleaseState {
-        /// Seen, not started.
+        /// Accepted, not started yet.
         Pending,
-        /// Waits for another release of the portal.
+        /// Waiting for another release of the portal.
         Queued,
         /// Its phases run.
         Running,
@@ -101,7 +102,7 @@ named_enum! {
         RolledBack,
         /// Stopped on request before the swap; nothing of it is left.
         Aborted,
-        /// Stopped by a failure; `retry` goes on.
+        /// Stopped by a failure; `retry` resumes it.
         Failed,
     }
 }
@@ -140,15 +141,15 @@ pub struct PlanStep {
 pub struct PhaseStatus {
     /// Its name.
     pub name: PhaseName,
-    /// How far it got.
+    /// Pending, Running, Succeeded, Failed, Skipped or Undone.
     pub state: PhaseState,
-    /// When its last attempt began.
+    /// When its last attempt started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
-    /// How often it was begun.
+    /// Number of attempts.
     #[serde(default)]
     pub attempts: i32,
     /// What it did, or why it failed or was skipped.
@@ -158,19 +159,19 @@ pub struct PhaseStatus {
 }
 
 named_enum! {
-    /// How far a phase got.
+    /// The state of a phase.
     pub enum PhaseState {
-        /// Not begun.
+        /// Not started.
         Pending,
-        /// Begun.
+        /// Started.
         Running,
         /// Done.
         Succeeded,
         /// Ended with an error.
         Failed,
-        /// Nothing to do, or left out on request.
+        /// Nothing to do, or skipped on request.
         Skipped,
-        /// Done, and then taken back.
+        /// Done, and then undone.
         Undone,
     }
 }
@@ -184,27 +185,27 @@ pub struct ImportStatus {
     pub name: String,
     /// Rows in the staged table so far.
     pub rows: i64,
-    /// Rows that there are to import, once known: those that come in and those that are turned away.
+    /// Rows to import, including those that are rejected; absent until it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_total: Option<i64>,
-    /// Rows turned away so far; `portal_release.rejected_rows` says why.
+    /// Rows rejected so far; see `portal_release.rejected_rows`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rejected: i64,
-    /// 0 to 100; absent while nobody knows how many rows there are.
+    /// Percent of the rows; absent until their number is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<i32>,
-    /// Rows a second, from the beginning of this attempt to the last rows that arrived.
+    /// Rows a second in this attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_per_second: Option<i64>,
-    /// Seconds that the rest takes at this rate.
+    /// Seconds until it is done at this rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<i64>,
-    /// The Job that makes it, while there is one.
+    /// The Job that runs it, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub job: Option<String>,
-    /// How far it got.
+    /// Pending, Running, Succeeded, Failed or Skipped.
     pub state: PhaseState,
 }
 
@@ -212,10 +213,10 @@ fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
-/// A workload that was stopped, as it was before.
+/// A workload that was stopped, with its former replica count.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct FrozenWorkload {
-    /// Its kind.
+    /// Deployment, StatefulSet or CronJob.
     pub kind: WorkerKind,
     /// Its name.
     #[schemars(length(max = 253))]

@@ -120,9 +120,7 @@ async fn open(options: PgConnectOptions) -> Result<(PgPool, PgConnectOptions), C
         // Between the phases of a run they stay; a portal at rest closes them at once (`PortalDatabase::rest`).
         .idle_timeout(IDLE_TIMEOUT)
         .acquire_timeout(Duration::from_secs(15))
-        .after_connect(|connection, _| {
-            Box::pin(async move { Ok(sqlx::raw_sql(NO_TRANSACTION_TIMEOUT).execute(connection).await.map(drop)?) })
-        })
+        .after_connect(|connection, _| Box::pin(async move { sqlx::raw_sql(NO_TRANSACTION_TIMEOUT).execute(connection).await.map(drop) }))
         .connect_with(options.clone())
         .await
         .map_err(failed)?;

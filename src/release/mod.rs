@@ -10,6 +10,7 @@ pub mod phases;
 pub mod plan;
 mod rest;
 pub mod settled;
+mod size;
 pub mod status;
 pub mod step;
 mod verdict;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Contract, HttpRequest, yes};
 use crate::api::{Duration, Identifier, ItemName, JobSource, Percentage, Sql, named_enum};
 
-/// What must be true of the views before anything is imported.
+/// Checks of the views before anything is imported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preflight {
@@ -27,16 +27,16 @@ pub struct Preflight {
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub unique: Vec<UniqueCheck>,
-    /// Room on the disk that the release's copies must find.
+    /// How Preflight learns whether the disk has room for the copies that a release makes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskCheck>,
 }
 
-/// How to find out about room on the disk, which SQL by itself does not know.
+/// How to learn the free disk space, which SQL by itself does not know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskCheck {
-    /// Query of one row and one number: the free bytes of the disk that holds the tables. No template. A release that needs more is
+    /// A query, not a template, that returns one number: the free bytes of the disk that holds the tables. A release that needs more is
     /// refused.
     pub free_bytes_query: Sql,
 }
@@ -83,7 +83,7 @@ pub struct Gate {
     pub name: ItemName,
     /// When it is evaluated: in Preflight, at the end of ValidateAndManifest, or just before Freeze.
     pub phase: GatePhase,
-    /// `true`: the release stops when it does not pass. `false`: it is reported.
+    /// `true`: the release fails when the gate does not pass. `false`: the result is only reported.
     #[serde(default = "yes")]
     pub hard: bool,
     /// Template of a query. It passes when it returns exactly one row whose first column is true.
@@ -125,7 +125,7 @@ named_enum! {
     }
 }
 
-/// What must be true of the staged tables before they may go live.
+/// Checks of the staged tables before they may go live.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Validation {
@@ -139,7 +139,7 @@ pub struct Validation {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["table".to_string(), "column".to_string()]))]
     pub geometry: Vec<TableGeometry>,
-    /// By table: how much smaller than the live one the staged table may be.
+    /// By table: how much smaller than the live table the staged one may be, such as `5%`.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 64))]
     pub max_shrink: BTreeMap<String, Percentage>,

@@ -39,21 +39,21 @@ pub struct Csv {
     /// A key of a ConfigMap in the same namespace, in `data` or `binaryData`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_key_ref: Option<ConfigMapKeyRef>,
-    /// How the file is compressed.
+    /// How the file is compressed. `Auto` goes by its name: `.gz` is gzip, `.zst` is Zstandard, anything else is not compressed.
     #[serde(default)]
     pub compression: FileCompression,
-    /// The first line names the columns.
+    /// The first line names the columns; it must.
     #[serde(default = "yes")]
     pub header: bool,
-    /// Columns of the table by columns of the file, where their names differ.
+    /// Where the names differ: column of the file to column of the table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub columns: BTreeMap<String, Identifier>,
-    /// Between two fields: one ASCII character, such as `;` or a tab.
+    /// The character between two fields, such as `;` or a tab.
     #[serde(default = "default_delimiter")]
     #[schemars(length(min = 1, max = 1), regex(pattern = r"^[\t -!#-~]$"))]
     pub delimiter: String,
-    /// What stands for no value, where it is not quoted. Nothing by default.
+    /// The unquoted text that means NULL. Default: an empty field.
     #[serde(default)]
     #[schemars(length(max = 32), regex(pattern = r#"^[^"\r\n]*$"#))]
     pub null_string: String,
@@ -86,7 +86,7 @@ named_enum! {
     /// How a file is compressed.
     #[derive(Default)]
     pub enum FileCompression {
-        /// As its name says: `.gz` is gzip, `.zst` is Zstandard, anything else is not compressed.
+        /// By its name: `.gz` is gzip, `.zst` is Zstandard, anything else is not compressed.
         #[default]
         Auto,
         /// Not at all.

@@ -1,4 +1,4 @@
-//! How to reach the portal's database, and how patient to be with it.
+//! How to reach the portal's database, and how long to wait for it.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::SecretKeyRef;
 use crate::api::{Duration, Identifier, named_enum};
 
-/// How to reach the portal's database and how patient to be with it.
+/// How to reach the portal's database, and how long to wait for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.lockTimeout) || (duration(self.lockTimeout) > duration('0s') && duration(self.lockTimeout) <= duration('1h'))").message("database.lockTimeout must be more than 0s and at most 1h"))]
@@ -22,29 +22,30 @@ pub struct Database {
     #[serde(default = "default_lock_key")]
     #[schemars(range(min = -9_007_199_254_740_991_i64, max = 9_007_199_254_740_991_i64))]
     pub lock_key: i64,
-    /// Total budget for getting the swap's table locks, spent in short attempts.
+    /// Total time for getting the table locks of the swap, in short attempts.
     #[serde(default = "default_lock_timeout")]
     pub lock_timeout: Duration,
     /// Limit of one statement of the swap.
     #[serde(default = "default_statement_timeout")]
     pub statement_timeout: Duration,
-    /// What a release does when `lockTimeout` is used up. Its staging is kept either way.
+    /// What a release does when `lockTimeout` has passed. `Suspend`: the workers are restored and the release is Suspended until `retry` is
+    /// raised. `KeepTrying`: it keeps Running, with its workers frozen, until it succeeds or is aborted. Its staging is kept either way.
     #[serde(default)]
     pub on_lock_timeout: OnLockTimeout,
     /// Sessions that the swap may cancel when they block it; none by default.
     #[serde(default)]
     pub cancel_blockers: CancelBlockers,
-    /// What is done about standbys before the swap: new readers there wait, for up to `max_standby_streaming_delay`, until the readers
-    /// that the swap meets on the standby are gone.
+    /// Whether the swap waits, within `lockTimeout`, until standbys have caught up (`Wait`) or not (`Ignore`). New readers on a standby wait
+    /// for up to `max_standby_streaming_delay` until the readers that the swap meets there are gone.
     #[serde(default)]
     pub standbys: Standbys,
 }
 
 named_enum! {
-    /// What a release does when the budget for the swap's locks is used up.
+    /// What a release does when the time for the swap's locks has passed.
     #[derive(Default)]
     pub enum OnLockTimeout {
-        /// The workers come back and the release is Suspended until `retry` is raised.
+        /// The workers are restored and the release is Suspended until `retry` is raised.
         #[default]
         Suspend,
         /// The release keeps Running, with its workers frozen, and tries again until it succeeds or is aborted.
@@ -62,7 +63,7 @@ pub struct CancelBlockers {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub roles: Vec<Identifier>,
-    /// Only transactions that have been open for at least as long.
+    /// Only transactions that have been open for at least this long.
     #[serde(default = "default_cancel_after")]
     pub after: Duration,
 }
@@ -78,13 +79,13 @@ fn default_cancel_after() -> Duration {
 }
 
 named_enum! {
-    /// What is done about standbys before the swap.
+    /// What the swap does about standbys.
     #[derive(Default)]
     pub enum Standbys {
         /// Wait, within `lockTimeout`, until they have caught up, so that the swap reaches their readers at once.
         #[default]
         Wait,
-        /// Swap whatever they do.
+        /// Swap whatever their state.
         Ignore,
     }
 }

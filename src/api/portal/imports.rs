@@ -10,8 +10,8 @@ use crate::api::{Identifier, ItemName, JobSource, Percentage, Sql};
 /// What fills the staged tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct Imports {
-    /// How many key ranges, and imports that do not read each other's tables, are imported at once, each over a connection of its own;
-    /// as many indexes are then built at once. More than the database host has cores brings nothing.
+    /// How many key ranges, and imports that do not read each other's tables, are imported at once, each over its own connection;
+    /// as many indexes are built at once. More than the cores of the database host do not help.
     #[serde(default = "default_parallel")]
     #[schemars(range(min = 1, max = 32))]
     pub parallel: u8,
@@ -43,21 +43,21 @@ fn default_parallel() -> u8 {
 #[x_kube(validation = Rule::new("[has(self.query), has(self.queryFrom), has(self.csv), has(self.job)].filter(x, x).size() == 1").message("an import needs exactly one of query, queryFrom, csv and job"))]
 #[x_kube(validation = Rule::new("!(has(self.key) && (has(self.csv) || has(self.job)))").message("key ranges are for queries; a csv import and a job are one unit"))]
 #[x_kube(validation = Rule::new("!(has(self.csv) && has(self.reads))").message("reads is for queries; a csv file has the rows that it has"))]
-#[x_kube(validation = Rule::new("!has(self.job) || ((!has(self.reject) || self.reject.size() == 0) && !has(self.reads))").message("reject and reads are not for a job; it turns rows away with portal_release.reject_row"))]
+#[x_kube(validation = Rule::new("!has(self.job) || ((!has(self.reject) || self.reject.size() == 0) && !has(self.reads))").message("reject and reads are not for a job; it rejects rows with portal_release.reject_row"))]
 #[x_kube(validation = Rule::new("!has(self.dependsOn) || !self.dependsOn.exists(d, d == self.name)").message("an import cannot depend on itself"))]
 pub struct Import {
     /// Its name in messages, metrics and `imports.only`.
     pub name: ItemName,
     /// The live table whose staged twin it fills.
     pub into: Identifier,
-    /// Output column whose ranges are imported and checkpointed one by one.
+    /// Output column by whose ranges rows are imported, each with a checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Identifier>,
     /// Rows of one key range.
     #[serde(default = "default_batch_rows")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub batch_rows: i64,
-    /// Imports that must be done before this one starts.
+    /// Imports that must finish before this one starts.
     #[serde(default)]
     #[schemars(length(max = 48))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -74,24 +74,24 @@ pub struct Import {
     /// A Kubernetes Job with an image of your own, which fills the staged table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSource>,
-    /// Rows that are turned away, with a reason. Rows that the database itself refuses are turned away too: of a query in any case, of
-    /// a CSV file with a rule or a `maxRejected` above 0 %. Without these a file fails at its first wrong line.
+    /// Which rows are rejected, and why. Rows that the database refuses are rejected too: of a query in any case, of a CSV file with a
+    /// rule here or a `maxRejected` above 0 %. Otherwise a file fails at its first wrong line.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub reject: Vec<RejectRule>,
-    /// How many of the rows that it reads may be turned away; with more the release fails. They are in `portal_release.rejected_rows`.
+    /// How many of its rows may be rejected before the release fails. They are in `portal_release.rejected_rows`.
     #[serde(default = "none_rejected")]
     pub max_rejected: Percentage,
-    /// Template of a query that returns one number: how many rows the source holds, where the query makes fewer out of them, such as
-    /// sites out of parcels. The manifest then says how many were collapsed. Without it every row that the query returns is read.
+    /// Template of a query that returns one number: the rows of the source, where the import folds several into one, such as parcels into
+    /// sites. The manifest then says how many were collapsed. Default: the rows that the query returns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<Sql>,
 }
 
-/// Which rows of an import are turned away.
+/// Which rows of an import are rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RejectRule {
-    /// Why, in the words that people will read.
+    /// The reason, for people.
     #[schemars(length(min = 1, max = 200))]
     pub reason: String,
     /// Template of a SQL condition over the query's output columns, or over those that a file fills, such as `NOT ST_IsValid(the_geom)`.

@@ -71,7 +71,7 @@ use super::PortalStatus;
 pub struct PortalSpec {
     /// The portal's database.
     pub database: Database,
-    /// A regular expression that every release's label must match.
+    /// A regular expression that the label of every release must match.
     #[serde(default = "default_label_pattern")]
     #[schemars(length(min = 1, max = 256))]
     pub label_pattern: String,
@@ -88,7 +88,7 @@ pub struct PortalSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub materialized_views: Vec<MaterializedView>,
-    /// What must be true of the views before anything is imported.
+    /// Checks of the views before anything is imported.
     #[serde(default)]
     pub preflight: Preflight,
     /// What must be true before a release goes on: hard gates stop it, soft ones are reported.
@@ -102,21 +102,21 @@ pub struct PortalSpec {
     /// What fills the staged tables.
     #[serde(default)]
     pub imports: Imports,
-    /// What must be true of the staged tables before they may go live.
+    /// Checks of the staged tables before they may go live.
     #[serde(default)]
     pub validation: Validation,
-    /// The view that the site's download generators read.
+    /// The view that the download generators of the site read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downloads_view: Option<DownloadsView>,
     /// When and how workers are frozen.
     #[serde(default)]
     pub freeze: Freeze,
-    /// The workloads that must not run while data is swapped.
+    /// Workloads that must not run while data is swapped.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".to_string(), "name".to_string()]))]
     pub workers: Vec<Worker>,
-    /// What happens after the swap and the workers' return: HTTP hooks and Jobs, called in order.
+    /// HTTP hooks and Jobs, called in order after the swap, once the workers are restored.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
@@ -126,12 +126,12 @@ pub struct PortalSpec {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub object_stores: Vec<ObjectStore>,
-    /// Who is told about a release's progress.
+    /// Who is notified of the progress of a release.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub notifications: Vec<Notification>,
-    /// What a release uses where it says nothing.
+    /// What a release uses for fields that it does not set.
     #[serde(default)]
     pub defaults: Defaults,
     /// Emergency freeze: `true` scales the workers to zero now and keeps them there, with or without a release.
@@ -143,7 +143,7 @@ fn default_label_pattern() -> String {
     "^[A-Z][a-z]{2}[0-9]{4}$".to_owned()
 }
 
-/// What a release uses where it says nothing.
+/// What a release uses for fields that it does not set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Defaults {

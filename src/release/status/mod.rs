@@ -8,7 +8,7 @@ mod state;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Observed, RunKind, Step, UndoneBy, plan as planned};
+use super::{Observed, RunKind, Step, UndoneBy, plan as planned, size::fit};
 use crate::{
     api::{Conditions, FrozenWorkload, ImportStatus, ManifestRef, PlanStatus, PlanStep, PortalReleaseStatus, ReleaseState},
     text::{bounded, span},
@@ -62,7 +62,7 @@ pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleas
         conditions: Vec::new(),
     };
     status.conditions = conditions::of(observed, step, state, &message, extras.generation, &extras.before.conditions);
-    status
+    fit(status)
 }
 
 /// The steps of the run that is open, or comes next. A release that is over has none.
@@ -111,5 +111,5 @@ pub fn blind(
         conditions.push(type_, word, reason, message);
     }
     status.conditions = conditions.and_the_former();
-    status
+    fit(status)
 }
