@@ -23,9 +23,9 @@ async fn columns_are_matched_by_name() {
         );
 
         let wrong = [
-            ("SELECT 1 AS site_id, 'x' AS name, 2 AS nmae", "column nmae is no column of staging_areas"),
-            ("SELECT 1 AS site_id, 'x' AS name, 2", "column ?column? is no column of staging_areas"),
-            ("SELECT 1 AS site_id, 2 AS site_id, 'x' AS name", "column site_id comes twice"),
+            ("SELECT 1 AS site_id, 'x' AS name, 2 AS nmae", "column nmae is not a column of staging_areas"),
+            ("SELECT 1 AS site_id, 'x' AS name, 2", "column ?column? is not a column of staging_areas"),
+            ("SELECT 1 AS site_id, 2 AS site_id, 'x' AS name", "column site_id appears twice"),
             ("SELECT 1 AS site_id, 'x' AS name, 2 AS doubled", "column doubled is generated from other columns in staging_areas"),
             ("SELECT 1 AS site_id, 'x' AS note", "column name of staging_areas may not be null"),
             ("SELECT 1 AS site_id FROM nowhere", "\"nowhere\" does not exist"),

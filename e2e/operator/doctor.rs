@@ -83,7 +83,7 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
     stage.execute("DROP EVENT TRIGGER nobody").await;
     stage.execute("ALTER TABLE country_statistics RENAME release_month TO month").await;
     let other = text(&doctor(&stage, &["protected-planet", "--label", "Jul2026", "--allow-local-addresses"]).await);
-    assert!(other.contains("its column release_month is no column of country_statistics"), "{other}");
+    assert!(other.contains("its column release_month is not a column of country_statistics"), "{other}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,7 +103,7 @@ async fn a_release_that_does_not_fit_is_refused_before_it_begins() {
     let found = room(&mut conn, relations, Some(query)).await.unwrap();
     assert_eq!(found.need.wal, 0, "WAL is on another disk");
     let refusal = found.refusal().unwrap_or_else(|| panic!("it is not refused: {found:?}"));
-    assert!(refusal.contains("the release needs about") && refusal.contains(" are free; enlarge the disk or make room"), "{refusal}");
+    assert!(refusal.contains("the release needs about") && refusal.contains(" are free; enlarge the disk or free some of it"), "{refusal}");
     assert_eq!(room(&mut conn, relations, None).await.unwrap().refusal(), None, "nothing is refused where nobody says what is free");
 
     small.ballast(1).await;

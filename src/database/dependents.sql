@@ -112,7 +112,7 @@ WITH RECURSIVE rel AS (
     FROM viewed v WHERE v.relkind = 'v'
     UNION ALL
     SELECT 'materialized view ' || spelled, NULL, NULL, NULL, NULL, NULL, relowner, NULL,
-           'reads live relations and would go on reading the backup; add it to the Portal''s materializedViews, or let it read {{ staging(...) }}', NULL
+           'reads live relations and would keep reading the backup; add it to the Portal''s materializedViews, or let it read {{ staging(...) }}', NULL
     FROM viewed WHERE relkind = 'm'
     UNION ALL
     SELECT 'foreign key ' || quote_ident(k.conname) || ' of ' || k.spelled, NULL,
@@ -122,7 +122,7 @@ WITH RECURSIVE rel AS (
            || coalesce('; COMMENT ON CONSTRAINT ' || quote_ident(k.conname) || ' ON ' || k.spelled || ' IS '
                        || quote_literal(obj_description(k.oid, 'pg_constraint')), ''),
            k.spelled, k.relkind::text, k.relowner, NULL,
-           CASE WHEN k.relkind = 'p' THEN 'belongs to a partitioned table, where Postgres adds no key without checking all rows under the lock; drop it' END, NULL
+           CASE WHEN k.relkind = 'p' THEN 'belongs to a partitioned table, to which Postgres cannot add a key without checking all rows under the lock; drop it' END, NULL
     FROM keyed k
     UNION ALL
     SELECT 'policy ' || quote_ident(p.polname) || ' on ' || p.spelled, NULL, NULL,
@@ -151,15 +151,15 @@ WITH RECURSIVE rel AS (
                             FROM aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a), '')
                || coalesce('; COMMENT ON ROUTINE ' || f.spelled || ' IS ' || quote_literal(obj_description(f.oid, 'pg_proc')), '') END,
            NULL, NULL, f.proowner, f.pronamespace,
-           CASE WHEN f.prokind = 'a' THEN 'is an aggregate over the row type, which a swap cannot make again; let it take columns'
+           CASE WHEN f.prokind = 'a' THEN 'is an aggregate over the row type, which a swap cannot recreate; change it to take columns'
                 WHEN f.rank IS NOT NULL AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype IN ('e', 'x'))
-                THEN 'uses the row type and is bound to an extension; drop it, or let it take columns'
+                THEN 'uses the row type and belongs to an extension; drop it, or change it to take columns'
                 WHEN f.rank IS NOT NULL AND EXISTS (SELECT FROM pg_seclabel l WHERE l.classoid = 'pg_proc'::regclass AND l.objoid = f.oid)
                 THEN 'has security labels, which a swap does not carry over; remove them'
                 WHEN current_setting('is_superuser') <> 'on' AND (
                      f.proleakproof OR f.prosupport <> 0 OR NOT has_language_privilege(f.prolang, 'USAGE')
                      OR NOT (SELECT l.lanpltrusted FROM pg_language l WHERE l.oid = f.prolang))
-                THEN 'must be made again in the swap, which only a superuser may do with its language, LEAKPROOF or SUPPORT; drop or change it' END, NULL
+                THEN 'must be recreated in the swap, which its language, LEAKPROOF or SUPPORT allows only a superuser; drop or change it' END, NULL
     FROM routines f
     UNION ALL
     SELECT 'publication ' || quote_ident(pubname) || ' of ' || spelled, NULL, 'ALTER PUBLICATION ' || quote_ident(pubname) || ' DROP TABLE ' || spelled,
@@ -208,9 +208,9 @@ WITH RECURSIVE rel AS (
                     THEN 'belongs to ' || o.owner || ' and must be changed in the swap; GRANT ' || o.owner || ' TO ' || o.me
                          || ', or give it to ' || o.me || ' with ALTER ... OWNER TO'
                     WHEN f.namespace IS NOT NULL AND NOT has_schema_privilege(f.namespace, 'CREATE')
-                    THEN 'must be made again in the swap where ' || o.me || ' may not create; GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.me
+                    THEN 'must be recreated in the swap where ' || o.me || ' may not create; GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.me
                     WHEN f.rank IS NOT NULL AND NOT has_schema_privilege(f.owner, f.namespace, 'CREATE')
-                    THEN 'must be made again in the swap for ' || o.owner || ', who may not create there; GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.owner
+                    THEN 'must be recreated in the swap for ' || o.owner || ', who may not create there; GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.owner
                END) AS obstacle,
            CASE WHEN f.view IS NOT NULL THEN (SELECT n.nspname::text FROM pg_namespace n WHERE n.oid = f.namespace) END AS view_schema,
            (SELECT c.relname::text FROM pg_class c WHERE c.oid = f.view) AS view
@@ -218,9 +218,9 @@ WITH RECURSIVE rel AS (
     UNION ALL
     SELECT NULL, object, NULL, NULL, NULL, NULL, NULL,
            CASE through WHEN 'type' THEN 'uses the row type of ' || on_name || ', which a swap cannot exchange; name the columns instead'
-                        WHEN 'sequence' THEN 'draws from ' || on_name || ', which goes away with the backup; give it a sequence of its own'
-                        WHEN 'anew' THEN 'depends on ' || on_name || ', which uses a row type and so is made anew in the swap; drop or change it'
-                        WHEN 'circle' THEN 'uses a row type and is defined in a circle with others, which a swap cannot make anew; drop or change it'
+                        WHEN 'sequence' THEN 'uses ' || on_name || ', which stays with the backup; give it its own sequence'
+                        WHEN 'anew' THEN 'depends on ' || on_name || ', which uses a row type and so is recreated in the swap; drop or change it'
+                        WHEN 'circle' THEN 'uses a row type and depends on others in a circle, which a swap cannot recreate; drop or change it'
                         ELSE 'depends on ' || on_name || ' in a way that a swap cannot carry over; drop or change it' END, NULL, NULL
     FROM left_over
 )

@@ -78,8 +78,8 @@ impl Room {
         let free = self.free.filter(|free| *free < self.need.bytes())?;
         let Need { tables, views, wal } = self.need;
         Some(format!(
-            "the disk is too small: the release needs about {} (tables {}, materialized views {}, WAL {}), and {} are free; \
-             enlarge the disk or make room on it, for example by keeping fewer backups (retention.keepBackups)",
+            "the disk is too small: the release needs about {} (tables {}, materialized views {}, WAL {}), but only {} are free; \
+             enlarge the disk or free some of it, for example by keeping fewer backups (retention.keepBackups)",
             human(self.need.bytes()),
             human(tables),
             human(views),
@@ -144,7 +144,7 @@ pub async fn need(conn: &mut PgConnection, relations: &Relations) -> Result<Need
 
 /// What the Portal's query says is free, in bytes.
 async fn free(conn: &mut PgConnection, sql: &str) -> Result<i64, DiskError> {
-    let failed = |source| DiskError::Database { what: "asking how much of the disk is free", source };
+    let failed = |source| DiskError::Database { what: "reading how much of the disk is free", source };
     let mut savepoint = conn.begin().await.map_err(failed)?;
     sqlx::query("SET TRANSACTION READ ONLY").execute(&mut *savepoint).await.map_err(failed)?;
     let wrapped = format!("SELECT trunc(answer.bytes::numeric)::bigint FROM (\n{sql}\n) AS answer(bytes) LIMIT 2");
@@ -159,9 +159,9 @@ async fn free(conn: &mut PgConnection, sql: &str) -> Result<i64, DiskError> {
     savepoint.rollback().await.map_err(failed)?;
     match answer.as_slice() {
         [Some(bytes)] => Ok(*bytes),
-        [None] => Err(DiskError::Query("returns NULL, where a number of bytes is wanted".to_owned())),
-        [] => Err(DiskError::Query("returns no row, where one is wanted".to_owned())),
-        _ => Err(DiskError::Query("returns more than one row".to_owned())),
+        [None] => Err(DiskError::Query("returned NULL; it must return a number of bytes".to_owned())),
+        [] => Err(DiskError::Query("returned no row; it must return one".to_owned())),
+        _ => Err(DiskError::Query("returned more than one row".to_owned())),
     }
 }
 

@@ -18,7 +18,7 @@ pub enum StagingError {
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// One statement failed.
-    #[error("{object}: {what} failed: {source}; nothing live has changed, correct the cause and retry")]
+    #[error("{object}: {what} failed: {source}; no live data was changed; correct the cause and retry")]
     Statement {
         /// The relation.
         object: String,
@@ -28,7 +28,7 @@ pub enum StagingError {
         source: sqlx::Error,
     },
     /// Staging exists with columns that differ from live's, so no statement can complete it.
-    #[error("{0}; drop staging and build it again")]
+    #[error("{0}; drop staging and rebuild it")]
     Stale(catalog::Difference),
     /// Something outside of the release depends on a relation that is to be dropped.
     #[error("{relations} cannot be dropped: {dependents}; drop or change what depends on them, then retry")]
@@ -39,7 +39,7 @@ pub enum StagingError {
         dependents: String,
     },
     /// A lookup table has no primary key.
-    #[error("lookup table {0} has no primary key, so new rows cannot be told from known ones; give it one")]
+    #[error("lookup table {0} has no primary key, so new rows cannot be distinguished from existing ones; give it one")]
     NoPrimaryKey(String),
     /// New lookup rows contradict rows that have become live since.
     #[error(

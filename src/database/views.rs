@@ -42,7 +42,7 @@ pub enum ViewError {
         source: sqlx::Error,
     },
     /// A statement failed.
-    #[error("view {view}: {what} failed: {}; correct the cause and retry, nothing live has changed", reason(.source))]
+    #[error("view {view}: {what} failed: {}; no live data was changed; correct the cause and retry", reason(.source))]
     Statement {
         /// The view.
         view: String,
@@ -55,13 +55,13 @@ pub enum ViewError {
     #[error(transparent)]
     Twin(#[from] StagingError),
     /// Its query gives other columns than the live view has.
-    #[error("{0}; correct its query in the Portal, or create the live view anew with these columns")]
+    #[error("{0}; correct its query in the Portal, or recreate the live view with these columns")]
     Differs(Difference),
     /// Its rows share what must be unique.
     #[error(transparent)]
     Duplicates(Finding),
     /// There is no such materialized view.
-    #[error("view {view}: there is no materialized view of this name in schema {schema}; create it, or set views.refresh to false")]
+    #[error("view {view}: no materialized view of this name exists in schema {schema}; create it, or set views.refresh to false")]
     Missing {
         /// The view.
         view: String,
@@ -286,9 +286,9 @@ pub enum ViewChange {
 /// # Errors
 /// When the query is wrong, or the catalogue cannot be read.
 pub async fn view_change(conn: &mut PgConnection, schema: &str, name: &str, query: &str) -> Result<ViewChange, ViewError> {
-    let mut savepoint = conn.begin().await.map_err(failed(name, "trying its query"))?;
+    let mut savepoint = conn.begin().await.map_err(failed(name, "testing its query"))?;
     let probe = format!("CREATE TEMP VIEW {} AS {query}", quote_ident("portal_release_probe"));
-    run(&mut savepoint, name, "trying its query", probe).await?;
+    run(&mut savepoint, name, "testing its query", probe).await?;
     let (exists, extends, held_by): (bool, bool, Option<String>) = sqlx::query_as(
         "WITH old AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2),
               new AS (SELECT c.oid FROM pg_class c WHERE c.relnamespace = pg_my_temp_schema() AND c.relname = 'portal_release_probe')
@@ -306,7 +306,7 @@ pub async fn view_change(conn: &mut PgConnection, schema: &str, name: &str, quer
     .fetch_one(&mut *savepoint)
     .await
     .map_err(failed(name, "comparing its columns"))?;
-    savepoint.rollback().await.map_err(failed(name, "trying its query"))?;
+    savepoint.rollback().await.map_err(failed(name, "testing its query"))?;
     Ok(match (exists, extends) {
         (false, _) => ViewChange::New,
         (true, true) => ViewChange::Extends,

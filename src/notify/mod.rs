@@ -104,7 +104,7 @@ impl Notifier {
         let mut pending = self.pending.subscribe();
         let waited = tokio::time::timeout(limit, pending.wait_for(|pending| *pending == 0)).await;
         if waited.is_err() {
-            tracing::warn!("notifications are given up: their webhooks did not answer in time");
+            tracing::warn!("notifications were dropped: their webhooks did not answer in time");
         }
     }
 

@@ -35,11 +35,11 @@ pub enum Refusal {
     #[error("the URL is not valid ({0}); correct it in the Portal")]
     Invalid(String),
     /// It is neither `http` nor `https`.
-    #[error("the URL begins with {0}:, and only http: and https: are called; correct it in the Portal")]
+    #[error("the URL begins with {0}:, and only http: and https: are allowed; correct it in the Portal")]
     Scheme(String),
     /// It is local to the host or a metadata service.
     #[error(
-        "{host} is a local address ({address}), which the operator does not call; use another, or start the operator with --allow-local-addresses"
+        "{host} is a local address ({address}), which the operator may not call; use another, or start the operator with --allow-local-addresses"
     )]
     Local {
         /// The name.

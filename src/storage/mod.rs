@@ -67,7 +67,7 @@ impl FileError {
     pub fn of_request(file: &str, error: &(dyn Error + 'static)) -> Self {
         match Refusal::among(error) {
             Some(refusal) => Self::lasting(file, refusal.to_string()),
-            None => Self::passing(file, format!("{}; look whether its server is up and reachable, then retry", broken(error))),
+            None => Self::passing(file, format!("{}; check that its server is up and reachable, then retry", broken(error))),
         }
     }
 }
@@ -92,6 +92,6 @@ fn broken(error: &(dyn Error + 'static)) -> String {
         return "the server was silent for too long".to_owned();
     }
     let last = causes().last().map(ToString::to_string).unwrap_or_default();
-    let what = if request.is_some_and(reqwest::Error::is_connect) { "no connection" } else { "the transfer broke off" };
+    let what = if request.is_some_and(reqwest::Error::is_connect) { "no connection" } else { "the transfer was interrupted" };
     format!("{what}: {}", crate::text::truncate(&last, 200))
 }

@@ -72,7 +72,7 @@ fn explained(name: &str, error: Error) -> FileError {
         _ => match status(&error) {
             Some(status) => FileError::passing(
                 name,
-                format!("the object store answered {status}; look at the store, its region and its Secret, then retry"),
+                format!("the object store answered {status}; check the store, its region and its Secret, then retry"),
             ),
             None => FileError::of_request(name, error.source().unwrap_or(&error)),
         },

@@ -121,7 +121,7 @@ pub(super) fn described(reason: Option<&str>, message: Option<&str>) -> String {
     match (reason, message.map(|message| truncate(message, MAX_SENTENCE))) {
         (Some(reason), Some(message)) if !message.is_empty() => format!("{reason}: {message}"),
         (Some(reason), _) => reason.to_owned(),
-        (None, message) => message.unwrap_or("no reason is given").to_owned(),
+        (None, message) => message.unwrap_or("no reason given").to_owned(),
     }
 }
 

@@ -114,7 +114,7 @@ fn refused(error: watcher::Error, action: &'static str, namespace: &str, name: &
             Err(ClusterError::Call { action, object: format!("Job {namespace}/{name}"), cause: CallError::Kube(cause) })
         }
         error => {
-            tracing::debug!(job = name, %error, "watching Job {namespace}/{name} is repeated: {error}");
+            tracing::debug!(job = name, %error, "retrying the watch of Job {namespace}/{name}: {error}");
             Ok(())
         }
     }
@@ -138,7 +138,7 @@ fn obstacle(pod: &Pod) -> Option<String> {
     let (what, reason, message) = match (unscheduled, stuck.next()) {
         (Some(condition), _) => ("cannot be scheduled".to_owned(), &condition.reason, &condition.message),
         (None, Some((container, waiting))) => {
-            (format!("waits with container {} ({})", container.name, container.image), &waiting.reason, &waiting.message)
+            (format!("is waiting for container {} ({})", container.name, container.image), &waiting.reason, &waiting.message)
         }
         (None, None) => return None,
     };
@@ -162,7 +162,7 @@ mod tests {
         };
         assert_eq!(
             obstacle(&waiting("ImagePullBackOff")).as_deref(),
-            Some("pod p waits with container c (r/x:1): ImagePullBackOff: Back-off pulling image")
+            Some("pod p is waiting for container c (r/x:1): ImagePullBackOff: Back-off pulling image")
         );
         assert_eq!(obstacle(&waiting("ContainerCreating")), None);
         let unschedulable = json!({"conditions": [

@@ -35,7 +35,7 @@ pub enum CatalogError {
         source: sqlx::Error,
     },
     /// A relation of the portal does not exist.
-    #[error("{relation} does not exist; create it, or take it out of the Portal")]
+    #[error("{relation} does not exist; create it, or remove it from the Portal")]
     Missing {
         /// The qualified name.
         relation: String,

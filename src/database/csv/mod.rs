@@ -86,7 +86,7 @@ pub enum CsvError {
     #[error(transparent)]
     Target(ImportError),
     /// A row is none: where it begins, and nobody knows what follows.
-    #[error("import {import}: {file}, line {line}: {problem}; nothing of it was imported")]
+    #[error("import {import}: {file}, line {line}: {problem}; no row of it was imported")]
     Row {
         /// Name of the import.
         import: String,
@@ -98,7 +98,7 @@ pub enum CsvError {
         problem: String,
     },
     /// A line is wrong.
-    #[error("import {import}: {file} was refused: {}; correct the file or its csv section in the Portal, nothing of it was imported", reason(.source))]
+    #[error("import {import}: {file} was refused: {}; correct the file or its csv section in the Portal, no row of it was imported", reason(.source))]
     Content {
         /// Name of the import.
         import: String,
@@ -131,7 +131,7 @@ struct BadRow {
 
 impl BadRow {
     fn too_long(line: u64, in_quotes: bool) -> Self {
-        let next = if in_quotes { "look whether a quote is left open there" } else { "look whether its lines end" };
+        let next = if in_quotes { "check for an unclosed quote there" } else { "check its line endings" };
         Self { line, problem: format!("the row is longer than {} MiB; {next}", MAX_ROW_BYTES >> 20) }
     }
 
@@ -306,7 +306,7 @@ async fn begin(conn: &mut PgConnection, target: Target<'_>, file: &mut Content, 
         Compression::Zstd => Some("zstd, so write compression: Zstd"),
     };
     if let Some(compressed) = compressed {
-        return Err(bad_header(format!("is no text: the file is compressed with {compressed} into its csv section in the Portal")));
+        return Err(bad_header(format!("is not text: the file is compressed with {compressed} into its csv section in the Portal")));
     }
     let names = header::names(conn, &head, format).await.map_err(bad_header)?;
     let columns = columns::matched(conn, target, &name, &names, format).await?;

@@ -117,6 +117,6 @@ mod tests {
         let chunk = vec![b'x'; MAX_ROW_BYTES - 1];
         assert_eq!(rows.pass(&chunk).unwrap(), None);
         let row = rows.pass(b"x").unwrap_err();
-        assert_eq!((row.line, row.problem.as_str()), (3, "the row is longer than 32 MiB; look whether a quote is left open there"));
+        assert_eq!((row.line, row.problem.as_str()), (3, "the row is longer than 32 MiB; check for an unclosed quote there"));
     }
 }

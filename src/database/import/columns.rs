@@ -95,8 +95,8 @@ pub(in crate::database) async fn match_columns(conn: &mut PgConnection, target: 
     }
     for (at, name) in names.iter().enumerate() {
         let problem = match known.iter().find(|(column, ..)| column == name) {
-            None => "is no column of",
-            Some(_) if names.iter().take(at).any(|earlier| earlier == name) => "comes twice among the columns for",
+            None => "is not a column of",
+            Some(_) if names.iter().take(at).any(|earlier| earlier == name) => "appears twice among the columns for",
             Some((_, _, true, _)) => "is generated from other columns in",
             Some((_, _, _, true)) => "is numbered by the database itself (GENERATED ALWAYS AS IDENTITY) in",
             Some(_) => continue,

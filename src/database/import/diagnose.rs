@@ -31,7 +31,7 @@ const MAX_FAILING_KEYS: usize = 100;
 /// Loads a range of a query's output; every row is imported, rejected, or known to the look-up table already.
 pub(super) async fn of_query(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<String>]) -> Result<Counts, ImportError> {
     let import = load.target.import;
-    let what = "telling the refused rows from the others";
+    let what = "separating the rejected rows";
     let (mut total, mut failing) = (Counts::default(), 0);
     let mut open: Vec<Option<KeyRange>> = vec![load.range.cloned()];
     while let Some(range) = open.pop() {
@@ -82,7 +82,7 @@ pub(super) async fn of_file(
     file: &FileRows,
     keys: &[Vec<String>],
 ) -> Result<Counts, ImportError> {
-    let failed = |source| failed(load.target.import, "telling the refused rows of its file from the others")(source);
+    let failed = |source| failed(load.target.import, "separating the rejected rows of its file")(source);
     let refused = convert(conn, load, file).await.map_err(failed)?;
     let mut counts = Counts { read: refused, imported: 0, rejected: refused };
     if refused <= file.most() {
