@@ -18,7 +18,7 @@ pub struct Cli {
 pub enum Command {
     /// Run the operator.
     Run(RunArgs),
-    /// Look at a portal, read-only: connection, privileges, lock, names, leftovers, what a release would do.
+    /// Check a portal, read-only: connection, privileges, lock, names, leftovers, what a release would do.
     Doctor(DoctorArgs),
     /// Print the CRDs, the same text as crds/.
     Crd(CrdArgs),
@@ -27,7 +27,7 @@ pub enum Command {
 /// Options of `crd`.
 #[derive(Debug, Args)]
 pub struct CrdArgs {
-    /// Write one file a kind into this directory instead of printing them.
+    /// Write one file per kind into this directory instead of printing.
     #[arg(long)]
     pub out: Option<std::path::PathBuf>,
 }
@@ -37,16 +37,16 @@ pub struct CrdArgs {
 pub struct DoctorArgs {
     /// Name of the Portal.
     pub portal: String,
-    /// Its namespace; by default the one of the kubeconfig's context.
+    /// Its namespace. Default: that of the kubeconfig's context.
     #[arg(long, short = 'n', value_name = "NS")]
     pub namespace: Option<String>,
-    /// Label of the release that is to come: the files that its imports will read are looked at too.
+    /// Label of the next release: also checks the files that its imports will read.
     #[arg(long)]
     pub label: Option<String>,
-    /// As the operator's own: look at files at addresses of this host, too.
+    /// Allow file URLs on this host, as for `run`.
     #[arg(long)]
     pub allow_local_addresses: bool,
-    /// How to print what was found.
+    /// Output format.
     #[arg(long, short = 'o', value_enum, default_value = "text")]
     pub output: Output,
 }
@@ -63,38 +63,38 @@ pub enum Output {
 /// Options of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// A namespace to watch; give it several times for several. None: all namespaces.
+    /// A namespace to watch; may be repeated. Default: all namespaces.
     #[arg(long = "namespace", value_name = "NS")]
     pub namespaces: Vec<String>,
-    /// Elect a leader by a Lease, so that several replicas may run.
+    /// Elect a leader with a Lease, so that several replicas can run.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_election: bool,
-    /// Namespace of the Lease; by default the first watched namespace, or `default`.
+    /// Namespace of the Lease. Default: the first watched namespace, or `default`.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NS")]
     pub lease_namespace: Option<String>,
     /// Name of the Lease.
     #[arg(long, default_value = "portal-release-operator")]
     pub lease_name: String,
-    /// Where to serve /healthz, /readyz, /metrics and /manifests.
+    /// Address on which to serve /healthz, /readyz, /metrics and /manifests.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub http_addr: String,
-    /// Where that port is reached from outside; the base of `status.manifest.url`. By default http:// and the address.
+    /// URL of that port from outside, the base of `status.manifest.url`. Default: http:// and the address.
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
-    /// Let hooks, files and object stores be at addresses of this host, link-local ones and clouds' metadata services. For tests, and
-    /// for servers beside the operator: whoever may write a Portal can then reach what only this host can.
+    /// Allow hooks, files and object stores at addresses of this host, link-local addresses and cloud metadata services. For tests, and
+    /// for servers beside the operator: whoever may write a Portal can then reach what only this host can reach.
     #[arg(long)]
     pub allow_local_addresses: bool,
-    /// Log lines for people or for machines.
+    /// Log format: for people or for machines.
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// What to log, such as `info` or `portal_release_operator=debug`; by default RUST_LOG, then `info`.
+    /// Log filter, such as `info` or `portal_release_operator=debug`. Default: RUST_LOG, else `info`.
     #[arg(long)]
     pub log_level: Option<String>,
-    /// The name of this process in the Lease, in events and in pg_stat_activity; by default made up.
+    /// The name of this process in the Lease, in events and in pg_stat_activity. Default: generated.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub instance: Option<String>,
-    /// For tests: halt at `Phase:begin`, just before the phase commits (`:end`), and so for its taking back (`:undo`, `:undone`).
+    /// For tests: halt at `Phase:begin`, just before the phase commits (`:end`), or likewise for its undo (`:undo`, `:undone`).
     #[arg(long, hide = true, value_name = "POINT")]
     pub halt_at: Vec<String>,
 }

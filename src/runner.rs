@@ -263,7 +263,7 @@ async fn record(context: &Context, note: &Note) {
         Ok::<_, Fenced>(tx.commit().await?)
     };
     if let Err(error) = write.await {
-        tracing::warn!(%error, phase = attempt.phase.as_str(), "the ledger could not be written; the phase will be run again: {error}");
+        tracing::warn!(%error, phase = attempt.phase.as_str(), "the ledger could not be written; the phase will run again: {error}");
         if !matches!(error, Fenced::Database(_)) {
             context.tools.database.forget().await;
         }

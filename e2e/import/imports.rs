@@ -111,7 +111,7 @@ async fn ranges_hold_every_row_once_whatever_the_key() {
         }
         assert_eq!(assert_covered(&mut conn, "numbers", "k", 1, 900).await.len(), 980, "one key each");
         let error = import::plan_ranges(&mut conn, "areas", "SELECT 1 AS n", "k", 10).await.unwrap_err();
-        assert_says(error, &["import areas", "key k is no output column"]);
+        assert_says(error, &["import areas", "key k is not an output column"]);
         let error = import::plan_ranges(&mut conn, "areas", "SELECT '{}'::json AS k", "k", 10).await.unwrap_err();
         assert_says(error, &["import areas", "planning the ranges of key k", "json"]);
     })

@@ -189,7 +189,7 @@ async fn servers_that_fail_are_told_apart() {
             (status("404 Not Found"), false, "answered 404 Not Found; correct csv.url"),
             (status("403 Forbidden"), false, "403 Forbidden; correct csv.requestHeader"),
             (status("302 Found"), false, "redirects are not followed"),
-            (status("500 Internal Server Error"), true, "500 Internal Server Error; look at the server"),
+            (status("500 Internal Server Error"), true, "500 Internal Server Error; check the server"),
             (status("429 Too Many Requests"), true, "429"),
             (status("206 Partial Content"), false, "206"),
             (String::new(), true, "the transfer was interrupted"),

@@ -124,7 +124,7 @@ async fn rows_written_at_the_last_moment_are_not_lost_either() {
     let mut writer = stage.database.begin().await.expect("a transaction");
     writer.execute(CORRECTION).await.expect("a row");
     stage.edit("jul2026", r#"{"rollback":{"to":"Previous"}}"#).await;
-    operator.logs("waiting for the locks of the swap").await;
+    operator.logs("waiting for the swap's locks").await;
     writer.commit().await.expect("COMMIT");
     let status = stage.wait("jul2026", "refused", stalled).await;
     assert_says(&status.message, &["FinaliseSwap failed: 1 row inserted in green_list_statuses since 20"]);

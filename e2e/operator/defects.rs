@@ -23,7 +23,13 @@ async fn defective_data_is_refused_before_anything_is_imported() {
 
     // A live materialized view is missing.
     stage.execute("ALTER MATERIALIZED VIEW portal_standard_greenlist RENAME TO gone").await;
-    stage.must_fail("Bad0001", PhaseName::Preflight, &["portal_standard_greenlist: 1 relation is missing"]).await;
+    stage
+        .must_fail(
+            "Bad0001",
+            PhaseName::Preflight,
+            &["portal_standard_greenlist does not exist; create it, or correct its name in the Portal"],
+        )
+        .await;
     stage.execute("ALTER MATERIALIZED VIEW gone RENAME TO portal_standard_greenlist").await;
 
     // A foreign table is missing, and then what it stands for.
@@ -57,7 +63,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
     );
     stage.execute(&with_mislabelled).await;
     stage.change_sql("portal_standard_polygons.sql", declared, undeclared).await;
-    let words = ["staging_portal_standard_polygons.wkb_geometry: 2 geometries have another SRID than 4326"];
+    let words = ["staging_portal_standard_polygons.wkb_geometry: 2 geometries do not have SRID 4326"];
     stage.must_fail("Bad0005", PhaseName::Preflight, &words).await;
     stage.execute("DELETE FROM ops.mislabelled").await;
 
@@ -80,7 +86,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
              INSERT INTO wdpa.wdpas (SELECT * FROM (SELECT (jsonb_populate_record(c, jsonb_build_object('id', -c.id))).* FROM sample.copies c) AS copied)",
         )
         .await;
-    let words = ["staging_portal_standard_points (site_id, site_pid): 2 keys are not unique and shared by 4 rows", "site_id = "];
+    let words = ["staging_portal_standard_points (site_id, site_pid): 2 duplicate keys (4 rows), for example", "site_id = "];
     stage.must_fail("Bad0007", PhaseName::CreateStagingViews, &words).await;
     // Where no unique index stands in the way, the preflight finds them.
     stage.execute("DROP INDEX portal_standard_points_site_id_site_pid_idx").await;
@@ -89,7 +95,13 @@ async fn defective_data_is_refused_before_anything_is_imported() {
 
     // A hard gate says no.
     stage.execute("UPDATE ops.base_backups SET finished_at = finished_at - interval '3 days'").await;
-    stage.must_fail("Bad0008", PhaseName::Preflight, &["hard gate recent-backup returned false (boolean)"]).await;
+    stage
+        .must_fail(
+            "Bad0008",
+            PhaseName::Preflight,
+            &["hard gate recent-backup failed: expected one row with true in the first column, got false"],
+        )
+        .await;
     stage.execute("DELETE FROM ops.base_backups").await;
     stage.must_fail("Bad0009", PhaseName::Preflight, &["hard gate recent-backup returned NULL"]).await;
     stage.execute("INSERT INTO ops.base_backups VALUES (now())").await;
@@ -105,7 +117,11 @@ async fn defective_data_is_refused_before_anything_is_imported() {
     stage.make_release("good", "Gud0001", "phases: {stopAfter: Preflight}").await;
     let status = stage.wait_state("good", ReleaseState::Suspended).await;
     let preflight = status.phases.iter().find(|phase| phase.name == PhaseName::Preflight).expect("Preflight");
-    assert!(preflight.message.contains("soft gate many-points returned false (boolean)"), "{}", preflight.message);
+    assert!(
+        preflight.message.contains("soft gate many-points failed: expected one row with true in the first column, got false"),
+        "{}",
+        preflight.message
+    );
     stage.assert_untouched(&before, "a preflight without a defect").await;
 }
 

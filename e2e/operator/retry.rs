@@ -178,7 +178,7 @@ async fn what_is_imported_is_checked_before_it_may_go_live() {
              DELETE FROM wdpa.wdpas WHERE id IN (SELECT id FROM lost)",
         )
         .await;
-    let words = ["staging_protected_areas: ", "fewer than the", "of protected_areas", "where at most 5.0% are accepted"];
+    let words = ["staging_protected_areas: ", "fewer than the", "of protected_areas", "(at most 5.0% are allowed)"];
     stage.must_fail("Jul2026", PhaseName::ValidateAndManifest, &words).await;
     stage.assert_untouched(&before, "all of it").await;
 

@@ -197,7 +197,7 @@ async fn the_downloads_view_changes_with_the_swap_and_goes_back_with_it() {
     stage.edit_portal(r#"{"downloadsView": {"query": "SELECT site_id FROM {{ live(\"protected_areas\") }}"}}"#).await;
     stage.make_release("aug2026", "Aug2026", "").await;
     let status = stage.wait("aug2026", "failed", |status| status.state == Some(ReleaseState::Failed)).await;
-    assert!(status.message.contains("on_top stands on it"), "{}", status.message);
+    assert!(status.message.contains("on_top depends on it"), "{}", status.message);
     assert_eq!(attempts(&status, PhaseName::ImportCore), 0);
     assert_eq!(stage.text(DOWNLOADS).await, second);
 }

@@ -317,7 +317,7 @@ pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, bli
     if !cluster::is_terminating(&shared.client, &namespace).await {
         let frozen: Vec<FrozenWorkload> = release.status.as_ref().map(|status| status.frozen_workloads.clone()).unwrap_or_default();
         if let Err(error) = workers::start(&shared.client, &namespace, &frozen).await {
-            tracing::warn!(release = release.name_any(), %error, "{}: the workers are not back yet: {error}", release.name_any());
+            tracing::warn!(release = release.name_any(), %error, "{}: the workers are not restored yet: {error}", release.name_any());
             return Ok(false);
         }
         let note = format!("finalizer removed without cleaning up the database: {cause}; the next release of this portal cleans up");

@@ -151,12 +151,12 @@ fn usable(portal: &Portal, release: &PortalRelease) -> Result<crate::api::Portal
         Ok(_) => Err(Refusal {
             reason: "LabelRefused",
             message: format!(
-                "label {label} does not match the labelPattern {pattern} of Portal {name}; make a release with a label that does"
+                "label {label} does not match the labelPattern {pattern} of Portal {name}; create a release with a label that does"
             ),
         }),
         Err(error) => Err(Refusal {
             reason: "PortalInvalid",
-            message: format!("labelPattern of Portal {name} is no regular expression ({error}); correct it there"),
+            message: format!("labelPattern of Portal {name} is not a regular expression ({error}); correct it there"),
         }),
     }
 }

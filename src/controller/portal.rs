@@ -33,7 +33,7 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
     let mut conditions = Conditions::new(jiff::Timestamp::now(), generation, &before.conditions);
     let reason = match &ready {
         Ok(()) => {
-            conditions.push("Ready", "True", "Connected", "the database is reachable and the ledger is in place");
+            conditions.push("Ready", "True", "Connected", "the database is reachable and the ledger is up to date");
             conditions.push("Reconciling", "False", "Connected", "nothing to do");
             "Connected"
         }

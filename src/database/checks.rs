@@ -113,8 +113,8 @@ pub async fn missing_relations(conn: &mut PgConnection, schema: &str, names: &[S
     .await
     .map_err(failed(schema))?;
     let finding = |name: String| {
-        let problem = format!("1 relation is missing: there is no table or view of this name in schema {schema}");
-        Finding::new(name, problem, 1, "create it or correct the name in the Portal")
+        let problem = format!("table or view {schema}.{name} does not exist");
+        Finding::new(name, problem, 1, "create it, or correct its name in the Portal")
     };
     Ok(missing.into_iter().map(finding).collect())
 }
@@ -199,7 +199,7 @@ pub async fn geometry(conn: &mut PgConnection, schema: &str, relation: &str, rul
         findings.push(Finding::new(&object, format!("{nulls} rows have no geometry"), nulls, "complete the geometries in the source"));
     }
     if let Some(srid) = rule.srid.filter(|_| other_srid > 0) {
-        let problem = format!("{other_srid} geometries have another SRID than {srid}");
+        let problem = format!("{other_srid} geometries do not have SRID {srid}");
         findings.push(Finding::new(&object, problem, other_srid, format!("transform them with ST_Transform or ST_SetSRID to {srid}")));
     }
     if invalid > 0 {
@@ -265,7 +265,7 @@ pub async fn duplicates(conn: &mut PgConnection, schema: &str, relation: &str, c
         return Ok(None);
     }
     let which = shorten(&which.unwrap_or_default(), MAX_QUOTED_CHARS);
-    let problem = format!("{groups} keys are not unique and shared by {rows} rows, for example {which}");
+    let problem = format!("{groups} duplicate keys ({rows} rows), for example {which}");
     Ok(Some(Finding::new(object, problem, groups, "remove the duplicates from the source or correct the key in the Portal")))
 }
 
@@ -292,18 +292,18 @@ pub async fn max_shrink(
         return Ok(None);
     }
     let problem = format!(
-        "{after} rows are {fewer} fewer than the {before} of {live}, {:.1}% where at most {:.1}% are accepted",
+        "{after} rows are {fewer} fewer than the {before} of {live}, {:.1}% (at most {:.1}% are allowed)",
         share * 100.0,
         fraction * 100.0
     );
-    Ok(Some(Finding::new(staged, problem, fewer, "look for what the source lost, or raise validation.maxShrink in the Portal")))
+    Ok(Some(Finding::new(staged, problem, fewer, "check what is missing in the source, or raise validation.maxShrink in the Portal")))
 }
 
 /// Why a gate is closed.
 #[derive(Debug, thiserror::Error)]
 pub enum GateFailure {
     /// It returned something else than one row that begins with true.
-    #[error("gate {gate} returned {returned}; it passes with exactly one row whose first column is true")]
+    #[error("gate {gate} failed: expected one row with true in the first column, got {returned}")]
     NotTrue {
         /// Name of the gate.
         gate: String,
@@ -319,7 +319,7 @@ pub enum GateFailure {
         cause: String,
     },
     /// It could not be asked, so nothing is known.
-    #[error("gate {gate} could not be asked: {source}; retry when the database answers")]
+    #[error("gate {gate} could not be evaluated: {source}; it will be retried")]
     Technical {
         /// Name of the gate.
         gate: String,

@@ -42,7 +42,7 @@ pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, re
             Ok(()) => Line::ok("gates", format!("{} passes", check.name)),
             Err(error @ GateFailure::Technical { .. }) => Line::blind("gates", &error),
             Err(error) if check.hard => Line::fail("gates", format!("hard {error}"), "make it true, or correct the gate in the Portal"),
-            Err(error) => Line::warn("gates", format!("soft {error}"), "a release goes on and reports it"),
+            Err(error) => Line::warn("gates", format!("soft {error}"), "a release continues and reports it"),
         });
     }
 }

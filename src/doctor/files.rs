@@ -15,12 +15,12 @@ pub(super) async fn examine(patient: &Patient, place: Place<'_>, connection: &mu
     for (import, csv) in imports.filter_map(|import| Some((import, import.csv.as_ref()?))) {
         let templates = patient.templates(patient.label.as_deref().unwrap_or_default());
         if patient.label.is_none() && rendered(&templates, csv) != rendered(&patient.templates("another"), csv) {
-            report.add(Line::ok("files", format!("import {}: its file depends on the release; give a --label to look at it", import.name)));
+            report.add(Line::ok("files", format!("import {}: its file depends on the release; give a --label to check it", import.name)));
             continue;
         }
         report.add(match look(patient, place, &templates, import, csv, connection).await {
             Ok(()) => Line::ok("files", format!("the file of import {} can be read, and its header fits", import.name)),
-            Err(error) => Line::fail("files", error.to_string(), "Preflight would refuse a release with these words"),
+            Err(error) => Line::fail("files", error.to_string(), "Preflight would fail with this message"),
         });
     }
 }

@@ -134,7 +134,7 @@ pub async fn examine(
         // Without the server's word nothing more is looked at.
         report.add(Line::fail(
             "pooler",
-            "the session does not have the settings that it was opened with: a connection pooler leaves them out",
+            "the session does not have the settings that it was opened with: a connection pooler drops them",
             "give the URL of a direct connection in the Secret",
         ));
         return Ok(report);

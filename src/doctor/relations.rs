@@ -17,7 +17,7 @@ pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, re
     let schema = patient.relations.schema.as_str();
     let names = needed(&patient.portal);
     match missing_relations(connection, schema, &names).await {
-        Ok(missing) if missing.is_empty() => report.add(Line::ok("relations", format!("all {} are there", names.len()))),
+        Ok(missing) if missing.is_empty() => report.add(Line::ok("relations", format!("all {} exist", names.len()))),
         Ok(missing) => {
             for finding in missing {
                 report.add(Line::fail("relations", format!("{}: {}", finding.object, finding.problem), finding.next_step));
@@ -30,9 +30,7 @@ pub(super) async fn examine(patient: &Patient, connection: &mut PgConnection, re
     let lines = long_names(patient, connection).await;
     report.take("names", lines);
     match dependents::obstacles(connection, &patient.relations, &Generation::Staging).await {
-        Ok(obstacles) if obstacles.is_empty() => {
-            report.add(Line::ok("obstacles", "nothing stands on the relations that a swap cannot carry over"))
-        }
+        Ok(obstacles) if obstacles.is_empty() => report.add(Line::ok("obstacles", "no dependent object blocks a swap")),
         Ok(obstacles) => {
             for obstacle in obstacles {
                 // Each sentence is `{object} {problem}; {next step}`.
@@ -78,7 +76,7 @@ async fn owners(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<
         .map(|(name, owner, swapped)| {
             if swapped {
                 let next = format!("GRANT {} TO {role}, or ALTER TABLE {} OWNER TO {role}", quote_ident(&owner), quote_ident(&name));
-                Line::fail("owners", format!("{name} belongs to {owner}, of which {} is no member", patient.role), next)
+                Line::fail("owners", format!("{name} belongs to {owner}, of which {} is not a member", patient.role), next)
             } else {
                 let next = format!("GRANT SELECT, INSERT, UPDATE ON {} TO {role}", quote_ident(&name));
                 Line::fail("owners", format!("{} may not add rows to look-up table {name}", patient.role), next)
@@ -105,7 +103,7 @@ async fn long_names(patient: &Patient, connection: &mut PgConnection) -> Result<
     .fetch_all(connection)
     .await?;
     if names.is_empty() {
-        return Ok(vec![Line::ok("names", format!("every name fits into {MAX_NAME_BYTES} bytes, also in a backup"))]);
+        return Ok(vec![Line::ok("names", format!("every name fits into {MAX_NAME_BYTES} bytes, including its backup's"))]);
     }
     let backup = BackupStamp::at(jiff::Timestamp::now()).map(Generation::Backup).unwrap_or(Generation::Staging);
     let shown: Vec<String> = names.iter().take(NAMED).map(|name| format!("{name} as {}", backup.name(name))).collect();

@@ -46,7 +46,7 @@ impl Line {
 
     /// It could not be looked at.
     pub fn blind(check: &'static str, error: &impl std::fmt::Display) -> Self {
-        Self::fail(check, format!("could not be looked at: {error}"), "correct the cause and look again")
+        Self::fail(check, format!("could not be checked: {error}"), "fix the cause and run doctor again")
     }
 }
 
@@ -103,7 +103,7 @@ impl Report {
             }
         }
         let (ok, warn, fail) = (self.count(Level::Ok), self.count(Level::Warn), self.count(Level::Fail));
-        let verdict = if fail == 0 { "a release can go" } else { "a release would not go through" };
+        let verdict = if fail == 0 { "ready to release" } else { "a release would fail" };
         text.push_str(&format!("{}: {ok} ok, {warn} warn, {fail} fail: {verdict}\n", self.portal));
         text
     }
@@ -139,9 +139,9 @@ mod tests {
             "ok    server      15.4",
             "warn  lock        held",
             "                  → wait",
-            "FAIL  disk space  could not be looked at: no",
+            "FAIL  disk space  could not be checked: no",
             "                  → correct the cause and look again",
-            "ns/p: 1 ok, 1 warn, 1 fail: a release would not go through",
+            "ns/p: 1 ok, 1 warn, 1 fail: a release would fail",
             "",
         ];
         assert_eq!(report.text(), lines.join("\n"));

@@ -52,7 +52,7 @@ pub(crate) async fn prepare(context: &Context, definition: &Definition, core: bo
     origin.files.retain(|import, _| !names.contains(import));
     origin.imports.extend(hashes.map(|(name, hash)| (name.clone(), hash.clone())));
     ledger::staging::set_origin(&mut work, context.subject.release_id, &origin).await?;
-    let message = format!("{}: their staged tables are emptied", names.join(", "));
+    let message = format!("{}: their staged tables are truncated", names.join(", "));
     ledger::event(
         &mut work,
         context.subject.release_id,
@@ -99,7 +99,7 @@ async fn refuse_stale(work: &mut Work, context: &Context, definition: &Definitio
     }
     let names: Vec<&str> = again.iter().map(|import| import.name.as_str()).collect();
     Err(PhaseError::Refused(format!(
-        "{} cannot be imported again alone: {}; name those imports in imports.only too, or remove phases.startAt and imports.only to import everything again",
+        "{} cannot be imported again on its own: {}; name those imports in imports.only too, or remove phases.startAt and imports.only to import everything again",
         names.join(", "),
         stale.join(", ")
     )))

@@ -104,7 +104,7 @@ async fn load(context: &Context, ones: &[ImportTask<'_>], mut schedule: Schedule
                 if context.is_final(&error) {
                     let names: Vec<String> = ones.iter().map(|one| one.name().to_owned()).collect();
                     job::stop(context, &names, true).await.unwrap_or_else(|left| {
-                        tracing::warn!(label = %context.label(), error = %left, "{}: Jobs run on until the staging is made anew: {left}", context.label());
+                        tracing::warn!(label = %context.label(), error = %left, "{}: Jobs keep running until the staging is rebuilt: {left}", context.label());
                     });
                 }
                 stopped = Some(error);

@@ -47,7 +47,7 @@ pub(super) async fn preflight(
             .map(|kept| kept.stamp.to_string())
             .collect();
         if !newer.is_empty() {
-            message.push_str(&format!("; the newer backups stay as they are: {}", newer.join(", ")));
+            message.push_str(&format!("; the newer backups are kept: {}", newer.join(", ")));
         }
     }
     let mut rows = BTreeMap::new();
@@ -87,7 +87,7 @@ pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Coun
     let schema = context.subject.portal.database.schema.as_str();
     let now = count_again(work, schema, before, outgoing).await.map_err(|error| match PhaseError::from(error) {
         PhaseError::Failed(cause) => PhaseError::Failed(format!(
-            "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing has changed; \
+            "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing was changed; \
              it is tried again; when they do not rest, set {} to go on without the count",
             accepting(context.subject.run.incoming())
         )),
@@ -110,7 +110,7 @@ pub(super) async fn remembering(context: &Context, phase: impl Future<Output = R
             work.commit().await
         };
         if let Err(error) = keep.await {
-            tracing::warn!(label = %context.label(), %error, "{}: what was written to the live tables could not be kept: {error}", context.label());
+            tracing::warn!(label = %context.label(), %error, "{}: the count of rows written to the live tables could not be saved: {error}", context.label());
         }
     }
     result
@@ -134,8 +134,8 @@ fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result
         Incoming::Staging | Incoming::Backup => ("a rollback", "remove spec.rollback"),
     };
     let kept = match outgoing {
-        Generation::Staging => "they would stay in staging_* until the next release builds its staging".to_owned(),
-        other => format!("they would stay in {} until it is dropped", described(other)),
+        Generation::Staging => "kept in staging_* until the next release builds its staging".to_owned(),
+        other => format!("kept in {} until it is dropped", described(other)),
     };
     Err(PhaseError::Refused(format!(
         "{}; {what} would discard these rows ({kept}). Nothing was changed. Set {} to go on anyway, or {instead}",

@@ -68,7 +68,7 @@ pub(super) async fn obstacle(work: &mut Work, context: &Context) -> Result<Optio
     let change = view_change(work, schema, name, &query(context)?).await;
     Ok(match change {
         Ok(ViewChange::Other { held_by: Some(held_by) }) => Some(format!(
-            "downloads view {name} would lose or change a column, and {held_by} stands on it; keep the columns, or drop {held_by} first"
+            "downloads view {name} would lose or change a column, and {held_by} depends on it; keep the columns, or drop {held_by} first"
         )),
         Ok(_) => None,
         Err(error) => Some(format!("downloads view {name}: {error}; correct downloadsView.query in the Portal")),

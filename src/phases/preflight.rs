@@ -33,7 +33,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let relations = context.relations();
 
     order::check(&context.subject.portal.imports)?;
-    context.say("looking for the relations");
+    context.say("checking that the relations exist");
     let mut work = context.work().await?;
     let names = needed(&context.subject.portal);
     refuse(missing_relations(&mut work, schema, &names).await?)?;
@@ -138,7 +138,7 @@ pub(super) async fn gates(context: &Context, phase: GatePhase, templates: &Templ
     let mut refused = Vec::new();
     let gates: Vec<_> = context.subject.portal.gates.iter().filter(|gate| gate.phase == phase).collect();
     for check in &gates {
-        context.say(format!("asking gate {}", check.name));
+        context.say(format!("evaluating gate {}", check.name));
         let what = format!("gate {}", check.name);
         let sql = templates.render(&what, check.sql.as_str(), None)?.sql;
         let mut work = context.work().await?;

@@ -44,7 +44,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         context.say(format!("dropping backup {stamp}"));
         match drop_backup(context, &relations, stamp, keep).await? {
             None => dropped.push(name),
-            Some(why) => held.push(format!("{name} is kept although {keep} are wanted: {why}")),
+            Some(why) => held.push(format!("backup {name} was not dropped (keepBackups is {keep}): {why}")),
         }
     }
     let kept = there.len() - dropped.len();
@@ -88,7 +88,8 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
                 work.rollback().await?;
                 if started.elapsed() > context.subject.portal.database.lock_timeout.get() {
                     let who = backups::in_the_way(&mut *context.tools.database.pool().acquire().await?, relations, stamp).await?;
-                    let who = if who.is_empty() { "sessions that were gone before they could be named".to_owned() } else { who.join(", ") };
+                    let who =
+                        if who.is_empty() { "sessions that ended before they could be identified".to_owned() } else { who.join(", ") };
                     return Ok(Some(format!("it is in use by {who}; the next release drops it")));
                 }
             }

@@ -60,7 +60,7 @@ async fn exchange(context: &Context) -> Result<Done, PhaseError> {
     way_is_clear(context, &origin).await?;
 
     let looked = data_loss::look(context, &places.relations, &places.outgoing).await?;
-    context.say("waiting for the locks of the swap");
+    context.say("waiting for the swap's locks");
     let database = &context.subject.portal.database;
     let request = SwapRequest {
         relations: &places.relations,
@@ -90,7 +90,7 @@ async fn exchange(context: &Context) -> Result<Done, PhaseError> {
         data_loss::look_again(context, &mut work, looked, &places.outgoing).await?;
     }
     let message = format!(
-        "{} relations exchanged: {} is live, the former data is in {}",
+        "{} relations swapped: {} is live, the former data is in {}",
         places.relations.swapped().count(),
         places.incoming,
         described(&places.outgoing)
@@ -170,11 +170,11 @@ impl Hooks for Around<'_> {
         let others = attempt.blockers.len() - 1;
         let more = if others == 0 { String::new() } else { format!(" and {others} more") };
         let who = format!("{longest}{more}");
-        context.control.progress.blocked(format!("attempt {} gave way to {who}", attempt.attempts));
+        context.control.progress.blocked(format!("attempt {} was blocked by {who}", attempt.attempts));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
             *told = Some(Instant::now());
-            let note = format!("the swap waits for {who}; nothing is locked meanwhile; end that session, or let it end");
+            let note = format!("the swap is blocked by {who}; nothing is locked meanwhile; end that session, or wait for it");
             services.event(context.subject.object.clone(), EventType::Warning, "SwapBlocked", note);
         }
     }
@@ -186,14 +186,14 @@ async fn same_structure(work: &mut Work, context: &Context, origin: &StagingOrig
     let structure = catalog::fingerprint(work, &tables).await?;
     if origin.structure.as_ref() != Some(&structure) {
         return Err(PhaseError::Stale(
-            "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
+            "the structure of the live tables has changed since the staging was built; rebuilding the staging".to_owned(),
         ));
     }
     let differences = catalog::diff(work, &context.relations(), &Generation::Staging).await?;
     match differences.first() {
         None => Ok(()),
         Some(first) => Err(PhaseError::Stale(format!(
-            "the staging differs from the live relations in {} ({first}): it is built again",
+            "the staging differs from the live relations in {} ({first}); rebuilding the staging",
             counted(differences.len(), "detail")
         ))),
     }
@@ -217,7 +217,7 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
     let (incoming, outgoing, relations) = match context.subject.run.incoming() {
         Incoming::Staging => {
             if !ledger::staging::owns_staging(work, &context.key(), context.subject.release_id).await? {
-                return Err(PhaseError::Stale("the staging belongs to another release by now: it is built again".to_owned()));
+                return Err(PhaseError::Stale("another release has replaced the staging tables; rebuilding them".to_owned()));
             }
             (Generation::Staging, new_backup(work, context).await?, context.relations())
         }
@@ -290,8 +290,10 @@ async fn old_transactions(context: &Context, horizon: &Horizon) -> Result<Vec<St
 /// The time for waiting is used up. The staging is kept; the Portal says whether the release stands still or goes on trying.
 fn at_the_deadline(context: &Context, why: String) -> PhaseError {
     match context.subject.portal.database.on_lock_timeout {
-        OnLockTimeout::Suspend => PhaseError::Stopped(format!("{why}; the staging is kept, the workers come back; raise retry to swap")),
-        OnLockTimeout::KeepTrying => PhaseError::Blocked(format!("{why}; database.onLockTimeout is KeepTrying; abort to give up")),
+        OnLockTimeout::Suspend => {
+            PhaseError::Stopped(format!("{why}; the staging is kept and the workers are restored; raise spec.retry to swap"))
+        }
+        OnLockTimeout::KeepTrying => PhaseError::Blocked(format!("{why}; database.onLockTimeout is KeepTrying; abort the release to stop")),
     }
 }
 
@@ -322,7 +324,7 @@ async fn rollback_stamp(work: &mut Work, context: &Context, relations: &Relation
     };
     let list = || there.iter().map(|backup| backup.stamp.to_string()).collect::<Vec<_>>().join(", ");
     match there.iter().find(|backup| backup.stamp == wanted) {
-        None => Err(PhaseError::Refused(format!("there is no backup {wanted}; there are: {}; correct spec.rollback.to", list()))),
+        None => Err(PhaseError::Refused(format!("there is no backup {wanted}; existing: {}; correct spec.rollback.to", list()))),
         Some(backup) if backup.tables.len() < relations.tables.len() => {
             let missing: Vec<&str> = relations.tables.iter().filter(|table| !backup.tables.contains(table)).map(String::as_str).collect();
             Err(PhaseError::Refused(format!(

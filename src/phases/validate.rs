@@ -29,7 +29,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let unfinished = imports::unfinished(context).await?;
     if !unfinished.is_empty() {
         return Err(PhaseError::Refused(format!(
-            "imports {} have not been done, so the staging is not whole; run ImportCore and ImportRelated first, or leave them out with imports.skip",
+            "imports {} have not run, so the staging is incomplete; run ImportCore and ImportRelated first, or skip them with imports.skip",
             unfinished.join(", ")
         )));
     }
@@ -43,7 +43,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let structure = catalog::fingerprint(&mut work, &tables).await?;
     if origin.structure.as_ref().is_some_and(|then| *then != structure) {
         return Err(PhaseError::Stale(
-            "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
+            "the structure of the live tables has changed since the staging was built; rebuilding the staging".to_owned(),
         ));
     }
     let differences = catalog::diff(&mut work, &relations, &Generation::Staging).await?;

@@ -57,7 +57,7 @@ pub enum WorkerError {
         remaining: String,
     },
     /// Something is not ready at the end of the time.
-    #[error("workers are not back within {seconds}s: {missing}; look at their pods, or raise freeze.timeout, then retry")]
+    #[error("workers were not restored within {seconds}s: {missing}; check their pods, or raise freeze.timeout, then retry")]
     NotAvailable {
         /// The time they had, in seconds.
         seconds: u64,
@@ -74,7 +74,7 @@ pub enum WorkerError {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(". "))]
     Several(Vec<WorkerError>),
     /// The caller gave up.
-    #[error("waiting for workers was cancelled; nothing was undone")]
+    #[error("waiting for the workers was cancelled; nothing was undone")]
     Cancelled,
 }
 
@@ -221,7 +221,7 @@ impl Look for Stopped<'_> {
         }
         self.quiet_since = None;
         sentences.extend(self.woken.iter().map(|(workload, (wanted, times))| {
-            format!("{workload} was woken by someone else {times} times, last to {wanted}, and set back to zero")
+            format!("{workload} was scaled up by another controller {times} times, last to {wanted}, and set back to zero")
         }));
         Ok((false, sentences))
     }
@@ -296,7 +296,7 @@ async fn poll(timeout: Duration, cancel: &CancellationToken, look: &mut impl Loo
     };
     match ended {
         Ok(result) => result.map(Ok),
-        Err(_) => Ok(Err(if last.is_empty() { "it stopped only just now".to_owned() } else { last.join("; ") })),
+        Err(_) => Ok(Err(if last.is_empty() { "it has only just stopped".to_owned() } else { last.join("; ") })),
     }
 }
 
