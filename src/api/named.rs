@@ -12,7 +12,7 @@ macro_rules! named_enum {
             /// Every value, in order.
             pub const ALL: [Self; [$(stringify!($variant)),+].len()] = [$(Self::$variant),+];
 
-            /// The name as it stands in specs, status and the ledger.
+            /// The name used in specs, status and the ledger.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($variant)),+ }
             }

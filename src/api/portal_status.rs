@@ -1,4 +1,4 @@
-//! The status of a `Portal`: what the operator found out about it.
+//! The status of a `Portal`: what the operator has observed.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
@@ -10,20 +10,20 @@ use super::{FrozenWorkload, Label, tolerant::known_items};
 /// At most this many backups are listed.
 pub const LISTED_BACKUPS: usize = 32;
 
-/// What the operator found out about a portal.
+/// What the operator has observed of a portal.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalStatus {
-    /// The generation that this status speaks of; -1 until the operator has seen the object.
+    /// The generation that this status describes; -1 until the operator has observed the object.
     #[serde(default)]
     pub observed_generation: i64,
     /// Label of the release that readers see.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_label: Option<Label>,
-    /// How many backups there are, whoever made them.
+    /// The number of backups, whichever tool made them.
     #[serde(default)]
     pub backup_count: i32,
-    /// What the listed backups take on disk together, such as `2.8 GiB`.
+    /// The disk space of the listed backups, such as `2.8 GiB`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub backup_size: Option<String>,
@@ -32,7 +32,7 @@ pub struct PortalStatus {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub backups: Vec<BackupStatus>,
-    /// What the emergency freeze stopped, as it was before.
+    /// The workloads that the emergency freeze stopped, with their former replica counts.
     #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -48,10 +48,10 @@ pub struct PortalStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupStatus {
-    /// `YYMMDDHHMM`: what `rollback.to` names.
+    /// `YYMMDDHHMM`: the value for `rollback.to`.
     #[schemars(length(max = 10))]
     pub timestamp: String,
-    /// Label of the release whose data it is; absent for data from before the operator.
+    /// Label of the release that the data belongs to; absent for data from before the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub release: Option<String>,
@@ -61,16 +61,16 @@ pub struct BackupStatus {
     pub made_by: Option<String>,
     /// When it was made.
     pub created_at: Time,
-    /// What it takes on disk with indexes, such as `1.4 GiB`.
+    /// Its size on disk with indexes, such as `1.4 GiB`.
     #[schemars(length(max = 16))]
     pub size: String,
     /// The same in bytes.
     pub bytes: i64,
-    /// How many of the Portal's tables it has.
+    /// How many of the Portal's tables it contains.
     pub tables: i32,
-    /// It has every table and view that the Portal swaps today. Without all tables it cannot be rolled back to.
+    /// It contains every table and view that the Portal swaps today. A backup that lacks a table cannot be rolled back to.
     pub complete: bool,
-    /// What depends on it and keeps retention from dropping it.
+    /// The objects that depend on it and prevent retention from dropping it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub held_by: Option<String>,

@@ -62,10 +62,10 @@ pub struct PortalReleaseSpec {
     /// How many backups to keep.
     #[serde(default)]
     pub retention: Retention,
-    /// Stop at the next safe point; `false` goes on.
+    /// Stop at the next safe point; `false` resumes.
     #[serde(default)]
     pub suspend: bool,
-    /// Presence aborts the release: before the swap staging is dropped and workers come back; after it the abort is refused.
+    /// Presence aborts the release: before the swap staging is dropped and workers are restored; after it the abort is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abort: Option<Abort>,
     /// Presence rolls the live release back; clearing it rolls forward again from the kept staging.
@@ -91,25 +91,25 @@ pub struct PortalRef {
     pub name: ObjectName,
 }
 
-/// Which phases of the plan to run. `AcquireLock` and `ReleaseLock` always run, and workers that were frozen always come back.
+/// Which phases of the plan to run. `AcquireLock` and `ReleaseLock` always run, and workers that were frozen are always restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.only) || self.only.size() == 0 || (!has(self.startAt) && !has(self.stopAfter) && (!has(self.skip) || self.skip.size() == 0))").message("phases.only stands alone: leave out startAt, stopAfter and skip"))]
 #[x_kube(validation = Rule::new(super::phase::starts_before_it_stops()).message("phases.startAt comes after phases.stopAfter: no phase would run"))]
 #[x_kube(validation = Rule::new(super::phase::skips_nothing_vital()).message(kube::core::Message::Message(super::phase::skips_something_vital())))]
 pub struct PhaseSelection {
-    /// First phase to run; what it needs of the phases before must be there from an earlier run of the same label.
+    /// First phase to run; the results of the phases before it must exist from an earlier run of the same label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_at: Option<PhaseName>,
     /// Last phase to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_after: Option<PhaseName>,
-    /// Run just these.
+    /// Run only these.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub only: Vec<PhaseName>,
-    /// Leave these out.
+    /// Skip these.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -120,12 +120,12 @@ pub struct PhaseSelection {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!has(self.only) || self.only.size() == 0 || !has(self.skip) || self.skip.size() == 0").message("imports.only and imports.skip exclude each other"))]
 pub struct ImportSelection {
-    /// Run just these.
+    /// Run only these.
     #[serde(default)]
     #[schemars(length(max = 96))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub only: Vec<ItemName>,
-    /// Leave these out.
+    /// Skip these.
     #[serde(default)]
     #[schemars(length(max = 96))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -167,7 +167,7 @@ pub struct StagingOverrides {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// Backups kept after success; the Portal's default where it is absent.
+    /// Backups kept after success. Default: the Portal's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub keep_backups: Option<i32>,

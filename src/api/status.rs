@@ -10,16 +10,16 @@ use super::{
     tolerant::{known, known_items},
 };
 
-/// Where a release stands. Projected from the ledger; never read back to decide anything.
+/// The state of a release. Projected from the ledger; never read back to decide anything.
 // Lists that only the operator writes are atomic: each write replaces the whole list, also what another version or another hand put
 // there. Conditions are a map, as everywhere, so that other tools can add theirs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalReleaseStatus {
-    /// The generation that this status speaks of; -1 until the operator has seen the object.
+    /// The generation that this status describes; -1 until the operator has observed the object.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Where the release stands as a whole.
+    /// The state of the release as a whole.
     #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub state: Option<ReleaseState>,
     /// The phase that runs now, or at which the release stopped; absent once it is done.
@@ -29,7 +29,7 @@ pub struct PortalReleaseStatus {
     #[serde(default)]
     #[schemars(range(min = 0, max = 100))]
     pub progress: i32,
-    /// What happens, or what to do, in one sentence.
+    /// What is happening, or what to do, in one sentence.
     #[serde(default)]
     #[schemars(length(max = 2048))]
     pub message: String,
@@ -59,7 +59,7 @@ pub struct PortalReleaseStatus {
     #[schemars(length(max = 96))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub imports: Vec<ImportStatus>,
-    /// Workloads that this release stopped, as they were before.
+    /// Workloads that this release stopped, with their former replica counts.
     #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -79,13 +79,13 @@ pub struct PortalReleaseStatus {
 }
 
 named_enum! {
-    /// Where a release stands as a whole.
+    /// The state of a release as a whole.
     pub enum ReleaseState {
-        /// Seen, not started.
+        /// Accepted, not started yet.
         Pending,
         /// Waits for another release of the portal.
         Queued,
-        /// Its phases run.
+        /// Its phases are running.
         Running,
         /// Stopped at a safe point, or at the end of the selected phases.
         Suspended,
@@ -93,15 +93,15 @@ named_enum! {
         DryRunComplete,
         /// Its data is live.
         Live,
-        /// Its data was live; a later release's is now.
+        /// Its data was live; that of a later release is live now.
         Superseded,
         /// Its data is being replaced by the former one.
         RollingBack,
         /// Its data was live and was rolled back; staging is kept to roll forward.
         RolledBack,
-        /// Stopped on request before the swap; nothing of it is left.
+        /// Stopped on request before the swap; everything was cleaned up.
         Aborted,
-        /// Stopped by a failure; `retry` goes on.
+        /// Stopped by a failure; `retry` resumes.
         Failed,
     }
 }
@@ -148,7 +148,7 @@ pub struct PhaseStatus {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
-    /// How often it was begun.
+    /// The number of attempts.
     #[serde(default)]
     pub attempts: i32,
     /// What it did, or why it failed or was skipped.
@@ -160,17 +160,17 @@ pub struct PhaseStatus {
 named_enum! {
     /// How far a phase got.
     pub enum PhaseState {
-        /// Not begun.
+        /// Not started.
         Pending,
-        /// Begun.
+        /// Started.
         Running,
         /// Done.
         Succeeded,
         /// Ended with an error.
         Failed,
-        /// Nothing to do, or left out on request.
+        /// Nothing to do, or skipped on request.
         Skipped,
-        /// Done, and then taken back.
+        /// Done, and then undone.
         Undone,
     }
 }
@@ -184,20 +184,20 @@ pub struct ImportStatus {
     pub name: String,
     /// Rows in the staged table so far.
     pub rows: i64,
-    /// Rows that there are to import, once known: those that come in and those that are turned away.
+    /// Rows to import, once known: both accepted and rejected ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_total: Option<i64>,
-    /// Rows turned away so far; `portal_release.rejected_rows` says why.
+    /// Rows rejected so far; `portal_release.rejected_rows` has the reasons.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rejected: i64,
-    /// 0 to 100; absent while nobody knows how many rows there are.
+    /// 0 to 100; absent while the number of rows is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<i32>,
-    /// Rows a second, from the beginning of this attempt to the last rows that arrived.
+    /// Rows per second, from the start of this attempt to the last rows that arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_per_second: Option<i64>,
-    /// Seconds that the rest takes at this rate.
+    /// Estimated seconds until it finishes, at this rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<i64>,
     /// The Job that makes it, while there is one.

@@ -53,7 +53,7 @@ async fn portal(context: &Context) -> Result<Option<Portal>, PhaseError> {
 async fn status_has(context: &Context, before: &[FrozenWorkload]) -> Result<(), PhaseError> {
     let api: Api<PortalRelease> = Api::namespaced(context.tools.client.clone(), &context.subject.namespace);
     let (started, timeout) = (Instant::now(), context.subject.portal.freeze.timeout.get());
-    context.say("waiting until the status has the workers' numbers");
+    context.say("waiting until the status records the workers' replica counts");
     loop {
         let found = cluster::call(|| api.get_opt(&context.subject.name)).await;
         let found = found.map_err(|error| PhaseError::Failed(format!("the status cannot be read: {error}; no worker was stopped")))?;
@@ -84,7 +84,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
         }
         if started.elapsed() > timeout {
             return Err(PhaseError::Refused(format!(
-                "database sessions of the workers are left after {}s: {}; end them, then raise retry",
+                "database sessions of the workers are still open after {}s: {}; end them, then raise retry",
                 timeout.as_secs(),
                 sessions.join(", ")
             )));
@@ -129,20 +129,34 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
     if context.subject.namespace_terminating {
         return Ok("the namespace is being deleted, and the workers with it".to_owned());
     }
-    context.say(format!("bringing {} workloads back", before.len()));
+<<<<<<< HEAD
+    context.say(format!("restoring {} workloads", before.len()));
     let notes = match workers::thaw(&context.tools.client, &context.subject.namespace, &context.subject.portal_name, &before).await? {
         Thaw::Nothing => Vec::new(),
         // It brings them back later.
         Thaw::Held => return Ok("workers stay stopped: the Portal's frozen is true".to_owned()),
         Thaw::Started(notes) => notes,
     };
+=======
+    if let Some(portal) = portal(context).await?.filter(|portal| portal.spec.frozen) {
+        // The emergency freeze keeps them, and brings them back later: not before it has their numbers are they forgotten here.
+        let held = portal.status.map(|status| status.frozen_workloads).unwrap_or_default();
+        if !before.iter().all(|workload| held.iter().any(|other| other.kind == workload.kind && other.name == workload.name)) {
+            let wait = "the Portal's frozen is true, and its status does not record the replica counts of all workers yet";
+            return Err(PhaseError::Failed(wait.to_owned()));
+        }
+        return Ok("workers stay stopped: the Portal's frozen is true".to_owned());
+    }
+    context.say(format!("restoring {} workloads", before.len()));
+    let notes = workers::start(&context.tools.client, &context.subject.namespace, &before).await?;
+>>>>>>> 9be39e0 (Words: freeze)
     if wait {
         let timeout = context.subject.portal.freeze.timeout.get();
         workers::wait_available(&context.tools.client, &context.subject.namespace, &before, timeout, &context.control.cancel)
             .await
             .map_err(|error| match PhaseError::from(error) {
                 PhaseError::Refused(text) => {
-                    PhaseError::Refused(format!("{text}; the data is live and the workers are set to their numbers"))
+                    PhaseError::Refused(format!("{text}; the data is live and the workers are set to their recorded replica counts"))
                 }
                 error => error,
             })?;

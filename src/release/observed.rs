@@ -338,7 +338,7 @@ pub struct PhaseRecord {
     pub direction: Direction,
     /// Its state.
     pub state: PhaseState,
-    /// How often it was begun.
+    /// The number of attempts.
     pub attempts: i32,
     /// How many attempts ended with an error since it last succeeded.
     pub failures: i32,

@@ -80,9 +80,9 @@ pub struct UniqueCheck {
 pub struct Gate {
     /// Its name in messages.
     pub name: ItemName,
-    /// The phase at whose end it is checked.
+    /// The phase at whose end it is evaluated.
     pub phase: GatePhase,
-    /// `true`: the release stops when it does not pass. `false`: it is reported.
+    /// `true`: the release fails when the gate does not pass. `false`: the result is only reported.
     #[serde(default = "yes")]
     pub hard: bool,
     /// Template of the query.
@@ -90,7 +90,7 @@ pub struct Gate {
 }
 
 named_enum! {
-    /// The phases that check gates.
+    /// The phases that evaluate gates.
     pub enum GatePhase {
         /// Before anything is imported.
         Preflight,

@@ -49,11 +49,11 @@ pub struct Csv {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub columns: BTreeMap<String, Identifier>,
-    /// Between two fields: one ASCII character, such as `;` or a tab.
+    /// The delimiter of fields: one ASCII character, such as `;` or a tab.
     #[serde(default = "default_delimiter")]
     #[schemars(length(min = 1, max = 1), regex(pattern = r"^[\t -!#-~]$"))]
     pub delimiter: String,
-    /// What stands for no value, where it is not quoted. Nothing by default.
+    /// The unquoted text that means NULL. Nothing by default.
     #[serde(default)]
     #[schemars(length(max = 32), regex(pattern = r#"^[^"\r\n]*$"#))]
     pub null_string: String,
@@ -86,10 +86,10 @@ named_enum! {
     /// How a file is compressed.
     #[derive(Default)]
     pub enum FileCompression {
-        /// As its name says: `.gz` is gzip, `.zst` is Zstandard, anything else is not compressed.
+        /// By its name: `.gz` is gzip, `.zst` is Zstandard, anything else is not compressed.
         #[default]
         Auto,
-        /// Not at all.
+        /// Not compressed.
         None,
         /// gzip.
         Gzip,

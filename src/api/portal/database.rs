@@ -1,4 +1,4 @@
-//! How to reach the portal's database, and how patient to be with it.
+//! How to connect to the portal's database, and how long to wait for it.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::SecretKeyRef;
 use crate::api::{Duration, Identifier, named_enum};
 
-/// How to reach the portal's database and how patient to be with it.
+/// How to connect to the portal's database, and how long to wait for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.lockTimeout) || (duration(self.lockTimeout) > duration('0s') && duration(self.lockTimeout) <= duration('1h'))").message("database.lockTimeout must be more than 0s and at most 1h"))]
@@ -34,8 +34,8 @@ pub struct Database {
     /// Sessions that the swap may cancel when they block it; none by default.
     #[serde(default)]
     pub cancel_blockers: CancelBlockers,
-    /// What is done about standbys before the swap: new readers there wait, for up to `max_standby_streaming_delay`, until the readers
-    /// that the swap meets on the standby are gone.
+    /// What the swap does about standbys: it is replayed there under its locks, so new readers of a standby wait, for up to
+    /// `max_standby_streaming_delay`, for the readers that are active when it arrives.
     #[serde(default)]
     pub standbys: Standbys,
 }
@@ -44,10 +44,10 @@ named_enum! {
     /// What a release does when the budget for the swap's locks is used up.
     #[derive(Default)]
     pub enum OnLockTimeout {
-        /// The workers come back and the release is Suspended until `retry` is raised.
+        /// The workers are restored and the release is Suspended until `retry` is raised.
         #[default]
         Suspend,
-        /// The release keeps Running, with its workers frozen, and tries again until it succeeds or is aborted.
+        /// The release stays Running, with its workers frozen, and retries until it succeeds or is aborted.
         KeepTrying,
     }
 }
@@ -62,7 +62,7 @@ pub struct CancelBlockers {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub roles: Vec<Identifier>,
-    /// Only transactions that have been open for at least as long.
+    /// Only transactions that have been open for at least this long.
     #[serde(default = "default_cancel_after")]
     pub after: Duration,
 }
@@ -78,13 +78,13 @@ fn default_cancel_after() -> Duration {
 }
 
 named_enum! {
-    /// What is done about standbys before the swap.
+    /// What the swap does about standbys.
     #[derive(Default)]
     pub enum Standbys {
         /// Wait, within `lockTimeout`, until they have caught up, so that the swap reaches their readers at once.
         #[default]
         Wait,
-        /// Swap whatever they do.
+        /// Swap without waiting for them.
         Ignore,
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{ItemName, named_enum};
 
-/// Something to call after the swap.
+/// An HTTP request to send after the swap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Hook {
     /// Its name in messages.
@@ -19,7 +19,7 @@ pub struct Hook {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("self.url.startsWith('http://') || self.url.startsWith('https://')").message("http.url must begin with http:// or https://"))]
 pub struct HttpRequest {
-    /// Where it goes. Redirects are not followed.
+    /// The URL. Redirects are not followed.
     #[schemars(length(min = 8, max = 2048))]
     pub url: String,
     /// The method.

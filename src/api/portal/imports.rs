@@ -11,7 +11,7 @@ use crate::api::{Identifier, ItemName, JobSource, Percentage, Sql};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct Imports {
     /// How many key ranges, and imports that do not read each other's tables, are imported at once, each over a connection of its own;
-    /// as many indexes are then built at once. More than the database host has cores brings nothing.
+    /// the same number of indexes is built at once. More than the database host has cores does not help.
     #[serde(default = "default_parallel")]
     #[schemars(range(min = 1, max = 32))]
     pub parallel: u8,
@@ -74,24 +74,24 @@ pub struct Import {
     /// A Kubernetes Job with an image of your own, which fills the staged table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSource>,
-    /// Rows that are turned away, with a reason. Rows that the database itself refuses are turned away too: of a query in any case, of
-    /// a CSV file with a rule or a `maxRejected` above 0 %. Without these a file fails at its first wrong line.
+    /// Rules that reject rows, each with a reason. Rows that the database itself refuses are rejected too: for a query always, for a
+    /// CSV file with a rule or a `maxRejected` above 0 %. Without these a file fails at its first wrong line.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub reject: Vec<RejectRule>,
-    /// How many of the rows that it reads may be turned away; with more the release fails. They are in `portal_release.rejected_rows`.
+    /// The share of its rows that may be rejected; with more the release fails. They are in `portal_release.rejected_rows`.
     #[serde(default = "none_rejected")]
     pub max_rejected: Percentage,
-    /// Template of a query that returns one number: how many rows the source holds, where the query makes fewer out of them, such as
-    /// sites out of parcels. The manifest then says how many were collapsed. Without it every row that the query returns is read.
+    /// Template of a query that returns one number: how many rows the source has, where the query merges several into one, such as
+    /// parcels into sites. The manifest then says how many were collapsed. Without it every row that the query returns is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<Sql>,
 }
 
-/// Which rows of an import are turned away.
+/// A rule that rejects rows of an import.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RejectRule {
-    /// Why, in the words that people will read.
+    /// The reason, as people will read it.
     #[schemars(length(min = 1, max = 200))]
     pub reason: String,
     /// Template of a SQL condition over the query's output columns, or over those that a file fills, such as `NOT ST_IsValid(the_geom)`.

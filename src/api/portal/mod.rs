@@ -108,7 +108,7 @@ pub struct PortalSpec {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".to_string(), "name".to_string()]))]
     pub workers: Vec<Worker>,
-    /// What happens after the swap and the workers' return: HTTP hooks, called in order.
+    /// What happens after the swap, once the workers are restored: HTTP hooks, called in order.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
@@ -118,12 +118,12 @@ pub struct PortalSpec {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub object_stores: Vec<ObjectStore>,
-    /// Who is told about a release's progress.
+    /// Who is notified of a release's progress.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub notifications: Vec<Notification>,
-    /// What a release uses where it says nothing.
+    /// Defaults for releases.
     #[serde(default)]
     pub defaults: Defaults,
     /// Emergency freeze: `true` scales the workers to zero now and keeps them there, with or without a release.
@@ -135,7 +135,7 @@ fn default_label_pattern() -> String {
     "^[A-Z][a-z]{2}[0-9]{4}$".to_owned()
 }
 
-/// What a release uses where it says nothing.
+/// Defaults for releases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Defaults {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{SecretKeyRef, yes};
 use crate::api::ItemName;
 
-/// Someone who is told about a release's progress.
+/// A receiver of notifications about a release's progress.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Notification {
@@ -14,19 +14,19 @@ pub struct Notification {
     pub name: ItemName,
     /// A Slack incoming webhook.
     pub slack: Slack,
-    /// Tell when a release starts.
+    /// Notify when a release starts.
     #[serde(default = "yes")]
     pub start: bool,
-    /// Tell when a phase is complete.
+    /// Notify when a phase is complete.
     #[serde(default = "yes")]
     pub phase_complete: bool,
-    /// Tell how an import goes on.
+    /// Notify of the progress of imports.
     #[serde(default = "yes")]
     pub import_progress: bool,
-    /// Tell when a release is live.
+    /// Notify when a release is live.
     #[serde(default = "yes")]
     pub success: bool,
-    /// Tell when a release failed.
+    /// Notify when a release failed or was aborted.
     #[serde(default = "yes")]
     pub failure: bool,
 }

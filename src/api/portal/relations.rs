@@ -54,8 +54,8 @@ pub struct Staging {
     /// Load first, then build indexes and foreign keys.
     #[serde(default = "yes")]
     pub lightweight: bool,
-    /// `maintenance_work_mem` of all index builds that run at once together, such as `512Mi`: each of `imports.parallel` gets its share.
-    /// Where it is absent each build has what the server is set to.
+    /// `maintenance_work_mem` of all concurrent index builds together, such as `512Mi`: each of `imports.parallel` gets its share.
+    /// Default: the server's setting for each build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance_work_mem: Option<Memory>,
 }

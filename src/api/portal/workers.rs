@@ -11,14 +11,13 @@ use crate::api::{Duration, Identifier, ObjectName, PhaseName, named_enum};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.timeout) || (duration(self.timeout) > duration('0s') && duration(self.timeout) <= duration('24h'))").message("freeze.timeout must be more than 0s and at most 24h"))]
 pub struct Freeze {
-    /// The phase just before which workers are frozen. It will be Migrate by default, once there is such a phase; until then the swap is
-    /// the first that must not see workers.
+    /// The phase just before which workers are frozen. Default: FinaliseSwap; Migrate, once that phase exists.
     #[serde(default)]
     pub before: FreezeBefore,
-    /// How long the workers may take to stop, and to come back.
+    /// How long the workers may take to stop, and to become available again.
     #[serde(default = "default_freeze_timeout")]
     pub timeout: Duration,
-    /// Database roles of which no session may be left once the workers are gone.
+    /// Database roles that must have no open session once the workers have stopped.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -36,12 +35,12 @@ fn default_freeze_timeout() -> Duration {
 }
 
 named_enum! {
-    /// Where Freeze stands in the plan.
+    /// The position of Freeze in the plan.
     #[derive(Default)]
     pub enum FreezeBefore {
-        /// The golden sequence: workers rest during the whole release.
+        /// Workers are stopped during the whole release.
         Preflight,
-        /// Workers rest from the building of the staged tables on.
+        /// Workers are stopped before the staged tables are built.
         BuildStaging,
         /// As late as possible.
         #[default]
