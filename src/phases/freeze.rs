@@ -129,7 +129,6 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
     if context.subject.namespace_terminating {
         return Ok("the namespace is being deleted, and the workers with it".to_owned());
     }
-<<<<<<< HEAD
     context.say(format!("restoring {} workloads", before.len()));
     let notes = match workers::thaw(&context.tools.client, &context.subject.namespace, &context.subject.portal_name, &before).await? {
         Thaw::Nothing => Vec::new(),
@@ -137,19 +136,6 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
         Thaw::Held => return Ok("workers stay stopped: the Portal's frozen is true".to_owned()),
         Thaw::Started(notes) => notes,
     };
-=======
-    if let Some(portal) = portal(context).await?.filter(|portal| portal.spec.frozen) {
-        // The emergency freeze keeps them, and brings them back later: not before it has their numbers are they forgotten here.
-        let held = portal.status.map(|status| status.frozen_workloads).unwrap_or_default();
-        if !before.iter().all(|workload| held.iter().any(|other| other.kind == workload.kind && other.name == workload.name)) {
-            let wait = "the Portal's frozen is true, and its status does not record the replica counts of all workers yet";
-            return Err(PhaseError::Failed(wait.to_owned()));
-        }
-        return Ok("workers stay stopped: the Portal's frozen is true".to_owned());
-    }
-    context.say(format!("restoring {} workloads", before.len()));
-    let notes = workers::start(&context.tools.client, &context.subject.namespace, &before).await?;
->>>>>>> 9be39e0 (Words: freeze)
     if wait {
         let timeout = context.subject.portal.freeze.timeout.get();
         workers::wait_available(&context.tools.client, &context.subject.namespace, &before, timeout, &context.control.cancel)
