@@ -45,7 +45,7 @@ impl Services {
     }
 
     /// Tells everyone who wants to know, in the background: nothing waits for it.
-    pub fn tell(self: &Arc<Self>, audience: Audience, notice: Notice) {
+    pub fn notify(self: &Arc<Self>, audience: Audience, notice: Notice) {
         if !audience.notifications.iter().any(|notification| notice.is_wanted(notification)) {
             return;
         }

@@ -26,7 +26,7 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
     let freeze = emergency_freeze(&shared, &portal, &before).await?;
     // What cannot be read stays as it was.
     let mut status = PortalStatus { frozen_workloads: freeze.record, conditions: Vec::new(), ..before.clone() };
-    let ready = look(&shared, &portal, &mut status).await;
+    let ready = observe(&shared, &portal, &mut status).await;
     let retry = ready.is_err().then_some(PAUSE);
     let generation = portal.metadata.generation.unwrap_or_default();
     status.observed_generation = generation;
@@ -67,7 +67,7 @@ pub(super) fn failed(portal: Arc<Portal>, error: &ReconcileError, _: Arc<Shared>
 }
 
 /// Connects, and asks which release readers see and which backups there are.
-async fn look(shared: &Shared, portal: &Arc<Portal>, status: &mut PortalStatus) -> Result<(), String> {
+async fn observe(shared: &Shared, portal: &Arc<Portal>, status: &mut PortalStatus) -> Result<(), String> {
     let database = shared.portals.database(portal).await.map_err(|error| error.to_string())?;
     let read = async {
         let mut connection = database.pool().acquire().await?;

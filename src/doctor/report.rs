@@ -140,7 +140,7 @@ mod tests {
             "warn  lock        held",
             "                  → wait",
             "FAIL  disk space  could not be checked: no",
-            "                  → correct the cause and look again",
+            "                  → fix the cause and run doctor again",
             "ns/p: 1 ok, 1 warn, 1 fail: a release would fail",
             "",
         ];

@@ -31,7 +31,7 @@ pub(super) async fn preflight(
     outgoing: &Generation,
 ) -> Result<Done, PhaseError> {
     let mut message = format!("{incoming} is complete");
-    if let Some(Count { written, .. }) = look(context, relations, outgoing).await? {
+    if let Some(Count { written, .. }) = count_writes(context, relations, outgoing).await? {
         message.push_str(&if written.is_nothing() {
             format!("; {}", written.sentence())
         } else {

@@ -149,7 +149,7 @@ async fn manifest(context: &Context, relations: &Relations, origin: ledger::stag
         validated_at: String::new(),
         definition: origin.definition,
         structure: origin.structure,
-        source: snapshot::look(context).await?,
+        source: snapshot::observe(context).await?,
         views: origin.views.into_iter().map(|(name, content)| (name, Part::from(content))).collect(),
         ..Manifest::default()
     };

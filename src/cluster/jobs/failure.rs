@@ -61,7 +61,7 @@ impl fmt::Display for Failure {
 }
 
 /// Looks at a Job that failed, or is about to. What cannot be read is left out: it is a failure either way.
-pub(super) async fn look(client: &Client, namespace: &str, job: &Job, reason: String) -> Failure {
+pub(super) async fn inspect(client: &Client, namespace: &str, job: &Job, reason: String) -> Failure {
     let mut failure = Failure { reason, ..Failure::default() };
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().labels(&format!("{JOB_NAME_LABEL}={}", job.name_any()));
@@ -170,10 +170,10 @@ mod tests {
     fn secrets_are_taken_out_before_the_end_is_cut() {
         let secret = "canary".repeat(20);
         let log = format!("{secret} {}", "x".repeat(MAX_TAIL - 10));
-        let told = Failure { reason: format!("no {secret}"), log, ..Failure::default() }.without(&[secret, String::new()]);
-        assert!(!told.log.contains("canary") && !told.reason.contains("canary"), "{told:?}");
-        assert!(told.log.len() <= MAX_TAIL && told.log.ends_with('x'));
-        assert_eq!(told.reason, "no [secret]");
+        let redacted = Failure { reason: format!("no {secret}"), log, ..Failure::default() }.without(&[secret, String::new()]);
+        assert!(!redacted.log.contains("canary") && !redacted.reason.contains("canary"), "{redacted:?}");
+        assert!(redacted.log.len() <= MAX_TAIL && redacted.log.ends_with('x'));
+        assert_eq!(redacted.reason, "no [secret]");
     }
 
     fn pod(name: &str, statuses: serde_json::Value) -> Pod {

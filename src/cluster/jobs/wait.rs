@@ -17,7 +17,7 @@ use kube::{
 
 use super::{
     JOB_NAME_LABEL,
-    failure::{Failure, described, look},
+    failure::{Failure, described, inspect},
 };
 use crate::{
     cluster::{CallError, ClusterError, is_forbidden},
@@ -40,7 +40,7 @@ pub enum Ended {
     Gone,
 }
 
-/// Waits until a Job is over. `waiting` is told what keeps its pods from running, and when nothing does any more.
+/// Waits until a Job is over. `waiting` is reported what keeps its pods from running, and when nothing does any more.
 ///
 /// # Errors
 /// When the operator may not watch. While the API server does not answer the waiting goes on.
@@ -52,7 +52,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
     let mut seen: BTreeMap<String, Pod> = BTreeMap::new();
     // A Job that takes too long loses its pods, and their logs, before it counts as failed.
     let mut early: Option<Failure> = None;
-    let mut told = None;
+    let mut reported = None;
     loop {
         tokio::select! {
             Some(change) = job_changes.next() => match change {
@@ -64,7 +64,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
                     let failed = is_true(&job, "Failed");
                     if let Some(condition) = failed.or_else(|| is_true(&job, "FailureTarget")) {
                         let reason = described(condition.reason.as_deref(), condition.message.as_deref());
-                        let mut failure = look(client, namespace, &job, reason).await;
+                        let mut failure = inspect(client, namespace, &job, reason).await;
                         if let Some(early) = early.take().filter(|_| failure.log.is_empty()) {
                             failure = early;
                         }
@@ -85,9 +85,9 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
             },
         }
         let now = seen.values().find_map(obstacle);
-        if now != told {
+        if now != reported {
             waiting(now.clone());
-            told = now;
+            reported = now;
         }
     }
 }

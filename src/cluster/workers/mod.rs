@@ -24,7 +24,7 @@ use crate::{
 
 /// How many workloads are handled at the same time.
 const PARALLEL: usize = 8;
-/// First and longest pause between two looks at the workloads.
+/// First and longest pause between two polls of the workloads.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 /// For how long nothing may run before the workers count as stopped: a controller may still be creating a pod.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -165,16 +165,16 @@ pub async fn start(client: &Client, namespace: &str, frozen: &[FrozenWorkload]) 
 /// # Errors
 /// When a workload does not exist or something cannot be read.
 pub async fn remaining(client: &Client, namespace: &str, workers: &[Worker]) -> Result<Vec<String>, WorkerError> {
-    let looks = workers.iter().map(|worker| {
+    let checks = workers.iter().map(|worker| {
         let workload = Workload::of(client, namespace, worker);
-        async move { workload.look().await.map(|look| look.remaining(&workload)) }
+        async move { workload.observe().await.map(|seen| seen.remaining(&workload)) }
     });
-    let looks = in_batches(looks.collect()).await;
-    Ok(looks.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+    let remaining = in_batches(checks.collect()).await;
+    Ok(remaining.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// Waits until nothing of the workers runs and that has held for a second. A workload that someone else scales up again
-/// meanwhile is set back to zero at each look, and the error says so.
+/// meanwhile is set back to zero at each poll, and the error says so.
 ///
 /// # Errors
 /// At the timeout, with what remains; when a workload does not exist or the operator lacks a permission; when cancelled.
@@ -186,12 +186,12 @@ pub async fn wait_stopped(
     timeout: Duration,
     cancel: &CancellationToken,
 ) -> Result<(), WorkerError> {
-    let mut look = Stopped { client, namespace, workers, woken: BTreeMap::new(), quiet_since: None };
-    let waited = poll(timeout, cancel, &mut look).await?;
+    let mut stopped = Stopped { client, namespace, workers, woken: BTreeMap::new(), quiet_since: None };
+    let waited = poll(timeout, cancel, &mut stopped).await?;
     waited.map_err(|remaining| WorkerError::NotStopped { seconds: timeout.as_secs(), remaining })
 }
 
-/// A look at workers that are to stop.
+/// The wait for workers to stop.
 struct Stopped<'a> {
     client: &'a Client,
     namespace: &'a str,
@@ -201,8 +201,8 @@ struct Stopped<'a> {
     quiet_since: Option<Instant>,
 }
 
-impl Look for Stopped<'_> {
-    async fn look(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
+impl Poll for Stopped<'_> {
+    async fn check(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
         let mut sentences = remaining_or_unknown(remaining(self.client, self.namespace, self.workers).await)?;
         for worker in self.workers {
             let workload = Workload::of(self.client, self.namespace, worker);
@@ -240,25 +240,25 @@ pub async fn wait_available(
     timeout: Duration,
     cancel: &CancellationToken,
 ) -> Result<(), WorkerError> {
-    let mut look = Available { client, namespace, frozen };
-    let waited = poll(timeout, cancel, &mut look).await?;
+    let mut available = Available { client, namespace, frozen };
+    let waited = poll(timeout, cancel, &mut available).await?;
     waited.map_err(|missing| WorkerError::NotAvailable { seconds: timeout.as_secs(), missing })
 }
 
-/// A look at workers that are to come back.
+/// The wait for workers to become available.
 struct Available<'a> {
     client: &'a Client,
     namespace: &'a str,
     frozen: &'a [FrozenWorkload],
 }
 
-impl Look for Available<'_> {
-    async fn look(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
+impl Poll for Available<'_> {
+    async fn check(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
         let mut sentences = Vec::new();
         for before in self.frozen.iter().filter(|before| before.replicas > 0) {
             let workload = Workload::of_frozen(self.client, self.namespace, before);
-            let missing = match workload.look().await {
-                Ok(look) => Ok(look.missing(&workload, before.replicas).into_iter().collect()),
+            let missing = match workload.observe().await {
+                Ok(seen) => Ok(seen.missing(&workload, before.replicas).into_iter().collect()),
                 Err(WorkerError::Missing { .. }) => Ok(Vec::new()),
                 Err(error) => Err(error),
             };
@@ -268,20 +268,20 @@ impl Look for Available<'_> {
     }
 }
 
-/// Something to wait for.
-trait Look {
-    /// Whether it is there, and sentences about what is missing.
-    fn look(&mut self) -> impl Future<Output = Result<(bool, Vec<String>), WorkerError>> + Send;
+/// A condition to wait for.
+trait Poll {
+    /// Whether it is met, and sentences about what is missing.
+    fn check(&mut self) -> impl Future<Output = Result<(bool, Vec<String>), WorkerError>> + Send;
 }
 
-/// Looks again and again until it is done. The inner error has the sentences of the last look.
-async fn poll(timeout: Duration, cancel: &CancellationToken, look: &mut impl Look) -> Result<Result<(), String>, WorkerError> {
+/// Polls until the condition is met. The inner error has the sentences of the last poll.
+async fn poll(timeout: Duration, cancel: &CancellationToken, state: &mut impl Poll) -> Result<Result<(), String>, WorkerError> {
     let deadline = Instant::now() + timeout;
     let mut last = vec!["the API server did not answer in that time".to_owned()];
     let mut pause = PAUSES.0;
-    let looks = async {
+    let polling = async {
         loop {
-            match look.look().await? {
+            match state.check().await? {
                 (true, _) => return Ok(()),
                 (false, sentences) => last = sentences,
             }
@@ -292,7 +292,7 @@ async fn poll(timeout: Duration, cancel: &CancellationToken, look: &mut impl Loo
     let ended = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(WorkerError::Cancelled),
-        ended = tokio::time::timeout_at(deadline, looks) => ended,
+        ended = tokio::time::timeout_at(deadline, polling) => ended,
     };
     match ended {
         Ok(result) => result.map(Ok),

@@ -18,7 +18,7 @@ use crate::database::{
     checks::reason,
     identifiers::{assembled, quote_literal},
     key_range::KeyRange,
-    ledger::imports::{reasons, told},
+    ledger::imports::{describe, reasons},
     run_sql,
     sqlstate::{self, ABOUT_DATA, is_about_data},
 };
@@ -92,7 +92,7 @@ pub(super) async fn of_file(
         return Ok(counts);
     }
     let reasons = reasons(conn, load.release, load.target.import).await.map_err(failed)?;
-    Err(ImportError::TooMany { import: load.target.import.to_owned(), rows: file.most(), reasons: told(&reasons) })
+    Err(ImportError::TooMany { import: load.target.import.to_owned(), rows: file.most(), reasons: describe(&reasons) })
 }
 
 /// Keeps the rows whose fields can be converted, with the verdicts, and rejects the others. Returns how many those are.

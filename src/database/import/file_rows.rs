@@ -134,7 +134,7 @@ impl FileRows {
 
     /// PL/pgSQL that makes `refusal` and `state` speak of the field of row `one` that cannot be converted.
     pub(super) fn explain(&self, one: &str, refused: &str, state: &str, refusal: &str) -> String {
-        let look = |column: &OutputColumn| {
+        let try_column = |column: &OutputColumn| {
             format!(
                 "PERFORM {} FROM {TABLE} AS file WHERE file.{NUMBER} = {one}; EXCEPTION WHEN {refused} THEN
                    GET STACKED DIAGNOSTICS {state} = RETURNED_SQLSTATE, {refusal} = MESSAGE_TEXT;
@@ -144,7 +144,7 @@ impl FileRows {
             )
         };
         // From the last to the first: the first one has the last word.
-        self.columns.iter().rev().map(|column| format!("BEGIN {} END;\n", look(column))).collect()
+        self.columns.iter().rev().map(|column| format!("BEGIN {} END;\n", try_column(column))).collect()
     }
 
     /// A SQL expression for a row of `file` as JSON.

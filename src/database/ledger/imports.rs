@@ -293,7 +293,7 @@ pub async fn reasons(connection: &mut PgConnection, release: i64, import: &str) 
 }
 
 /// Those reasons, for a message.
-pub fn told(reasons: &[(String, i64, Option<String>)]) -> String {
+pub fn describe(reasons: &[(String, i64, Option<String>)]) -> String {
     let reason = |(reason, rows, key): &(String, i64, Option<String>)| {
         let key = key.as_ref().map(|key| format!(", for example {key}")).unwrap_or_default();
         format!("{rows} because of '{reason}'{key}")
