@@ -26,12 +26,12 @@ use crate::{
 
 /// How far a standby may be behind when the swap begins: one segment of WAL.
 const STANDBY_LAG: i64 = 16 * 1024 * 1024;
-/// A transaction that is younger is gone before a person could do anything about it.
+/// A younger transaction ends before a person could do anything about it.
 const WORTH_REPORTING: Duration = Duration::from_secs(1);
 /// At most one event about blockers in this time.
 const EVENT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What changes place in this run.
+/// The generations that change place in this run.
 struct Generations {
     relations: Relations,
     incoming: Generation,
@@ -105,11 +105,11 @@ struct SwapHooks<'a> {
     context: &'a Context,
     generations: &'a Generations,
     origin: &'a StagingOrigin,
-    /// When people were last last_event who is in the way.
+    /// When the last event about blockers was written.
     last_event: Mutex<Option<Instant>>,
 }
 
-/// What ends a swap.
+/// Why a swap ended.
 enum SwapFailure {
     Phase(PhaseError),
     Swap(SwapError),
