@@ -174,7 +174,7 @@ async fn conclude(context: &Context, result: Result<Done, PhaseError>, took: Dur
             let detail = done.message().to_owned();
             let reason = if attempt.direction == Direction::Do { facts(phase).done } else { facts(phase).undone };
             services.event(object, EventType::Normal, reason, format!("{phase}: {detail}"));
-            services.tell(context.audience(), Notice::PhaseComplete { phase, took, detail });
+            services.notify(context.audience(), Notice::PhaseComplete { phase, took, detail });
         }
         (Ok(done), true) => {
             tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} is undone");

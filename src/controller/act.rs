@@ -133,7 +133,7 @@ async fn open(shared: &Shared, snapshot: &Snapshot, kind: RunKind) -> Result<Flo
     tracing::info!(release = owner.name, label = %spec.label, "{note}");
     shared.services.event(owner.object.clone(), EventType::Normal, reason, note);
     if kind == RunKind::Release {
-        shared.services.tell(audience(snapshot), Notice::Started { dry_run: spec.dry_run });
+        shared.services.notify(audience(snapshot), Notice::Started { dry_run: spec.dry_run });
     }
     Ok(Flow::Again)
 }
@@ -272,11 +272,10 @@ async fn close(shared: &Shared, snapshot: &Snapshot, state: ReleaseState, messag
     match state {
         ReleaseState::Live => {
             let rows = snapshot.ledger.imports.iter().map(|import| import.rows).sum();
-            services.tell(audience(snapshot), Notice::Live { took, rows });
+            services.notify(audience(snapshot), Notice::Live { took, rows });
         }
-        ReleaseState::Failed | ReleaseState::Aborted => {
-            services.tell(audience(snapshot), Notice::Failed { phase: failed_in, cause: message.to_owned() })
-        }
+        ReleaseState::Failed => services.notify(audience(snapshot), Notice::Failed { phase: failed_in, cause: message.to_owned() }),
+        ReleaseState::Aborted => services.notify(audience(snapshot), Notice::Aborted { cause: message.to_owned() }),
         _ => {}
     }
     shared.wake_siblings(&owner.namespace, spec.portal_ref.name.as_str());

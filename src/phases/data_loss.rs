@@ -63,7 +63,7 @@ pub(super) async fn preflight(
 ///
 /// # Errors
 /// As [`preflight`].
-pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Generation) -> Result<Option<Count>, PhaseError> {
+pub(super) async fn count_writes(context: &Context, relations: &Relations, outgoing: &Generation) -> Result<Option<Count>, PhaseError> {
     if context.subject.run.builds() {
         return Ok(None);
     }
@@ -79,7 +79,7 @@ pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Ge
 ///
 /// # Errors
 /// As [`preflight`]; [`PhaseError::Failed`] when it cannot be told in the time that readers may wait.
-pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Count, outgoing: &Generation) -> Result<(), PhaseError> {
+pub(super) async fn recount(context: &Context, work: &mut Work, before: &Count, outgoing: &Generation) -> Result<(), PhaseError> {
     if accepted(context.subject.run.incoming(), &context.subject.spec) || is_still_so(work, before).await? {
         return Ok(());
     }
@@ -129,9 +129,9 @@ fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result
     if written.is_nothing() || accepted(context.subject.run.incoming(), &context.subject.spec) {
         return Ok(());
     }
-    let (what, instead) = match context.subject.run.incoming() {
-        Incoming::Parked => ("a roll forward", "set spec.rollback again"),
-        Incoming::Staging | Incoming::Backup => ("a rollback", "remove spec.rollback"),
+    let (what, verb, instead) = match context.subject.run.incoming() {
+        Incoming::Parked => ("a roll forward", "roll forward", "set spec.rollback again"),
+        Incoming::Staging | Incoming::Backup => ("a rollback", "roll back", "remove spec.rollback"),
     };
     let kept = match outgoing {
         Generation::Staging => "kept in staging_* until the next release builds its staging".to_owned(),

@@ -69,7 +69,7 @@ pub(super) fn at_rest(observed: &Observed) -> Step {
             } else {
                 Step::Refuse(Refusal {
                     reason: "RollForwardUnavailable",
-                    message: "the rolled back data is gone: a later release has used the staging; make a new release".to_owned(),
+                    message: "the rolled back data no longer exists: a later release has used the staging; create a new release".to_owned(),
                 })
             }
         }
