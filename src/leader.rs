@@ -32,7 +32,7 @@ const LOOK_BEFORE_END: Duration = Duration::from_secs(3);
 const LOST_BEFORE_END: Duration = Duration::from_secs(1);
 /// How long the API server may take to answer one look at the Lease.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How often a process that stands by looks whether the Lease was given back.
+/// How often a standby process checks whether the Lease was released.
 const STANDBY_PAUSE: Duration = Duration::from_secs(2);
 /// Pause between two tries while the API server does not answer.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -91,7 +91,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let faults = Faults::parse(&args.halt_at).map_err(anyhow::Error::msg)?;
     let instance = args.instance.clone().unwrap_or_else(|| format!("operator-{}", uuid::Uuid::new_v4().simple()));
-    // The part that tells processes from each other must fit into Postgres' application_name.
+    // The part that distinguishes processes must fit into Postgres' application_name.
     let short: String = instance.chars().rev().take(16).collect::<Vec<_>>().into_iter().rev().collect();
 
     let server = HttpServer::bind(&args.http_addr).await?;

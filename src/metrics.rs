@@ -184,7 +184,7 @@ impl Metrics {
         self.worker_freeze.observe(frozen.as_secs_f64());
     }
 
-    /// More rows of an import came in, or were turned away.
+    /// More rows of an import were imported or rejected.
     pub fn rows_imported(&self, importer: &str, imported: i64, rejected: i64) {
         let label = ImporterLabel { importer: importer.to_owned() };
         let number = |rows: i64| u64::try_from(rows).unwrap_or_default();

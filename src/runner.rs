@@ -155,7 +155,7 @@ async fn cancelled(cancel: &CancellationToken, interruptible: bool) {
     }
 }
 
-/// Writes down how the phase ended, tells people, and waits a little before what failed is tried again.
+/// Records how the phase ended, notifies people, and waits a little before a failed phase is retried.
 async fn conclude(context: &Context, result: Result<Done, PhaseError>, took: Duration) {
     let (services, attempt, object) = (&context.tools.services, context.subject.attempt, context.subject.object.clone());
     let phase = attempt.phase;
@@ -231,7 +231,7 @@ enum Failure {
     Ends(ReleaseState),
 }
 
-/// What the ledger is told of an attempt that did not succeed.
+/// What the ledger records of an attempt that did not succeed.
 enum Note {
     Paused,
     Stale(String),

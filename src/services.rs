@@ -39,7 +39,7 @@ pub struct Services {
 
 impl Services {
     /// The namespace is being deleted: its Secrets, and the right to read them or to write events, go away in any order. A request
-    /// would be refused, and nobody is left to be told.
+    /// would be refused, and there is nobody left to notify.
     async fn is_going(&self, namespace: &str) -> bool {
         cluster::is_terminating(&self.client, namespace).await
     }

@@ -23,7 +23,7 @@ macro_rules! named_enum {
             }
         }
 
-        // By hand: the derive gives it a description, which would stand in for that of each optional field of this type.
+        // By hand: the derive gives it a description, which would replace that of each optional field of this type.
         impl schemars::JsonSchema for $enum {
             fn inline_schema() -> bool {
                 true

@@ -183,7 +183,7 @@ pub async fn read_secret_key(client: &Client, namespace: &str, name: &str, key: 
     }
 }
 
-/// Reads every key of a Secret as text; keys that hold no text are left out.
+/// Reads every key of a Secret as text; keys that hold no text are skipped.
 ///
 /// # Errors
 /// When the Secret is missing or the request fails.

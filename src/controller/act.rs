@@ -32,14 +32,14 @@ use crate::{
     work::{Context, Control, Progress, Subject, Tools},
 };
 
-/// While the lock is busy, or another thing is waited for that nobody tells of.
+/// The interval at which to check again for what no watch reports, such as a busy lock.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a deleted object waits for a database that does not answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What comes after a step.
 pub(super) enum Flow {
-    /// Observe anew at once.
+    /// Observe again at once.
     Again,
     /// Wait for a change.
     Wait(Action),
@@ -50,7 +50,7 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
     let rest = || Ok(Flow::Wait(Action::await_change()));
     match step {
         Step::Rest | Step::Refuse(_) | Step::Queue(_) => {
-            // A lock of a run that is over, or that belongs to nobody any more, is not kept.
+            // The lock of a run that has ended, or that nobody owns any longer, is not kept.
             if snapshot.observed.lock == LockView::Held && snapshot.ledger.open.is_none() {
                 snapshot.database.release().await;
             }
@@ -122,7 +122,7 @@ async fn open(shared: &Shared, snapshot: &Snapshot, kind: RunKind) -> Result<Flo
     };
     let mut connection = snapshot.database.pool().acquire().await?;
     if !runs::open(&mut connection, &new).await? {
-        // Somebody was faster; what stands in the way is seen at the next look.
+        // Another process was faster; the next reconcile shows what blocks this one.
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
     let (reason, note) = match kind {

@@ -17,7 +17,7 @@ use crate::{
     release::{next, status},
 };
 
-/// Steps of one reconcile; the next one goes on from there.
+/// Steps of one reconcile; the next one continues from there.
 const STEPS: usize = 24;
 /// Pause after a failure of the cluster or the database.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -110,7 +110,7 @@ async fn write_status(
     }
     match cluster::patch_status(&shared.client, release, &status).await {
         Ok(_) => Ok(status),
-        // Gone in between: nobody is left to read it.
+        // Deleted meanwhile: nobody is left to read it.
         Err(error) if error.call().is_some_and(cluster::CallError::is_not_found) => Ok(status),
         Err(error) => Err(error.into()),
     }

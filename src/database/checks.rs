@@ -13,7 +13,7 @@ use crate::classify::Classify;
 /// The longest piece of data that a message quotes.
 const MAX_QUOTED_CHARS: usize = 100;
 
-/// Something that stands against the release, as a sentence: `{object}: {problem}; {next_step}`.
+/// Something that blocks the release, as a sentence: `{object}: {problem}; {next_step}`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
 #[error("{object}: {problem}; {next_step}")]
 pub struct Finding {

@@ -1,6 +1,6 @@
 //! Room on the disk: what a release will need of it, and what is free.
 //!
-//! SQL does not know what is free, so the platform team may give a query that does. Without one the need is told and nothing is refused.
+//! SQL cannot see the free disk space, so the platform team may configure a query that can. Without one the need is reported and nothing is refused.
 
 use std::fmt;
 
@@ -67,7 +67,7 @@ impl Need {
 pub struct Room {
     /// What it needs.
     pub need: Need,
-    /// Free bytes; `None` where no query of the Portal tells.
+    /// Free bytes; `None` when the Portal has no query for it.
     pub free: Option<i64>,
 }
 
@@ -99,7 +99,7 @@ impl fmt::Display for Room {
     }
 }
 
-/// What the release needs, and what is free where `free_bytes` is a query that tells.
+/// What the release needs, and what is free if `free_bytes` is a query for it.
 ///
 /// # Errors
 /// When the sizes cannot be read, or the query does not return one number.

@@ -1,7 +1,7 @@
 //! Staging: twins of the live relations, built beside them and dropped without touching anything else.
 //!
 //! Building is a comparison: whatever detail live has and staging lacks is executed, in the order of
-//! [`catalog::Stage`]. So a build that was interrupted goes on where it was, and one that is complete does nothing.
+//! [`catalog::Stage`]. So an interrupted build resumes where it stopped, and a complete one does nothing.
 
 use sqlx::{Connection, PgConnection};
 
@@ -117,7 +117,7 @@ pub async fn build(conn: &mut PgConnection, relations: &Relations, lightweight: 
 
 /// Adds what staging still lacks: indexes, keys, extended statistics, then foreign keys, then triggers.
 ///
-/// Each statement commits by itself, so a killed run goes on with what is left.
+/// Each statement commits by itself, so a killed run resumes with the remaining ones.
 ///
 /// # Errors
 /// When a statement fails, for example a duplicate key in the loaded rows; the message has Postgres' detail.
@@ -189,7 +189,7 @@ pub(super) async fn drop_relations(conn: &mut PgConnection, schema: &str, names:
     .fetch_all(&mut *tx)
     .await
     .map_err(failed(&all, "looking for relations"))?;
-    // Views stand on views and tables, so they go first.
+    // Views depend on views and tables, so they are dropped first.
     for (kind, noun) in [("v", "VIEW"), ("m", "MATERIALIZED VIEW"), ("r", "TABLE")] {
         let list: Vec<String> = present.iter().filter(|(_, of)| of == kind).map(|(name, _)| qualified(schema, name)).collect();
         if !list.is_empty() {

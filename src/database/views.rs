@@ -54,7 +54,7 @@ pub enum ViewError {
     /// The staged twin could not be given everything that the live view has.
     #[error(transparent)]
     Twin(#[from] StagingError),
-    /// Its query gives other columns than the live view has.
+    /// Its query returns other columns than the live view has.
     #[error("{0}; correct its query in the Portal, or recreate the live view with these columns")]
     Differs(Difference),
     /// Its rows share what must be unique.
@@ -139,7 +139,7 @@ async fn finish(conn: &mut PgConnection, schema: &str, view: &MaterializedViewSp
     Ok(())
 }
 
-/// The error as a person needs it: a unique index that cannot be built says nothing of how many rows stand against it.
+/// The error with the number of duplicates, which Postgres does not report when a unique index cannot be built.
 async fn explained(conn: &mut PgConnection, schema: &str, view: &MaterializedViewSpec, error: ViewError) -> ViewError {
     let refused = match &error {
         ViewError::Statement { source, .. } | ViewError::Twin(StagingError::Statement { source, .. }) => source.as_database_error(),
@@ -274,9 +274,9 @@ pub enum ViewChange {
     New,
     /// The columns stay; new ones may follow.
     Extends,
-    /// A column would go or change: the view has to be made anew.
+    /// A column would be lost or changed: the view must be recreated.
     Other {
-        /// What stands on the view and keeps it from being dropped.
+        /// What depends on the view and prevents dropping it.
         held_by: Option<String>,
     },
 }

@@ -1,4 +1,4 @@
-//! `doctor`: everything that stands against a release of a portal, looked at from the command line and without writing anything.
+//! `doctor`: everything that would block a release of a portal, checked from the command line without writing anything.
 //!
 //! The session is read-only by the server's own word (`default_transaction_read_only`), and works before the ledger exists.
 
@@ -83,7 +83,7 @@ impl Patient {
             tables: self.relations.tables.clone(),
             lookups: self.relations.lookups.clone(),
             views: self.relations.views.clone(),
-            // There are no staged twins: the live views stand for them.
+            // There are no staged twins: the live views are used instead.
             create_staging: false,
             release: ReleaseVariables {
                 label: label.to_owned(),
@@ -119,7 +119,7 @@ pub async fn examine(
     let url = cluster::read_secret_key(client, namespace, secret.name.as_str(), secret.key.as_str()).await?;
     let key = format!("{namespace}/{}", portal.name_any());
     let options = options(url.expose(), portal.spec.database.schema.as_str(), "portal-release-doctor")?
-        // A look waits for nobody, and writes nothing.
+        // A check waits for no lock and writes nothing.
         .options([("default_transaction_read_only", "on"), ("lock_timeout", "5s"), ("statement_timeout", "10min")]);
     let mut connection = connect(&options).await?;
     let mut report = Report::new(&key);

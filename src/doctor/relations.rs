@@ -1,4 +1,4 @@
-//! The relations: are they there, whose are they, how will they be called, what stands on them, is there room for their copies.
+//! The relations: whether they exist, their owners, their names in backups, what depends on them, and disk space for their copies.
 
 use sqlx::PgConnection;
 

@@ -78,7 +78,7 @@ impl Report {
         }
     }
 
-    /// Nothing stands against a release.
+    /// No check failed.
     pub fn is_good(&self) -> bool {
         self.count(Level::Fail) == 0
     }

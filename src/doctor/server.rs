@@ -68,7 +68,7 @@ async fn pooler(patient: &Patient, connection: &mut PgConnection) -> Result<Vec<
             "raise max_connections or the role's CONNECTION LIMIT: the operator needs about 8",
         )]);
     };
-    // A transaction pooler gives the backend that is idle to the next transaction, whoever's it is. Prepared statements would stumble over it.
+    // A transaction pooler assigns an idle backend to any client's next transaction, which breaks prepared statements.
     let mut shared = false;
     for _ in 0..3 {
         let first = backend(connection).await?;

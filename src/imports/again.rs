@@ -1,6 +1,6 @@
-//! Importing again into a staging that stands: single imports on request, and imports that failed because of their rejected rows.
+//! Importing again into an existing staging: single imports on request, and imports that failed because of their rejected rows.
 //!
-//! The staged table is made anew, without indexes and keys, which ValidateAndManifest adds as it does after any load. That is allowed
+//! The staged table is recreated, without indexes and keys, which ValidateAndManifest adds as it does after any load. That is allowed
 //! only where nothing else depends on the rows that go.
 
 use super::{is_over_limit, job, read_by, reads_table};
@@ -105,7 +105,7 @@ async fn refuse_stale(work: &mut Work, context: &Context, definition: &Definitio
     )))
 }
 
-/// Makes the staged tables anew, empty.
+/// Recreates the staged tables, empty.
 async fn empty(work: &mut Work, context: &Context, again: &[&Import]) -> Result<(), PhaseError> {
     let tables = Relations { views: Vec::new(), ..context.relations() };
     let is_filled = |name: &&String| again.iter().any(|import| import.into.as_str() == name.as_str());

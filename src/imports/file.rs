@@ -121,7 +121,7 @@ impl Source<'_> {
         if then.revision.is_some() && then.revision.as_deref() == self.content.revision() {
             return Ok(true);
         }
-        // Of a sample nobody knows the rest.
+        // The rest of a sample is unknown.
         let Some(sha256) = &then.sha256 else { return Ok(false) };
         let now = self.content.into_fingerprint().await?;
         Ok(now.is_some_and(|now| now.sha256 == *sha256))

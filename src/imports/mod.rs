@@ -155,7 +155,7 @@ pub(crate) async fn unfinished(context: &Context) -> Result<Vec<String>, PhaseEr
     Ok(names)
 }
 
-/// More rows were turned away than the Portal allows.
+/// More rows were rejected than the Portal allows.
 fn is_over_limit(import: &Import, account: &Account) -> bool {
     #[allow(clippy::cast_precision_loss)]
     let (rejected, allowed) = (account.rejected as f64, import.max_rejected.fraction() * account.read as f64);

@@ -32,7 +32,7 @@ pub(crate) enum Snapshot {
 pub(crate) struct SourceOfData {
     /// From how many moments the data is.
     pub snapshot: Snapshot,
-    /// What stands against one snapshot; empty where there is one.
+    /// The reasons why there is not one snapshot; empty when there is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub because: Vec<String>,
 }

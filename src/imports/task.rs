@@ -192,7 +192,7 @@ impl<'a> ImportTask<'a> {
         Ok(Outcome::Over)
     }
 
-    /// Refuses when more rows were turned away than the Portal allows.
+    /// Fails when more rows were rejected than the Portal allows.
     async fn judge(&self, account: &Account) -> Result<(), PhaseError> {
         if !is_over_limit(self.import, account) {
             return Ok(());
@@ -211,7 +211,7 @@ impl<'a> ImportTask<'a> {
         )))
     }
 
-    /// Shows progress in the status, and tells people outside, both now and then.
+    /// Shows progress in the status and in notifications, each at its own interval.
     async fn show(&self) -> Result<(), PhaseError> {
         let (is_due, is_news) = {
             let mut times = self.notified.lock().unwrap_or_else(PoisonError::into_inner);

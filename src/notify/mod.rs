@@ -1,4 +1,4 @@
-//! Telling people, through Slack incoming webhooks, how a release goes on.
+//! Notifies people of the progress of a release, through Slack incoming webhooks.
 //!
 //! Nothing waits for a notification. Each webhook has a short queue and a task of its own, so a slow one delays nobody
 //! else; what does not fit into the queue is dropped and counted.

@@ -78,7 +78,7 @@ pub(super) async fn count_writes(context: &Context, relations: &Relations, outgo
 /// Under the locks, with everything exchanged and nothing committed: makes sure that nothing was written since the last look.
 ///
 /// # Errors
-/// As [`preflight`]; [`PhaseError::Failed`] when it cannot be told in the time that readers may wait.
+/// As [`preflight`]; [`PhaseError::Failed`] when counting takes longer than readers may wait.
 pub(super) async fn recount(context: &Context, work: &mut Work, before: &Count, outgoing: &Generation) -> Result<(), PhaseError> {
     if accepted(context.subject.run.incoming(), &context.subject.spec) || is_still_so(work, before).await? {
         return Ok(());

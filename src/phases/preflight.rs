@@ -132,7 +132,7 @@ async fn files<'a>(context: &'a Context, definition: &'a Definition, templates: 
     Ok(opened)
 }
 
-/// Asks the gates of a phase. A hard one that does not pass is an error; soft ones are told in the returned text.
+/// Evaluates the gates of a phase. A hard one that does not pass is an error; soft ones are reported in the returned text.
 pub(super) async fn gates(context: &Context, phase: GatePhase, templates: &TemplateContext) -> Result<String, PhaseError> {
     let mut text = String::new();
     let mut refused = Vec::new();

@@ -1,4 +1,4 @@
-//! Before a release goes on from a staging that has stood for a while: is what it was built from still the same?
+//! Before a release resumes from an existing staging: is what it was built from unchanged?
 
 use super::views;
 use crate::{

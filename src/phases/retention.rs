@@ -21,7 +21,7 @@ const LIMITS: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_time
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Keeps the newest backups and drops the others, never anything that something else stands on. What is left of the staging
+/// Keeps the newest backups and drops the others, never anything that another object depends on. What is left of the staging
 /// (look-up copies, staged twins of views that the release did not swap) goes too.
 ///
 /// A backup that cannot be dropped is kept and named; the release is live and does not fail for it. The next release tries again.

@@ -135,7 +135,7 @@ impl Hooks for SwapHooks<'_> {
         let Self { context, generations, .. } = self;
         let mut work = context.work().await?;
         if context.subject.run.builds() {
-            // Until the locks are there, the plan's version stands for this look: a change after it makes another plan.
+            // The plan's version covers this check until the locks are held: a change after it makes a new plan.
             same_structure(&mut work, context, self.origin).await?;
         }
         let record = Exchange {
@@ -287,7 +287,7 @@ async fn old_transactions(context: &Context, horizon: &Horizon) -> Result<Vec<St
     Ok(old.iter().map(sentence).collect())
 }
 
-/// The time for waiting is used up. The staging is kept; the Portal says whether the release stands still or goes on trying.
+/// The time for waiting is used up. The staging is kept; the Portal decides whether the release is suspended or keeps trying.
 fn at_the_deadline(context: &Context, why: String) -> PhaseError {
     match context.subject.portal.database.on_lock_timeout {
         OnLockTimeout::Suspend => {

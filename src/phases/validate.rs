@@ -88,7 +88,7 @@ async fn check_geometry(context: &Context, schema: &str, check: &TableGeometry) 
 }
 
 /// Indexes, keys and triggers where staging lacks them; then statistics and the visibility map, which survive the swap. Each statement
-/// commits by itself, so a killed run goes on with what is left.
+/// commits by itself, so a killed run resumes with the remaining ones.
 async fn complete(context: &Context, relations: &Relations) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let steps = staging::pending(&mut work, relations).await?;

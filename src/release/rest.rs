@@ -87,7 +87,7 @@ fn is_finished(state: ReleaseState) -> bool {
     matches!(state, ReleaseState::Live | ReleaseState::Superseded | ReleaseState::RolledBack)
 }
 
-/// Starts a run, unless something stands in its way.
+/// Starts a run, unless something blocks it.
 fn start(observed: &Observed, step: Step) -> Step {
     if let Err(refusal) = &observed.portal {
         return Step::Refuse(refusal.clone());

@@ -123,7 +123,7 @@ impl Content {
         }
     }
 
-    /// Reads on to the end, and gives the fingerprint.
+    /// Reads to the end and returns the fingerprint.
     ///
     /// # Errors
     /// As [`Self::next`].

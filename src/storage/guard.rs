@@ -44,7 +44,7 @@ pub enum Refusal {
     Local {
         /// The name.
         host: String,
-        /// What it stands for.
+        /// What it resolves to.
         address: IpAddr,
     },
 }
@@ -121,7 +121,7 @@ impl HttpConnector for Outbound {
     }
 }
 
-/// Resolves names as the system does, and refuses those that stand for a local address.
+/// Resolves names as the system does, and refuses those that resolve to a local address.
 struct Guarded;
 
 impl Resolve for Guarded {

@@ -30,7 +30,7 @@ pub async fn open(outbound: &Outbound, url: &str, header: Option<(&str, SecretVa
     Ok(File::new(name, answer.bytes_stream().map_err(move |error| FileError::of_request(&of, &error))).of_revision(revision))
 }
 
-/// The entity tag, unless it is a weak one, which may stand for several contents.
+/// The entity tag, unless it is weak, as several contents may share a weak one.
 fn revision(answer: &Response) -> Option<String> {
     let tag = answer.headers().get(header::ETAG)?.to_str().ok()?;
     tag.starts_with('"').then(|| tag.to_owned())
@@ -42,7 +42,7 @@ fn without_secrets(url: &Url) -> String {
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
-/// Only a whole file is one: of an answer without a length nobody could tell that it was cut.
+/// Only a complete file counts: an answer without a length could be truncated unnoticed.
 fn accept(name: &str, answer: &Response) -> Result<(), FileError> {
     let status = answer.status();
     let lasting = |next: &str| Err(FileError::lasting(name, format!("the server answered {status}; {next}")));

@@ -28,7 +28,7 @@ impl File {
         Self { name: name.into(), revision: None, bytes: bytes.boxed() }
     }
 
-    /// The same, with its revision. One that is longer than 256 bytes is none: nobody wants to keep it.
+    /// The same, with its revision. One that is longer than 256 bytes is ignored.
     #[must_use]
     pub fn of_revision(self, revision: Option<String>) -> Self {
         Self { revision: revision.filter(|revision| revision.len() <= 256), ..self }

@@ -43,7 +43,7 @@ pub enum Ended {
 /// Waits until a Job is over. `waiting` is reported what keeps its pods from running, and when nothing does any more.
 ///
 /// # Errors
-/// When the operator may not watch. While the API server does not answer the waiting goes on.
+/// When the operator may not watch. While the API server does not answer, it keeps waiting.
 pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: impl FnMut(Option<String>)) -> Result<Ended, ClusterError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let of_job = Config::default().labels(&format!("{JOB_NAME_LABEL}={name}"));
@@ -95,7 +95,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
 /// Waits until a Job is gone, and its pods with it.
 ///
 /// # Errors
-/// When the operator may not watch. While the API server does not answer the waiting goes on.
+/// When the operator may not watch. While the API server does not answer, it keeps waiting.
 pub async fn wait_gone(client: &Client, namespace: &str, name: &str) -> Result<(), ClusterError> {
     let mut changes = pin!(watch_object(Api::<Job>::namespaced(client.clone(), namespace), name).default_backoff());
     loop {

@@ -102,7 +102,7 @@ impl WorkerError {
 }
 
 /// How the workers are now. A workload in `known` is taken from there: its present state may be a zero that we caused.
-/// Call it, and store what it gives, before [`stop`].
+/// Call it, and store its result, before [`stop`].
 ///
 /// # Errors
 /// When a workload does not exist or cannot be read.
@@ -178,7 +178,7 @@ pub async fn remaining(client: &Client, namespace: &str, workers: &[Worker]) -> 
 ///
 /// # Errors
 /// At the timeout, with what remains; when a workload does not exist or the operator lacks a permission; when cancelled.
-/// While the API server cannot be reached the waiting goes on.
+/// While the API server cannot be reached, it keeps waiting.
 pub async fn wait_stopped(
     client: &Client,
     namespace: &str,
@@ -232,7 +232,7 @@ impl Poll for Stopped<'_> {
 ///
 /// # Errors
 /// At the timeout, with what is missing; when the operator lacks a permission; when cancelled. A workload that no longer
-/// exists counts as available. While the API server cannot be reached the waiting goes on.
+/// exists counts as available. While the API server cannot be reached, it keeps waiting.
 pub async fn wait_available(
     client: &Client,
     namespace: &str,
@@ -300,7 +300,7 @@ async fn poll(timeout: Duration, cancel: &CancellationToken, state: &mut impl Po
     }
 }
 
-/// Awaits the futures, a few at a time, and gives their results in order.
+/// Awaits the futures, a few at a time, and returns their results in order.
 async fn in_batches<F: Future>(mut futures: Vec<F>) -> Vec<F::Output> {
     let mut results = Vec::with_capacity(futures.len());
     while !futures.is_empty() {
@@ -310,7 +310,7 @@ async fn in_batches<F: Future>(mut futures: Vec<F>) -> Vec<F::Output> {
     results
 }
 
-/// Turns a failure that may pass into a sentence, so that a waiting loop goes on.
+/// Turns a transient failure into a sentence, so that a waiting loop continues.
 fn remaining_or_unknown(result: Result<Vec<String>, WorkerError>) -> Result<Vec<String>, WorkerError> {
     match result {
         Err(error) if error.is_transient() => Ok(vec![error.to_string()]),

@@ -37,7 +37,7 @@ pub const MAX_ROW_BYTES: usize = 32 << 20;
 pub struct Format {
     /// Between two fields; one byte.
     pub delimiter: u8,
-    /// What stands for no value, where it is not quoted.
+    /// The unquoted text that means NULL.
     pub null: String,
     /// Postgres' name of the encoding.
     pub encoding: String,
@@ -85,7 +85,7 @@ pub enum CsvError {
     /// The target cannot be filled.
     #[error(transparent)]
     Target(ImportError),
-    /// A row is none: where it begins, and nobody knows what follows.
+    /// A row without an end: where it begins. What follows cannot be read.
     #[error("import {import}: {file}, line {line}: {problem}; no row of it was imported")]
     Row {
         /// Name of the import.
@@ -120,7 +120,7 @@ impl Classify for CsvError {
     }
 }
 
-/// A row that cannot be told from what follows.
+/// A row whose end cannot be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct BadRow {
     /// The line in which it begins, from 1.
@@ -291,7 +291,7 @@ struct Begun {
 async fn begin(conn: &mut PgConnection, target: Target<'_>, file: &mut Content, format: &Format) -> Result<Begun, CsvError> {
     let (import, name) = (target.import, file.name().to_owned());
     let mut head = Vec::new();
-    // One byte more tells a line that ends in CR from one that ends in CR and LF.
+    // One more byte distinguishes a line that ends in CR from one that ends in CR and LF.
     while header::end(&head).is_none_or(|end| end + 1 == head.len()) && head.len() <= header::MAX_BYTES {
         match file.next().await {
             Ok([]) => break,

@@ -5,7 +5,7 @@ use super::{BadRow, MAX_ROW_BYTES, newline::Newline};
 /// Where COPY stops reading, and says nothing about what follows.
 const END_OF_DATA: [u8; 2] = *br"\.";
 
-/// Counts rows on their way, as COPY tells them apart: a line's end inside quotes is none.
+/// Counts rows as they pass, as COPY separates them: a line end inside quotes does not count.
 pub(super) struct Rows {
     newline: Newline,
     /// Rows that may still come, the header included.

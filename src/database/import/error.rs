@@ -71,7 +71,7 @@ pub enum ImportError {
     /// A template of the import is wrong.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The query fails on a row, and nothing tells which.
+    /// The query fails on a row that cannot be identified.
     #[error(
         "import {import}: its query fails on a row that cannot be identified: {}; correct the source, or give the import a `key` so that the row can be found and rejected",
         reason(.source)

@@ -27,7 +27,7 @@ pub enum Origin<'a> {
     File(&'a FileRows),
 }
 
-/// Where an import's rows come from, and which of them are turned away.
+/// Where an import's rows come from, and which of them are rejected.
 #[derive(Debug, Clone)]
 pub struct Source<'a> {
     /// Where from.
