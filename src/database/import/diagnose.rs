@@ -12,10 +12,11 @@ use super::{
     pieces::{self, ONE, Pieces, REFUSAL, STATE},
     ranges::{keys_of, middle},
     sql::{NUMBER, REJECTED, VERDICT},
-    statement::{Counts, Load},
+    statement::Load,
 };
 use crate::database::{
     checks::reason,
+    counts::Counts,
     identifiers::{assembled, quote_literal},
     key_range::KeyRange,
     ledger::imports::{describe, reasons},

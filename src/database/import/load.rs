@@ -7,9 +7,9 @@ use super::{
     error::{ImportError, failed},
     file_rows::{BAD_FORMAT, FileRows, PROBLEM, TABLE},
     sql::VERDICT,
-    statement::{Counts, Load, Origin},
+    statement::{Load, Origin},
 };
-use crate::database::{identifiers::assembled, sqlstate::is_about_data};
+use crate::database::{counts::Counts, identifiers::assembled, sqlstate::is_about_data};
 
 /// Loads what the query returns, and returns what became of every row. Part of the caller's transaction, one of sqlx.
 ///

@@ -88,25 +88,6 @@ pub struct Load<'a> {
     pub lookup: bool,
 }
 
-/// What became of rows. Those that are neither imported nor rejected were known to the look-up table already.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Rows that the query returned, or that the file has.
-    pub read: i64,
-    /// Rows that came in.
-    pub imported: i64,
-    /// Rows that are in `portal_release.rejected_rows`.
-    pub rejected: i64,
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, more: Self) {
-        self.read += more.read;
-        self.imported += more.imported;
-        self.rejected += more.rejected;
-    }
-}
-
 impl Load<'_> {
     pub(super) fn names(&self) -> Vec<String> {
         self.columns.iter().map(|column| column.name.clone()).collect()

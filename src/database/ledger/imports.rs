@@ -7,7 +7,7 @@ use sqlx::{PgConnection, types::Json};
 use super::import_jobs;
 use crate::{
     api::{ImportStatus, PhaseState},
-    database::import::{Counts, KeyRange},
+    database::{counts::Counts, key_range::KeyRange},
 };
 
 /// One import of a release.
