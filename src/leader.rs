@@ -30,7 +30,7 @@ const GRACE_SECONDS: u64 = 5;
 const LOOK_BEFORE_END: Duration = Duration::from_secs(3);
 /// How long before its end a Lease that was not renewed counts as lost.
 const LOST_BEFORE_END: Duration = Duration::from_secs(1);
-/// How long the API server may take to answer one look at the Lease.
+/// How long the API server may take to answer one read of the Lease.
 const ANSWER: Duration = Duration::from_secs(1);
 /// How often a standby process checks whether the Lease was released.
 const STANDBY_PAUSE: Duration = Duration::from_secs(2);
@@ -93,7 +93,7 @@ where
         }
     };
     tracing::info!(lease, identity, "this process is the leader");
-    // The Lease was taken a moment ago; the guard looks when exactly.
+    // The Lease was taken a moment ago; the guard reads when exactly.
     let end = SystemTime::now() + Duration::from_secs(LEASE_SECONDS);
     term.lasts_until(end);
 
@@ -223,7 +223,7 @@ fn until(end: SystemTime, before: Duration) -> Duration {
     end.duration_since(SystemTime::now()).unwrap_or_default().saturating_sub(before)
 }
 
-/// Gives the Lease back, if this process holds it.
+/// Releases the Lease, if this process holds it.
 async fn release(manager: &LeaseManager, lease: &str) {
     match timeout(WIND_DOWN, manager.release()).await {
         Ok(Ok(())) => tracing::info!(lease, "the Lease was released"),

@@ -1,4 +1,4 @@
-//! Runs phases as tasks: a reconcile starts them, looks at them and returns; they wake it when something has changed.
+//! Runs phases as tasks: a reconcile starts them, observes them and returns; they wake it when something has changed.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -130,7 +130,7 @@ async fn supervise(context: &Context) -> Result<Done, PhaseError> {
     tokio::pin!(work);
     let ended = tokio::select! {
         ended = &mut work => Some(ended),
-        // A swap that has begun looks for itself; everything else is cut off at once.
+        // A swap that has begun checks this itself; everything else is cancelled at once.
         () = cancelled(&context.control.cancel, facts.interruptible) => None,
         () = tokio::time::sleep(facts.timeout) => {
             context.end_backends().await;

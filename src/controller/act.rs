@@ -301,7 +301,11 @@ async fn reap(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, run
 }
 
 /// A deleted object whose ledger cannot be read: the workers come back from what the status says. Returns `true` once the finalizer is removed.
-pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, blind: &ObserveError) -> Result<bool, ReconcileError> {
+pub(super) async fn remove_finalizer_unseen(
+    shared: &Shared,
+    release: &PortalRelease,
+    blind: &ObserveError,
+) -> Result<bool, ReconcileError> {
     let namespace = release.namespace().unwrap_or_default();
     let waited = release
         .metadata
@@ -322,7 +326,12 @@ pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, bli
         let note = format!("finalizer removed without cleaning up the database: {cause}; the next release of this portal cleans up");
         shared.services.event(release.object_ref(&()), EventType::Warning, "CleanupSkipped", note);
     }
-    tracing::warn!(release = release.name_any(), cause, "{}: finalizer removed without its ledger: {cause}", release.name_any());
+    tracing::warn!(
+        release = release.name_any(),
+        cause,
+        "{}: finalizer removed without cleaning up the database: {cause}",
+        release.name_any()
+    );
     set_finalizer(shared, release, false).await?;
     Ok(true)
 }

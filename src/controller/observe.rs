@@ -120,7 +120,7 @@ async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledg
     ledger::observe(&mut connection, database.key(), release.spec.label.as_str()).await
 }
 
-/// The Portal and its database. A deleted object is wound up with what is known although the Portal is gone, or its Secret, or the
+/// The Portal and its database. A deleted object is cleaned up with what is known even if the Portal is gone, or its Secret, or the
 /// right to read it: a namespace that is being deleted loses them in any order.
 async fn portal_of(shared: &Shared, release: &PortalRelease, namespace: &str, name: &str) -> Result<Known, ObserveError> {
     let known = shared.portals.known(namespace, name).await.filter(|_| release.metadata.deletion_timestamp.is_some());

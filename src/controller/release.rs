@@ -124,7 +124,7 @@ async fn without_sight(
     blind: ObserveError,
 ) -> Result<Action, ReconcileError> {
     let generation = release.metadata.generation.unwrap_or_default();
-    if release.metadata.deletion_timestamp.is_some() && let_go_blindly(shared, release, &blind).await? {
+    if release.metadata.deletion_timestamp.is_some() && remove_finalizer_unseen(shared, release, &blind).await? {
         return Ok(Action::await_change());
     }
     let status = match &blind {

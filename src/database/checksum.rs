@@ -96,7 +96,7 @@ pub(super) async fn pin_output(conn: &mut PgConnection) -> Result<Vec<String>, s
     Ok(before)
 }
 
-/// Gives the settings of [`pin_output`] the values that it returned.
+/// Restores the settings that [`pin_output`] has changed.
 pub(super) async fn restore_output(conn: &mut PgConnection, values: &[String]) -> Result<(), sqlx::Error> {
     // Outside of a transaction SET LOCAL would do nothing, and silently.
     let local = conn.is_in_transaction();

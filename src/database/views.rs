@@ -123,7 +123,7 @@ pub async fn create_staged(conn: &mut PgConnection, schema: &str, view: &Materia
     run(conn, name, "ANALYZE of its staged twin", format!("ANALYZE {relation}")).await
 }
 
-/// Gives a filled twin its indexes and everything else that live has.
+/// Adds the indexes to a filled twin, and everything else that live has.
 async fn finish(conn: &mut PgConnection, schema: &str, view: &MaterializedViewSpec, has_live: bool) -> Result<(), ViewError> {
     let name = view.name.as_str();
     if has_live {

@@ -95,7 +95,7 @@ impl Patient {
     }
 }
 
-/// Looks at everything, for the release with `label` where one is given.
+/// Checks everything, for the release with `label` if one is given.
 ///
 /// # Errors
 /// When the Portal, its Secret or its database cannot be reached.
@@ -131,7 +131,7 @@ pub async fn examine(
     .await
     .map_err(failed)?;
     if !read_only {
-        // Without the server's word nothing more is looked at.
+        // Without an answer of the server nothing more is checked.
         report.add(Line::fail(
             "pooler",
             "the session does not have the settings that it was opened with: a connection pooler drops them",

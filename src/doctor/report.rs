@@ -19,7 +19,7 @@ pub enum Level {
 pub struct Line {
     /// How bad it is.
     pub level: Level,
-    /// What was looked at, in a word or two.
+    /// What was checked, in a word or two.
     pub check: &'static str,
     /// What was found.
     pub message: String,
@@ -44,7 +44,7 @@ impl Line {
         Self { level: Level::Fail, check, message: message.into(), next: Some(next.into()) }
     }
 
-    /// It could not be looked at.
+    /// It could not be checked.
     pub fn blind(check: &'static str, error: &impl std::fmt::Display) -> Self {
         Self::fail(check, format!("could not be checked: {error}"), "fix the cause and run doctor again")
     }
@@ -60,7 +60,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Nothing was looked at yet.
+    /// Nothing was checked yet.
     pub fn new(portal: &str) -> Self {
         Self { portal: portal.to_owned(), checks: Vec::new() }
     }

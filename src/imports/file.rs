@@ -102,7 +102,7 @@ pub(crate) async fn open<'a>(
 }
 
 impl Source<'_> {
-    /// Looks whether the file's columns fit a table, and the rules its columns. Reads no further than the header.
+    /// Checks whether the file's columns fit a table, and the rules its columns. Reads no further than the header.
     ///
     /// # Errors
     /// When they do not, or the file cannot be read.

@@ -17,7 +17,7 @@ use crate::{
     work::{Context, Done, PhaseError},
 };
 
-/// How often the status is looked at while it must get the record.
+/// How often the status is polled until it has the record.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Records how the workers are, scales them to zero and waits until nothing of them is left.

@@ -69,7 +69,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     work.complete(&message).await
 }
 
-/// Drops one backup, in a transaction of its own. Gives what keeps it.
+/// Drops one backup, in its own transaction. Returns what prevents it.
 async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStamp, keep: i32) -> Result<Option<String>, PhaseError> {
     let started = Instant::now();
     loop {

@@ -314,7 +314,7 @@ pub static PHASES: [PhaseFacts; PhaseName::ALL.len()] = [
         phase: PhaseName::PostSwap,
         timeout: hours(6),
         irreversible: |portal, _| {
-            (!portal.post_swap.is_empty()).then_some("a hook that was called stays called; a rollback calls it again")
+            (!portal.post_swap.is_empty()).then_some("a hook call cannot be undone; a rollback calls the hooks again")
         },
         in_rollback: InRollback::After,
         done: "PostSwapDone",

@@ -88,7 +88,7 @@ impl Outbound {
         self.stall
     }
 
-    /// The URL, when it may be called as far as it shows. What its name stands for is looked at when it is called.
+    /// The URL, when it may be called as far as it shows. What its name resolves to is checked when it is called.
     ///
     /// # Errors
     /// See [`Refusal`].

@@ -50,7 +50,7 @@ impl From<Fenced> for PhaseError {
 }
 
 impl<E: Classify> From<E> for PhaseError {
-    /// What may pass by itself is tried again; the rest is final.
+    /// Transient errors are retried; the others are final.
     fn from(error: E) -> Self {
         if error.is_transient() { Self::Failed(error.sentence()) } else { Self::Refused(error.sentence()) }
     }

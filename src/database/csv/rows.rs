@@ -26,7 +26,7 @@ impl Rows {
         Self { newline, left, in_quotes: false, began: 1, line: 1, length: 0, start: [0; 2] }
     }
 
-    /// Looks at the next bytes. Returns where in them the last wanted row ends; none when it ends later.
+    /// Scans the next bytes. Returns where in them the last wanted row ends; `None` when it ends later.
     ///
     /// # Errors
     /// When a row is too long, or would end the file early.

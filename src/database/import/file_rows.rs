@@ -1,4 +1,4 @@
-//! A file's rows in a temporary table, field by field and as bytes: whatever is wrong with a row, it is there to be looked at.
+//! A file's rows in a temporary table, field by field and as bytes, so that a wrong row can be shown as it is in the file.
 //!
 //! Only Postgres decodes and converts the fields, as COPY would. A cast has no length and no scale, for an explicit one would cut
 //! silently; these come with the assignment to the target's column, which refuses.
@@ -24,7 +24,7 @@ const REST: &str = "portal_release_rest";
 pub(super) const PROBLEM: &str = "portal_release_problem";
 /// The SQLSTATE of such a row, as of COPY.
 pub(super) const BAD_FORMAT: &str = "'22P04'";
-/// Gives a field as text, where it is none with its bytes escaped.
+/// Returns a field as text, with its bytes escaped if it is not text.
 const SHOWN: &str = "pg_temp.portal_release_shown";
 
 /// The rows of one file that wait to be imported.

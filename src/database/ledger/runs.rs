@@ -232,7 +232,7 @@ pub async fn close(connection: &mut PgConnection, run: i64, state: ReleaseState,
     tx.commit().await
 }
 
-/// Gives the row of a label to a new object: its former object is gone before it was finished.
+/// Assigns the row of a label to a new object, whose predecessor was deleted before it had finished.
 ///
 /// # Errors
 /// When the database does not answer.
