@@ -133,7 +133,7 @@ impl<'a> JobImport<'a> {
         let release = self.context.subject.release_id;
         let key = JobKey { release, purpose: Purpose::Import, item: self.name() };
         if ledger::jobs::lock(work, key).await?.job.as_deref() != Some(job) {
-            return Err(PhaseError::Failed(format!("import {}: Job {job} was given up meanwhile", self.name())));
+            return Err(PhaseError::Failed(format!("import {}: Job {job} has been replaced", self.name())));
         }
         let known = ledger::import_jobs::lock(work, release, self.name()).await?;
         self.keep_writers_out(work, "SHARE").await?;
