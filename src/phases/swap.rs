@@ -142,8 +142,8 @@ impl Hooks for SwapHooks<'_> {
             portal: context.key(),
             release: context.subject.release_id,
             source: context.subject.run.incoming(),
-            incoming: &places.incoming,
-            outgoing: &places.outgoing,
+            incoming: &generations.incoming,
+            outgoing: &generations.outgoing,
             phase: context.subject.attempt.phase.as_str(),
             moved: &plan.moved,
         };
@@ -252,9 +252,9 @@ async fn wait_for_old_readers(context: &Context, origin: &StagingOrigin) -> Resu
     let started = Instant::now();
     let database = &context.subject.portal.database;
     loop {
-        let mut in_the_way = Vec::new();
+        let mut blocking = Vec::new();
         if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.subject.run.builds()) {
-            in_the_way.extend(old_transactions(context, horizon).await?);
+            blocking.extend(old_transactions(context, horizon).await?);
         }
         if database.standbys == Standbys::Wait {
             let late = standbys(context.tools.database.pool()).await?;
