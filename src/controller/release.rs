@@ -6,7 +6,7 @@ use kube::{ResourceExt, runtime::controller::Action};
 
 use super::{
     Shared,
-    act::{Flow, act, let_go_blindly},
+    act::{Flow, act, remove_finalizer_unseen},
     definition,
     finalizer::{ReconcileError, set_finalizer},
     observe::{ObserveError, Snapshot, observe},

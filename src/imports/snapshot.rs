@@ -37,7 +37,7 @@ pub(crate) struct SourceOfData {
     pub because: Vec<String>,
 }
 
-/// Looks at every staged view and every import of the release.
+/// Reads what every staged view and every import of the release reads.
 pub(crate) async fn look(context: &Context) -> Result<SourceOfData, PhaseError> {
     let definition = Definition::of(context)?;
     let mut work = context.work().await?;

@@ -55,7 +55,7 @@ pub async fn columns(conn: &mut PgConnection, target: Target<'_>, query: &str) -
 /// Checks that rules are conditions over the output of a query. Runs neither.
 ///
 /// # Errors
-/// With the first that is none. The caller's transaction, one of sqlx, goes on.
+/// With the first that is not. The caller's transaction, one of sqlx, stays usable.
 pub async fn check_rules(conn: &mut PgConnection, import: &str, query: &str, rules: &[Rule]) -> Result<(), ImportError> {
     if rules.is_empty() {
         return Ok(());
