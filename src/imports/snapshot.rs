@@ -38,7 +38,7 @@ pub(crate) struct SourceOfData {
 }
 
 /// Reads what every staged view and every import of the release reads.
-pub(crate) async fn look(context: &Context) -> Result<SourceOfData, PhaseError> {
+pub(crate) async fn observe(context: &Context) -> Result<SourceOfData, PhaseError> {
     let definition = Definition::of(context)?;
     let mut work = context.work().await?;
     let mut because = views(context, &mut work).await?;

@@ -65,7 +65,7 @@ impl<'a> ImportTask<'a> {
         let now = Instant::now();
         let staged = Generation::Staging.name(import.into.as_str());
         let job = resolved.job().map(|(source, text)| JobImport::new(context, import, source, text));
-        Ok(Self { context, import, templates, source, rules, job, cut, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
+        Ok(Self { context, import, templates, source, rules, job, cut, staged, columns: OnceLock::new(), notified: Mutex::new((now, now)) })
     }
 
     pub(crate) fn name(&self) -> &str {
