@@ -138,7 +138,7 @@ fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result
         other => format!("kept in {} until it is dropped", described(other)),
     };
     Err(PhaseError::Refused(format!(
-        "{}; {what} would discard these rows ({kept}). Nothing was changed. Set {} to go on anyway, or {instead}",
+        "{}; {what} would discard these rows ({kept}). Nothing was changed. Set {} to {verb} anyway, or {instead}",
         written.sentence(),
         accepting(context.subject.run.incoming())
     )))

@@ -34,7 +34,7 @@ pub(in crate::release) fn rollback_available(observed: &Observed) -> (&'static s
             "False",
             "WouldLoseData",
             format!(
-                "{goes_to} is kept, but as of {} a rollback would take from readers: {}; set rollback.acceptDataLoss: true to roll back anyway",
+                "{goes_to} is kept, but as of {} a rollback would discard: {}; set rollback.acceptDataLoss: true to roll back anyway",
                 seconds(written.at),
                 written.sentence()
             ),
