@@ -66,7 +66,7 @@ pub struct RunArgs {
     /// A namespace to watch; repeat it for several [default: all namespaces].
     #[arg(long = "namespace", value_name = "NS")]
     pub namespaces: Vec<String>,
-    /// Elect a leader by a Lease, so that several replicas may run.
+    /// Elect a leader with a Lease, so that several replicas can run.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub leader_election: bool,
     /// Namespace of the Lease [default: the first watched namespace, or `default`].

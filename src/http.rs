@@ -97,7 +97,7 @@ impl HttpServer {
                 get(async |State(shared): State<Shared>| answer(StatusCode::OK, metrics::CONTENT_TYPE, shared.metrics.encode())),
             )
             .route("/manifests/{namespace}/{portal}/{file}", get(manifest))
-            .fallback(async || sentence(StatusCode::NOT_FOUND, "there is nothing at this address"))
+            .fallback(async || sentence(StatusCode::NOT_FOUND, "not found; manifests are at /manifests/NAMESPACE/PORTAL/LABEL.json"))
             .with_state(Shared { metrics, ready, manifests });
         axum::serve(self.listener, router)
             .with_graceful_shutdown(shutdown.cancelled_owned())
@@ -110,7 +110,7 @@ async fn readyz(State(shared): State<Shared>) -> Response<Body> {
     if *shared.ready.borrow() {
         answer(StatusCode::OK, TEXT, "ok\n".to_owned())
     } else {
-        answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready: the operator has not seen the cluster's objects yet\n".to_owned())
+        answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready: still reading the cluster's objects\n".to_owned())
     }
 }
 
@@ -125,7 +125,7 @@ async fn manifest(
     };
     match shared.manifests.manifest(&namespace, &portal, label).await {
         Ok(Some(body)) => manifest_body(body, &headers),
-        Ok(None) => sentence(StatusCode::NOT_FOUND, "this portal has no release of that label with a manifest"),
+        Ok(None) => sentence(StatusCode::NOT_FOUND, "no manifest for this label"),
         Err(error) => {
             tracing::warn!(namespace, portal, label, error, "the manifest could not be read");
             sentence(StatusCode::SERVICE_UNAVAILABLE, "the manifest cannot be read now; try again later")

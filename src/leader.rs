@@ -30,9 +30,9 @@ const GRACE_SECONDS: u64 = 5;
 const LOOK_BEFORE_END: Duration = Duration::from_secs(3);
 /// How long before its end a Lease that was not renewed counts as lost.
 const LOST_BEFORE_END: Duration = Duration::from_secs(1);
-/// How long the API server may take to answer one look at the Lease.
+/// How long the API server may take to answer one read of the Lease.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How often a process that stands by looks whether the Lease was given back.
+/// How often a standby process checks whether the Lease was released.
 const STANDBY_PAUSE: Duration = Duration::from_secs(2);
 /// Pause between two tries while the API server does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ const WIND_DOWN: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum LeaderError {
     /// The Lease was lost; another operator may lead now.
-    #[error("lost the Lease {lease}: {cause}; this process must end, and may start again as a candidate")]
+    #[error("lost the Lease {lease}: {cause}; this process must exit; restarted, it becomes a candidate again")]
     Lost {
         /// Namespace and name.
         lease: String,
@@ -92,8 +92,8 @@ where
             elected.map_err(|cause| LeaderError::Lease { lease: lease.clone(), cause })?
         }
     };
-    tracing::info!(lease, identity, "this process leads");
-    // The Lease was taken a moment ago; the guard looks when exactly.
+    tracing::info!(lease, identity, "this process is the leader");
+    // The Lease was taken a moment ago; the guard reads when exactly.
     let end = SystemTime::now() + Duration::from_secs(LEASE_SECONDS);
     term.lasts_until(end);
 
@@ -147,7 +147,7 @@ async fn elected(
                 Ok(true) => return Ok(manager),
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(lease_name, %error, "cannot reach the Lease, trying again");
+                    tracing::warn!(lease_name, %error, "cannot reach the Lease; retrying");
                     sleep(PAUSE).await;
                 }
             },
@@ -163,7 +163,7 @@ async fn vacant(api: &Api<Lease>, lease_name: &str) {
         match timeout(ANSWER, api.get(lease_name)).await {
             Ok(Ok(lease)) if lease.spec.as_ref().is_some_and(|spec| spec.holder_identity.is_some()) => {}
             Ok(Err(error)) if !is_not_found(&error) => tracing::debug!(error = describe(&error), "the Lease cannot be read"),
-            Err(_) => tracing::debug!("the Lease cannot be read in time"),
+            Err(_) => tracing::debug!("reading the Lease timed out"),
             Ok(_) => return,
         }
     }
@@ -176,7 +176,7 @@ async fn keep(manager: &LeaseManager) -> String {
             Ok(true) => {}
             Ok(false) => return "another operator holds it".to_owned(),
             Err(error) => {
-                tracing::warn!(%error, "the Lease could not be renewed, trying again");
+                tracing::warn!(%error, "the Lease could not be renewed; retrying");
                 sleep(PAUSE).await;
             }
         }
@@ -198,11 +198,11 @@ async fn guard(api: &Api<Lease>, lease_name: &str, identity: &str, mut end: Syst
                         end = renewed;
                         term.lasts_until(end);
                     }
-                    None => return "another operator holds it, or someone emptied it".to_owned(),
+                    None => return "another operator holds it, or its holder was removed".to_owned(),
                 },
                 Ok(Err(error)) if is_not_found(&error) => return "it was deleted".to_owned(),
                 Ok(Err(error)) => tracing::debug!(error = describe(&error), "the Lease cannot be read"),
-                Err(_) => tracing::debug!("the Lease cannot be read in time"),
+                Err(_) => tracing::debug!("reading the Lease timed out"),
             }
             if end <= known {
                 sleep(PAUSE).await;
@@ -223,12 +223,12 @@ fn until(end: SystemTime, before: Duration) -> Duration {
     end.duration_since(SystemTime::now()).unwrap_or_default().saturating_sub(before)
 }
 
-/// Gives the Lease back, if this process holds it.
+/// Releases the Lease, if this process holds it.
 async fn release(manager: &LeaseManager, lease: &str) {
     match timeout(WIND_DOWN, manager.release()).await {
-        Ok(Ok(())) => tracing::info!(lease, "the Lease is free"),
-        Ok(Err(error)) => tracing::warn!(lease, %error, "the Lease could not be given back; it runs out by itself"),
-        Err(_) => tracing::warn!(lease, "the Lease could not be given back in time; it runs out by itself"),
+        Ok(Ok(())) => tracing::info!(lease, "the Lease was released"),
+        Ok(Err(error)) => tracing::warn!(lease, %error, "the Lease could not be released; it will expire"),
+        Err(_) => tracing::warn!(lease, "the Lease could not be released in time; it will expire"),
     }
 }
 

@@ -3,7 +3,7 @@
 //! One binary, `portal-release-operator`. A reconcile observes, decides, takes one step and projects the status; long phases run as
 //! tasks that wake it. The ledger in the portal's own database is the truth, the status a projection of it.
 //!
-//! Imports point one way: a module imports only what stands above it. A test compares this table with the `use` lines.
+//! Imports point one way: a module imports only what is listed above it. A test compares this table with the `use` lines.
 //!
 //! | module | what is in it | imports |
 //! |---|---|---|

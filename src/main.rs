@@ -56,7 +56,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
-/// 0: a release can go; 1: something stands against it; 2: it could not be looked.
+/// 0: ready to release; 1: a release would fail; 2: could not check.
 #[expect(clippy::print_stdout, reason = "printing the report is what the command is for")]
 async fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -91,7 +91,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let faults = Faults::parse(&args.halt_at).map_err(anyhow::Error::msg)?;
     let instance = args.instance.clone().unwrap_or_else(|| format!("operator-{}", uuid::Uuid::new_v4().simple()));
-    // The part that tells processes from each other must fit into Postgres' application_name.
+    // The part that distinguishes processes must fit into Postgres' application_name.
     let short: String = instance.chars().rev().take(16).collect::<Vec<_>>().into_iter().rev().collect();
 
     let server = HttpServer::bind(&args.http_addr).await?;
@@ -106,7 +106,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         notifier: Notifier::spawn(metrics.clone())?,
         events: PortalEvents::new(client.clone(), &instance),
         outbound: Outbound::new(args.allow_local_addresses, STALL)
-            .context("cannot make the HTTP client: look at the system's CA certificates")?,
+            .context("cannot make the HTTP client: check the system's CA certificates")?,
         public_url: public_url.trim_end_matches('/').to_owned(),
         instance: instance.clone(),
         term: term.clone(),

@@ -121,32 +121,28 @@ impl Metrics {
 
     fn registered(&self) -> Registry {
         let mut registry = Registry::with_prefix("portalrelease");
-        registry.register("completed", "Runs of releases that ended, by the state they ended in", self.completed.clone());
+        registry.register("completed", "Finished runs of releases, by their final state", self.completed.clone());
         registry.register("duration_seconds", "Time from start to end of a run", self.duration.clone());
         registry.register("phase_duration_seconds", "Time of one attempt of a phase", self.phase_duration.clone());
         registry.register("swap_lock_attempts", "Attempts to lock the tables of a swap", self.swap_lock_attempts.clone());
-        registry.register("swap_lock_held_seconds", "Time for which a swap kept readers waiting", self.swap_lock_held.clone());
+        registry.register("swap_lock_held_seconds", "Time for which a swap blocked readers", self.swap_lock_held.clone());
         registry.register(
             "worker_freeze_seconds",
-            "Time from the first worker's stop to the last one's return",
+            "Time from stopping the first worker to restoring the last one",
             self.worker_freeze.clone(),
         );
         registry.register("import_rows", "Rows imported into staged tables", self.import_rows.clone());
-        registry.register("import_rows_rejected", "Rows that an import turned away", self.import_rows_rejected.clone());
-        registry.register(
-            "import_progress_ratio",
-            "Share of its rows that the running release's import has done",
-            self.import_progress.clone(),
-        );
-        registry.register("import_rows_per_second", "Rows that a running import does in a second", self.import_rate.clone());
+        registry.register("import_rows_rejected", "Rows rejected by an import", self.import_rows_rejected.clone());
+        registry.register("import_progress_ratio", "Share of its rows that a running import has processed", self.import_progress.clone());
+        registry.register("import_rows_per_second", "Rows that a running import processes per second", self.import_rate.clone());
         registry.register(
             "import_remaining_seconds",
-            "Time until a running import is done; NaN while unknown",
+            "Estimated time until a running import finishes; NaN while unknown",
             self.import_remaining.clone(),
         );
         registry.register("last_success_timestamp_seconds", "When a release last went live", self.last_success.clone());
-        registry.register("last_progress_timestamp_seconds", "When a running release last got on", self.last_progress.clone());
-        registry.register("notifications", "Notifications, by what became of them", self.notifications.clone());
+        registry.register("last_progress_timestamp_seconds", "When a running release last made progress", self.last_progress.clone());
+        registry.register("notifications", "Notifications, by result", self.notifications.clone());
         registry.register("reconciles", "Reconciliations", self.reconciles.clone());
         registry.register("reconcile_duration_seconds", "Time of one reconciliation", self.reconcile_duration.clone());
         registry
@@ -188,7 +184,7 @@ impl Metrics {
         self.worker_freeze.observe(frozen.as_secs_f64());
     }
 
-    /// More rows of an import came in, or were turned away.
+    /// More rows of an import were imported or rejected.
     pub fn rows_imported(&self, importer: &str, imported: i64, rejected: i64) {
         let label = ImporterLabel { importer: importer.to_owned() };
         let number = |rows: i64| u64::try_from(rows).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Runs phases as tasks: a reconcile starts them, looks at them and returns; they wake it when something has changed.
+//! Runs phases as tasks: a reconcile starts them, observes them and returns; they wake it when something has changed.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -130,7 +130,7 @@ async fn supervise(context: &Context) -> Result<Done, PhaseError> {
     tokio::pin!(work);
     let ended = tokio::select! {
         ended = &mut work => Some(ended),
-        // A swap that has begun looks for itself; everything else is cut off at once.
+        // A swap that has begun checks this itself; everything else is cancelled at once.
         () = cancelled(&context.control.cancel, facts.interruptible) => None,
         () = tokio::time::sleep(facts.timeout) => {
             context.end_backends().await;
@@ -155,7 +155,7 @@ async fn cancelled(cancel: &CancellationToken, interruptible: bool) {
     }
 }
 
-/// Writes down how the phase ended, tells people, and waits a little before what failed is tried again.
+/// Records how the phase ended, notifies people, and waits a little before a failed phase is retried.
 async fn conclude(context: &Context, result: Result<Done, PhaseError>, took: Duration) {
     let (services, attempt, object) = (&context.tools.services, context.subject.attempt, context.subject.object.clone());
     let phase = attempt.phase;
@@ -174,7 +174,7 @@ async fn conclude(context: &Context, result: Result<Done, PhaseError>, took: Dur
             let detail = done.message().to_owned();
             let reason = if attempt.direction == Direction::Do { facts(phase).done } else { facts(phase).undone };
             services.event(object, EventType::Normal, reason, format!("{phase}: {detail}"));
-            services.tell(context.audience(), Notice::PhaseComplete { phase, took, detail });
+            services.notify(context.audience(), Notice::PhaseComplete { phase, took, detail });
         }
         (Ok(done), true) => {
             tracing::info!(%label, phase = phase.as_str(), "{label}: {phase} is undone");
@@ -231,7 +231,7 @@ enum Failure {
     Ends(ReleaseState),
 }
 
-/// What the ledger is told of an attempt that did not succeed.
+/// What the ledger records of an attempt that did not succeed.
 enum Note {
     Paused,
     Stale(String),
@@ -263,7 +263,7 @@ async fn record(context: &Context, note: &Note) {
         Ok::<_, Fenced>(tx.commit().await?)
     };
     if let Err(error) = write.await {
-        tracing::warn!(%error, phase = attempt.phase.as_str(), "the ledger could not be written; the phase will be run again: {error}");
+        tracing::warn!(%error, phase = attempt.phase.as_str(), "the ledger could not be written; the phase will run again: {error}");
         if !matches!(error, Fenced::Database(_)) {
             context.tools.database.forget().await;
         }

@@ -144,7 +144,7 @@ async fn a_woken_worker_is_set_back() {
         };
         let waiting = wait_stopped(client, ns, &workers, SHORT, &never);
         let error = tokio::select! { () = waker => unreachable!(), result = waiting => result.unwrap_err() }.to_string();
-        assert!(error.contains("woken by someone else") && error.contains("to 2"), "{error}");
+        assert!(error.contains("scaled up by another controller") && error.contains("to 2"), "{error}");
     })
     .await;
 }

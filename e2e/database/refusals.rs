@@ -171,12 +171,12 @@ fn every_obstacle_is_named() {
             ),
             (
                 &format!("GRANT {writer} TO {owner}; ALTER FUNCTION label OWNER TO {writer}"),
-                "must be made again in the swap for",
+                "must be recreated in the swap for",
                 &format!("ALTER FUNCTION label OWNER TO {owner}; REVOKE {writer} FROM {owner}"),
             ),
             (
                 "ALTER FUNCTION largest LEAKPROOF",
-                "function public.largest() must be made again in the swap, which only a superuser may do",
+                "function public.largest() must be recreated in the swap, which its language, LEAKPROOF or SUPPORT allows only a superuser",
                 "ALTER FUNCTION largest NOT LEAKPROOF",
             ),
             ("CREATE PUBLICATION schemas FOR TABLES IN SCHEMA public", "is published by schemas", "DROP PUBLICATION schemas"),

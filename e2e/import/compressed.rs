@@ -79,7 +79,7 @@ async fn what_is_not_whole_is_refused_and_leaves_nothing() {
                 assert_says(&error, &["import areas", name]);
                 assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0, "{name} {what}: {error}");
                 if what != "damaged" {
-                    assert_says(&error, &["it is no whole", "compress it again"]);
+                    assert_says(&error, &["it is not a complete", "compress it again"]);
                 }
             }
         }

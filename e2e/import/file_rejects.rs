@@ -292,12 +292,9 @@ async fn a_file_that_cannot_be_told_apart_or_is_all_wrong_fails_as_a_whole() {
         let mut conn = prepared(&db).await;
         let plain = Loading { format: &Format::default(), rules: &[], lookup: false, sample: None };
         let open = load(&mut conn, "iso3,note\nDEU,a\nFRA,\"b\nITA,c\n").await.unwrap_err();
-        assert_says(
-            open,
-            &["import areas", NAME, "line 3", "a quote is opened in this row and never closed", "nothing of it was imported"],
-        );
+        assert_says(open, &["import areas", NAME, "line 3", "a quote is opened in this row and never closed", "no row of it was imported"]);
         let error = load_as(&mut conn, endless("iso3,note\nDEU,a\nFRA,\""), plain).await.unwrap_err();
-        assert_says(error, &[NAME, "line 3", "longer than 32 MiB", "look whether a quote is left open there"]);
+        assert_says(error, &[NAME, "line 3", "longer than 32 MiB", "check for an unclosed quote there"]);
         assert_eq!(count(&mut conn, "SELECT 42::bigint").await, 42, "the connection is usable");
 
         // All of 10 002 rows: not one by one to the end.

@@ -83,7 +83,7 @@ async fn a_bad_line_is_named_and_nothing_remains() {
             ("iso3,areas\nDEU,7,8\n".into(), ["line 2", "extra data", NAME]),
             ("iso3,areas\nDEU,7\nFRA\n".into(), ["line 3", "missing data", "import areas"]),
             ("iso3,areas\nDEU,7\n,7\n".into(), ["line 3", "null value in column \"iso3\"", "import areas"]),
-            ("iso3,areas\nDEU,7\nFRA,\"7\n".into(), ["unterminated CSV quoted field", "line", "nothing of it was imported"]),
+            ("iso3,areas\nDEU,7\nFRA,\"7\n".into(), ["unterminated CSV quoted field", "line", "no row of it was imported"]),
             (b"iso3,note\nDEU,\xff\n".to_vec(), [NAME, "invalid byte sequence", "line 2"]),
             (b"iso3,note\nDEU,a\nFRA,a\0b\n".to_vec(), [NAME, "invalid byte sequence for encoding \"UTF8\": 0x00", "line 3"]),
             (format!("iso3,areas\nDEU,1\nFRA,{long}\n").into(), ["line 3", "column areas", "invalid input syntax for type integer"]),
@@ -100,7 +100,7 @@ async fn a_bad_line_is_named_and_nothing_remains() {
         // Where Postgres 15 stops reading and says nothing, nothing may be lost.
         let error = load(&mut conn, "iso3\nDEU\n\\.\nFRA\n").await.unwrap_err();
         assert!(matches!(error, CsvError::Row { line: 3, .. }), "{error}");
-        assert_says(error, &[NAME, "line 3", "\\. alone", "nothing of it was imported"]);
+        assert_says(error, &[NAME, "line 3", "\\. alone", "no row of it was imported"]);
         assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0);
         let fits = load(&mut conn, format!("iso3,note\nDEU,{long}\n")).await.unwrap();
         assert_eq!(fits.counts.imported, 1);
@@ -120,7 +120,7 @@ async fn a_row_without_end_is_a_clear_failure() {
     in_database(|db| async move {
         let mut conn = db.with(TABLE).await;
         let error = load_file(&mut conn, endless("iso3,note\nDEU,a\nFRA,"), &Format::default(), None).await.unwrap_err();
-        assert_says(error, &[NAME, "line 3", &format!("longer than {} MiB", MAX_ROW_BYTES >> 20), "look whether its lines end"]);
+        assert_says(error, &[NAME, "line 3", &format!("longer than {} MiB", MAX_ROW_BYTES >> 20), "check its line endings"]);
         assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 0);
         assert_says(
             load_file(&mut conn, endless("iso3"), &Format::default(), None).await.unwrap_err(),
@@ -135,13 +135,13 @@ async fn the_header_must_fit_the_table() {
     in_database(|db| async move {
         let mut conn = db.with(TABLE).await;
         for (content, says) in [
-            ("iso3,area\nDEU,7\n", &[NAME, "import areas", "column area is no column of staging_stats", "map it with csv.columns"][..]),
+            ("iso3,area\nDEU,7\n", &[NAME, "import areas", "column area is not a column of staging_stats", "map it with csv.columns"][..]),
             ("areas\n7\n", &["column iso3 of staging_stats", "may not be null", "The file has: areas"]),
-            ("iso3,iso3\nDEU,FRA\n", &["its column iso3 comes twice"]),
+            ("iso3,iso3\nDEU,FRA\n", &["its column iso3 appears twice"]),
             ("", &["import areas", "header of s3://data/in/stats.csv is missing"]),
             ("iso3,\"a\nDEU,7\n", &["a quote that is never closed"]),
             ("iso3,,areas\n", &["no name for column 2"]),
-            ("iso3;areas\nDEU;7\n", &["its column iso3;areas is no column of"]),
+            ("iso3;areas\nDEU;7\n", &["its column iso3;areas is not a column of"]),
         ] {
             assert_says(load(&mut conn, content).await.unwrap_err(), says);
         }
@@ -166,10 +166,10 @@ async fn columns_are_mapped_by_name() {
         assert_eq!(rows(&mut conn).await, ["DEU|7|x"]);
         for (format, content, says) in [
             (&mapped, "ISO code,areas\nDEU,7\n", &["it has no column Flächen, which csv.columns puts into areas", "ISO code, areas"][..]),
-            (&mapped, "ISO code,Flächen,iso3\n", &["its column iso3 comes twice among the columns for staging_stats"]),
-            (&mapped, "ISO code,ISO code,Flächen\n", &["its column ISO code comes twice; give each column"]),
-            (&columns(&[("code", "iso")]), "code\nDEU\n", &["its column code goes into iso, which is no column of staging_stats"]),
-            (&columns(&[("code", "note")]), "code\nDEU\n", &["no column of it goes into column iso3", "csv.columns", "has: code"]),
+            (&mapped, "ISO code,Flächen,iso3\n", &["its column iso3 appears twice among the columns for staging_stats"]),
+            (&mapped, "ISO code,ISO code,Flächen\n", &["its column ISO code appears twice; give each column"]),
+            (&columns(&[("code", "iso")]), "code\nDEU\n", &["its column code goes into iso, which is not a column of staging_stats"]),
+            (&columns(&[("code", "note")]), "code\nDEU\n", &["none of its columns is mapped to column iso3", "csv.columns", "has: code"]),
         ] {
             let error = load_as(&mut conn, content, format).await.unwrap_err();
             assert!(matches!(error, CsvError::Columns { .. }), "{error}");

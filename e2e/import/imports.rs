@@ -23,9 +23,9 @@ async fn columns_are_matched_by_name() {
         );
 
         let wrong = [
-            ("SELECT 1 AS site_id, 'x' AS name, 2 AS nmae", "column nmae is no column of staging_areas"),
-            ("SELECT 1 AS site_id, 'x' AS name, 2", "column ?column? is no column of staging_areas"),
-            ("SELECT 1 AS site_id, 2 AS site_id, 'x' AS name", "column site_id comes twice"),
+            ("SELECT 1 AS site_id, 'x' AS name, 2 AS nmae", "column nmae is not a column of staging_areas"),
+            ("SELECT 1 AS site_id, 'x' AS name, 2", "column ?column? is not a column of staging_areas"),
+            ("SELECT 1 AS site_id, 2 AS site_id, 'x' AS name", "column site_id appears twice"),
             ("SELECT 1 AS site_id, 'x' AS name, 2 AS doubled", "column doubled is generated from other columns in staging_areas"),
             ("SELECT 1 AS site_id, 'x' AS note", "column name of staging_areas may not be null"),
             ("SELECT 1 AS site_id FROM nowhere", "\"nowhere\" does not exist"),
@@ -111,7 +111,7 @@ async fn ranges_hold_every_row_once_whatever_the_key() {
         }
         assert_eq!(assert_covered(&mut conn, "numbers", "k", 1, 900).await.len(), 980, "one key each");
         let error = import::plan_ranges(&mut conn, "areas", "SELECT 1 AS n", "k", 10).await.unwrap_err();
-        assert_says(error, &["import areas", "key k is no output column"]);
+        assert_says(error, &["import areas", "key k is not an output column"]);
         let error = import::plan_ranges(&mut conn, "areas", "SELECT '{}'::json AS k", "k", 10).await.unwrap_err();
         assert_says(error, &["import areas", "planning the ranges of key k", "json"]);
     })

@@ -77,7 +77,7 @@ async fn rows_on_which_the_query_itself_fails_are_found_by_their_key() {
         // Where nothing tells rows apart, or all of them are broken, nothing is guessed.
         let case = Case { table: "staging_areas", query, ..Case::default() };
         let error = committed(&mut conn, case).await.unwrap_err();
-        assert_says(&error, &["import areas", "cannot be told from the others", "date field value out of range", "give the import a `key`"]);
+        assert_says(&error, &["import areas", "a row that cannot be identified", "date field value out of range", "give the import a `key`"]);
         let error = range(&mut conn, "SELECT site_id, name, make_date(year * 0, 1, 1) AS since FROM source", "site_id", "integer").await.unwrap_err();
         assert_says(&error, &["import areas", "fails on more than 100 keys", "correct the query"]);
         assert_eq!(count(&mut conn, "SELECT count(*) FROM portal_release.rejected_rows").await, 6, "what failed as a whole leaves nothing");

@@ -177,22 +177,22 @@ async fn servers_that_fail_are_told_apart() {
         let half = &body[..body.len() / 2];
         let status = |line: &str| format!("HTTP/1.1 {line}\r\nLocation: http://canary/\r\nContent-Length: 6\r\n\r\ncanary");
         for (answer, transient, says) in [
-            (ok(body.len(), half), true, "the transfer broke off"),
-            (ok(body.len(), &body[..body.len() - 1]), true, "the transfer broke off"),
+            (ok(body.len(), half), true, "the transfer was interrupted"),
+            (ok(body.len(), &body[..body.len() - 1]), true, "the transfer was interrupted"),
             (
                 format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{half}\r\n", half.len()),
                 true,
-                "the transfer broke off",
+                "the transfer was interrupted",
             ),
-            (format!("HTTP/1.1 200 OK\r\n\r\n{body}"), false, "does not say how long it is"),
+            (format!("HTTP/1.1 200 OK\r\n\r\n{body}"), false, "does not send Content-Length"),
             ("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx".to_owned(), false, "encoded (gzip)"),
             (status("404 Not Found"), false, "answered 404 Not Found; correct csv.url"),
             (status("403 Forbidden"), false, "403 Forbidden; correct csv.requestHeader"),
             (status("302 Found"), false, "redirects are not followed"),
-            (status("500 Internal Server Error"), true, "500 Internal Server Error; look at the server"),
+            (status("500 Internal Server Error"), true, "500 Internal Server Error; check the server"),
             (status("429 Too Many Requests"), true, "429"),
             (status("206 Partial Content"), false, "206"),
-            (String::new(), true, "the transfer broke off"),
+            (String::new(), true, "the transfer was interrupted"),
         ] {
             let error = failing(&db, &Server::sending(answer).await).await;
             assert_eq!(error.transient, transient, "{error}");
@@ -208,7 +208,7 @@ async fn servers_that_fail_are_told_apart() {
         drop(gone);
         let error = http::open(&outbound(), &address, None).await.map(|_| ()).unwrap_err();
         assert!(error.transient);
-        assert_says(error, &[&address, "look whether its server is up"]);
+        assert_says(error, &[&address, "check that its server is up"]);
     })
     .await;
 }
@@ -280,7 +280,7 @@ async fn a_store_that_breaks_off_is_read_on() {
             } else {
                 let error = loaded.unwrap_err();
                 assert!(matches!(&error, CsvError::Read { source, .. } if source.transient), "{error}");
-                assert_says(error, &["s3://data/in/stats.csv", "the transfer broke off"]);
+                assert_says(error, &["s3://data/in/stats.csv", "the transfer was interrupted"]);
                 assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 20_000, "those of before");
             }
         }

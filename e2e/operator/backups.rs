@@ -41,7 +41,8 @@ async fn backups_are_listed_and_one_that_something_stands_on_is_kept() {
     let status = stage.wait_state("aug2026", ReleaseState::Live).await;
     let july = status.backup.clone().expect("July's backup");
     assert!(
-        retention(&status).contains(&format!("bk{june}_ is kept although 1 are wanted: view keepsake depends on table bk{june}_sources")),
+        retention(&status)
+            .contains(&format!("backup bk{june}_ was not dropped (keepBackups is 1): view keepsake depends on table bk{june}_sources")),
         "{}",
         retention(&status)
     );
@@ -66,7 +67,7 @@ async fn backups_are_listed_and_one_that_something_stands_on_is_kept() {
     stage.make_release("sep2026", "Sep2026", "").await;
     let status = stage.wait_state("sep2026", ReleaseState::Live).await;
     assert!(
-        retention(&status).contains(&format!("bk{june}_ is kept although 1 are wanted: it is in use by pid")),
+        retention(&status).contains(&format!("backup bk{june}_ was not dropped (keepBackups is 1): it is in use by pid")),
         "{}",
         retention(&status)
     );
@@ -120,7 +121,7 @@ async fn a_backup_of_another_tool_is_rolled_back_to_past_a_newer_one() {
         assert_same(&stage.live().await, &before, "the data of before, with its names and identities");
         stage.inserts_get_fresh_ids().await;
         if round == "first" {
-            assert!(preflight.message.contains(&format!("the newer backups stay as they are: {july}")), "{}", preflight.message);
+            assert!(preflight.message.contains(&format!("the newer backups are kept: {july}")), "{}", preflight.message);
             let status = portal_status(&stage, "July's backup alone", |status| status.backup_count == 1).await;
             assert_eq!(told(&status.backups[0]).0, july);
             // Once more changes nothing.

@@ -49,8 +49,8 @@ async fn rows_written_since_the_swap_are_named_and_lost_only_when_that_is_accept
     let status = stage.wait("jul2026", "refused", stalled).await;
     let words = [
         "Preflight failed: 1 row inserted in green_list_statuses, 2 rows inserted or updated, and 2 existing rows updated or deleted, in protected_areas since 20",
-        "they would stay in staging_* until the next release",
-        "Set rollback.acceptDataLoss: true to go on anyway, or remove spec.rollback",
+        "a rollback would discard these rows (kept in staging_* until the next release builds its staging). Nothing was changed.",
+        "Set rollback.acceptDataLoss: true to roll back anyway, or remove spec.rollback",
     ];
     assert_says(&status.message, &words);
     assert!(status.current);
@@ -83,7 +83,10 @@ async fn rows_written_since_the_swap_are_named_and_lost_only_when_that_is_accept
     let status = stage.wait("jul2026", "refused", stalled).await;
     assert_says(
         &status.message,
-        &["1 row deleted in story_map_links since 20", "Set rollForward.acceptDataLoss: true to go on anyway, or set spec.rollback again"],
+        &[
+            "1 row deleted in story_map_links since 20",
+            "Set rollForward.acceptDataLoss: true to roll forward anyway, or set spec.rollback again",
+        ],
     );
     assert_same(&stage.live().await, &june, "nothing has changed");
     stage.edit("jul2026", r#"{"rollback":{"to":"Previous"}}"#).await;
@@ -124,7 +127,7 @@ async fn rows_written_at_the_last_moment_are_not_lost_either() {
     let mut writer = stage.database.begin().await.expect("a transaction");
     writer.execute(CORRECTION).await.expect("a row");
     stage.edit("jul2026", r#"{"rollback":{"to":"Previous"}}"#).await;
-    operator.logs("waiting for the locks of the swap").await;
+    operator.logs("waiting for the swap's locks").await;
     writer.commit().await.expect("COMMIT");
     let status = stage.wait("jul2026", "refused", stalled).await;
     assert_says(&status.message, &["FinaliseSwap failed: 1 row inserted in green_list_statuses since 20"]);

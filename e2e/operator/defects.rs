@@ -134,7 +134,7 @@ async fn a_defective_portal_is_refused_before_anything_is_imported() {
     let repaired = || stage.change_portal(|now| *now = portal.clone());
 
     stage.change_import("sources", |query| query.replace("resp_party AS responsible_party", "resp_party AS responsible_person")).await;
-    let words = ["import sources: column responsible_person is no column of staging_sources"];
+    let words = ["import sources: column responsible_person is not a column of staging_sources"];
     stage.must_fail("Bad0001", PhaseName::Preflight, &words).await;
     repaired().await;
 

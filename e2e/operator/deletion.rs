@@ -227,7 +227,7 @@ impl Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_torn_away_by_force_is_wound_up_for_the_next_one() {
+async fn a_release_deleted_by_force_is_cleaned_up_for_the_next_one() {
     let stage = Stage::new("delforce").await;
     let operator = stage.halting(&["Freeze:end"]).await;
 
@@ -252,7 +252,7 @@ async fn a_release_torn_away_by_force_is_wound_up_for_the_next_one() {
     assert!(status.current);
     assert_eq!(stage.staging().await, "");
     stage.assert_let_go("the release after two that were torn away").await;
-    let wound_up =
+    let cleaned_up =
         stage.text("SELECT count(*) FROM portal_release.release_events WHERE message LIKE '%removed without the operator%'").await;
-    assert_eq!(wound_up, "2");
+    assert_eq!(cleaned_up, "2");
 }

@@ -55,7 +55,7 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
     assert_eq!(output.status.code(), Some(0), "{report} {}", String::from_utf8_lossy(&output.stderr));
     for words in [
         "ok    ledger",
-        "schema portal_release is not there yet; the operator will create it",
+        "schema portal_release does not exist yet; the operator will create it",
         "PostgreSQL 15",
         "advisory lock 42000001 is free",
         "sessions keep their backend",
@@ -72,7 +72,7 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
     assert!(!report.contains(&stage.env["STAGE_DATABASE_URL"]), "no Secret is told");
     assert_eq!(stage.world().await, before, "nothing was written");
     let unknown = text(&doctor(&stage, &["protected-planet"]).await);
-    assert!(unknown.contains("import country_statistics: its file depends on the release; give a --label to look at it"), "{unknown}");
+    assert!(unknown.contains("import country_statistics: its file depends on the release; give a --label to check it"), "{unknown}");
     let absent = doctor(&stage, &["protected-planet", "--label", "Nov2031", "--allow-local-addresses"]).await;
     let (code, absent) = (absent.status.code(), text(&absent));
     assert!(
@@ -83,7 +83,7 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
     stage.execute("DROP EVENT TRIGGER nobody").await;
     stage.execute("ALTER TABLE country_statistics RENAME release_month TO month").await;
     let other = text(&doctor(&stage, &["protected-planet", "--label", "Jul2026", "--allow-local-addresses"]).await);
-    assert!(other.contains("its column release_month is no column of country_statistics"), "{other}");
+    assert!(other.contains("its column release_month is not a column of country_statistics"), "{other}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +109,7 @@ async fn every_defect_is_named_with_the_next_step() {
     assert_found(&found, "fail", &["owners: pame_sources belongs to postgres", "ALTER TABLE \"pame_sources\" OWNER TO \"portal_owner\""]);
     assert_found(&found, "fail", &["obstacles: materialized view public.sites_by_type reads live relations", "→ "]);
     assert_found(&found, "fail", &["gates: hard gate recent-backup failed: expected one row with true in the first column, got false"]);
-    assert_found(&found, "warn", &["staging: staging_sources: the ledger knows of no release", "rename what should be kept"]);
+    assert_found(&found, "warn", &["staging: staging_sources: no release in the ledger owns it", "rename what should be kept"]);
     assert_found(&found, "warn", &["backups: 2605010800: 1 tables, 0 views", "view keepsake depends on it"]);
     assert_found(&found, "warn", &["lock: advisory lock 42000001 is held by pid", "another tool", "pg_terminate_backend("]);
     assert_found(&found, "ok", &["names: ", "an_index_whose_name_is_so_long_that_a_backup_of_it_is_cut as bk"]);
@@ -123,7 +123,7 @@ async fn every_defect_is_named_with_the_next_step() {
     stage.apply(&secret(&format!("postgres://{role}:canary-of-the-doctor@{place}"))).await;
     let (code, found) = findings(&stage).await;
     assert_eq!(code, Some(1), "{found:#?}");
-    assert_found(&found, "fail", &["ledger: schema portal_release is not there", "GRANT CREATE ON DATABASE"]);
+    assert_found(&found, "fail", &["ledger: schema portal_release does not exist", "GRANT CREATE ON DATABASE"]);
     assert_found(&found, "fail", &["schema: ", "may not create relations in public", "GRANT USAGE, CREATE ON SCHEMA \"public\""]);
     assert_found(&found, "fail", &["owners: protected_areas belongs to portal_owner"]);
     assert_found(&found, "fail", &["owners: ", "may not add rows to look-up table countries"]);

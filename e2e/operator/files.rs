@@ -132,7 +132,7 @@ async fn files_come_from_urls_and_config_maps() {
     stage.statistics_from(json!({"configMapKeyRef": {"name": "portal-sql", "key": "bad.csv"}})).await;
     stage.edit("jul2026", r#"{"retry": 7}"#).await;
     let line = format!("line {}", plain.lines().count() + 1);
-    stage.wait_failed("jul2026", PhaseName::ImportRelated, &["key bad.csv was refused", &line, "nothing of it was imported"]).await;
+    stage.wait_failed("jul2026", PhaseName::ImportRelated, &["key bad.csv was refused", &line, "no row of it was imported"]).await;
     assert_eq!(stage.text("SELECT count(*) FROM staging_country_statistics").await, "0");
 
     stage.statistics_from(file(".csv.gz", Some("word"))).await;

@@ -60,7 +60,9 @@ async fn workers_that_do_not_stop_fail_the_release_and_come_back() {
     let session = PgConnection::connect(&stage.worker_url().await).await.expect("a session of a worker");
     stage.edit("jul2026", r#"{"retry": 1}"#).await;
     let before = stage.world().await;
-    stage.wait_failed("jul2026", PhaseName::Freeze, &["database sessions of the workers are left after 6s", "role importer_worker"]).await;
+    stage
+        .wait_failed("jul2026", PhaseName::Freeze, &["database sessions of the workers are still open after 6s", "role importer_worker"])
+        .await;
     stage.assert_untouched(&before, "a freeze that found a session").await;
     session.close().await.expect("the session ends");
 

@@ -198,7 +198,7 @@ async fn rejected_rows_fail_a_release_beyond_the_limit_and_are_accounted_for_wit
     stage.execute("DELETE FROM ops.bad").await;
     stage.edit("aug2026", r#"{"retry": 1, "dryRun": true}"#).await;
     stage.wait_state("aug2026", ReleaseState::DryRunComplete).await;
-    assert_eq!(stage.audit("Aug2026", "ImportedAgain").await, "protected_areas: their staged tables are emptied");
+    assert_eq!(stage.audit("Aug2026", "ImportedAgain").await, "protected_areas: their staged tables are truncated");
     assert_eq!(stage.text("SELECT count(*) FROM portal_release.rejected_rows").await, "2", "those of July");
     assert_eq!(stage.text("SELECT count(*) - count(DISTINCT site_id) FROM staging_protected_areas").await, "0");
     assert_eq!(manifest(&stage, "Aug2026", "imports,protected_areas,rejected").await, 0);

@@ -123,12 +123,12 @@ async fn one_import_runs_again_into_a_staging_that_stands() {
     );
     assert_eq!(rows_but(&stage, "story_map_links").await, others, "no other row has changed, nor its id");
     assert_eq!(stage.text("SELECT string_agg(import, ',') FROM portal_release.imports WHERE attempts <> 1").await, "story_map_links");
-    assert_eq!(stage.audit("Jul2026", "ImportedAgain").await, "story_map_links: their staged tables are emptied");
+    assert_eq!(stage.audit("Jul2026", "ImportedAgain").await, "story_map_links: their staged tables are truncated");
 
     // What others were made from is not replaced under them.
     stage.edit("jul2026", r#"{"imports": {"only": ["pame_evaluations"]}, "retry": 2}"#).await;
     let words = [
-        "pame_evaluations cannot be imported again alone",
+        "pame_evaluations cannot be imported again on its own",
         "countries_pame_evaluations was made from pame_evaluations",
         "pame_statistics was made from pame_evaluations",
         "name those imports in imports.only too",

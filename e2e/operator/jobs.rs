@@ -252,7 +252,7 @@ async fn templates_that_cannot_be_meant_are_refused_in_preflight() {
         (good.replace("\"Job\"", "\"Pod\""), "has kind Pod"),
         (good.replace("\"pame-import\"", "\"x\", \"namespace\": \"kube-system\""), "names the namespace kube-system; remove it"),
         (good.replace("\"NOTE\"", "\"STAGING_TABLE\""), "sets STAGING_TABLE in container importer"),
-        (good.replace("\"command\"", "\"comand\""), "has a field that no Job has: spec.template.spec.containers[0].comand"),
+        (good.replace("\"command\"", "\"comand\""), "has an unknown field: spec.template.spec.containers[0].comand"),
         // Only the API server knows these.
         (good.replace("postgres:15", ""), "cannot create Job"),
         (good.replace("\"Never\"", "\"Always\""), "spec.template.spec.restartPolicy: Required value"),
@@ -299,7 +299,8 @@ async fn what_a_jobs_pod_waits_for_is_told_and_a_deleted_job_is_made_again() {
     let container = json!({"name": "importer", "image": "postgres:15", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": waiting}});
     set_status(&stage.client, &stage.namespace, &pod.name_any(), json!({"containerStatuses": [container]})).await;
     let status = stage.wait("jul2026", "told of the image", |status| status.message.contains("ImagePullBackOff")).await;
-    let sentence = format!("pod {} waits with container importer (postgres:15): ImagePullBackOff: Back-off pulling image", pod.name_any());
+    let sentence =
+        format!("pod {} is waiting for container importer (postgres:15): ImagePullBackOff: Back-off pulling image", pod.name_any());
     assert!(status.message.contains(&sentence), "{}", status.message);
 
     // Somebody takes it away: another one is made.

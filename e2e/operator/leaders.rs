@@ -73,7 +73,7 @@ async fn a_leader_that_is_asked_to_stop_ends_well_and_leaves_everything_free() {
     assert!(stage.is_locked().await);
 
     assert!(first.terminate().await, "exit code 0");
-    assert_eq!(holder(&stage).await, None, "the Lease is free");
+    assert_eq!(holder(&stage).await, None, "the Lease was released");
     until("its sessions are gone", || async { (stage.text(&sessions_of("first")).await == "0").then_some(()) }).await;
     assert!(!stage.is_locked().await, "the lock is free");
     assert_eq!(

@@ -104,7 +104,7 @@ async fn a_lock_that_is_lost_in_mid_run_and_taken_by_others_is_waited_for_again(
     stage.wait("jul2026", "waiting for the lock", |status| status.message.contains("nightly-psql")).await;
     let imported = "SELECT count(*) FROM portal_release.imports WHERE state = 'Succeeded'";
     let before = stage.text(imported).await;
-    operator.logs("the session that held the advisory lock is gone").await;
+    operator.logs("the session that held the advisory lock has ended").await;
     assert_eq!(stage.text(imported).await, before, "nothing is imported without the lock");
 
     other.leave().await;

@@ -50,7 +50,7 @@ async fn kubectl_wait_returns_at_live_and_then_nothing_moves() {
     // A restart is no reason to write either.
     assert!(operator.terminate().await, "SIGTERM ends it cleanly");
     let operator = stage.operator().await;
-    operator.logs("this process leads").await;
+    operator.logs("this process is the leader").await;
     let seen = stage.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "portal/protected-planet"], "").await;
     seen.expect("the restarted operator has looked at the portal");
     settled(&stage).await;

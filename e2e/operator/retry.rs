@@ -155,7 +155,7 @@ async fn what_is_imported_is_checked_before_it_may_go_live() {
     stage.upload_statistics("Nov2026", "iso_3,release_month,pa_total\nAFG,1,3\n").await;
     stage.edit("nov2026", r#"{"retry": 1}"#).await;
     let words =
-        ["import country_statistics", "country_statistics_Nov2026.csv", "column pa_total is no column of staging_country_statistics"];
+        ["import country_statistics", "country_statistics_Nov2026.csv", "column pa_total is not a column of staging_country_statistics"];
     stage.wait_failed("nov2026", PhaseName::Preflight, &words).await;
     stage.upload_statistics("Nov2026", "iso_3,release_month,pa_count\nAFG,1,three\n").await;
     stage.edit("nov2026", r#"{"retry": 2}"#).await;

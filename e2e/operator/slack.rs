@@ -71,7 +71,8 @@ async fn each_kind_of_notification_comes_to_those_who_want_it() {
     let failures = told(receiver, "/failure");
     assert_eq!(failures.len(), 2, "{failures:?}");
     assert!(failures[0].contains("aborted: &lt;!channel&gt; see &lt;https://evil.example|here&gt; &amp; *there* @all"), "{failures:?}");
-    for part in ["Jul2026 of protected-planet failed in Preflight", "recent-backup", "\nCorrect the cause, then raise spec.retry"] {
+    for part in ["Jul2026 of protected-planet failed in Preflight", "recent-backup", "\nRaise spec.retry to resume from the failed phase."]
+    {
         assert!(failures[1].contains(part), "'{part}' in {failures:?}");
     }
 

@@ -17,7 +17,7 @@ pub struct Conditions<'a> {
 }
 
 impl<'a> Conditions<'a> {
-    /// None yet. `before` are those of the former status: a condition whose status has not changed keeps its transition time.
+    /// No conditions yet. `before` are those of the former status: a condition whose status has not changed keeps its transition time.
     pub fn new(now: Timestamp, generation: i64, before: &'a [Condition]) -> Self {
         Self { now, generation, before, list: Vec::new() }
     }

@@ -12,7 +12,7 @@ macro_rules! named_enum {
             /// Every value, in order.
             pub const ALL: [Self; [$(stringify!($variant)),+].len()] = [$(Self::$variant),+];
 
-            /// The name as it stands in specs, status and the ledger.
+            /// The name used in specs, status and the ledger.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($variant)),+ }
             }
@@ -23,7 +23,7 @@ macro_rules! named_enum {
             }
         }
 
-        // By hand: the derive gives it a description, which would stand in for that of each optional field of this type.
+        // By hand: the derive gives it a description, which would replace that of each optional field of this type.
         impl schemars::JsonSchema for $enum {
             fn inline_schema() -> bool {
                 true

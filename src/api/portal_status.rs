@@ -1,4 +1,4 @@
-//! The status of a `Portal`: what the operator found out about it.
+//! The status of a `Portal`: what the operator has observed.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
@@ -10,7 +10,7 @@ use super::{FrozenWorkload, Label, tolerant::known_items};
 /// At most this many backups are listed.
 pub const LISTED_BACKUPS: usize = 32;
 
-/// What the operator found out about a portal.
+/// What the operator has observed of a portal.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalStatus {
@@ -48,10 +48,10 @@ pub struct PortalStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupStatus {
-    /// `YYMMDDHHMM`: what `rollback.to` names.
+    /// `YYMMDDHHMM`: the value for `rollback.to`.
     #[schemars(length(max = 10))]
     pub timestamp: String,
-    /// Label of the release whose data it is; absent for data from before the operator.
+    /// Label of the release that the data belongs to; absent for data from before the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub release: Option<String>,
@@ -70,7 +70,7 @@ pub struct BackupStatus {
     pub tables: i32,
     /// Whether it has every table and view that the Portal swaps today. A backup without some table cannot be rolled back to.
     pub complete: bool,
-    /// What depends on it and keeps retention from dropping it.
+    /// The objects that depend on it and prevent retention from dropping it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub held_by: Option<String>,

@@ -92,7 +92,7 @@ pub struct PortalRef {
     pub name: ObjectName,
 }
 
-/// Which phases of the plan to run. `AcquireLock` and `ReleaseLock` always run, and workers that were frozen always come back.
+/// Which phases of the plan to run. `AcquireLock` and `ReleaseLock` always run, and workers that were frozen are always restored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.only) || self.only.size() == 0 || (!has(self.startAt) && !has(self.stopAfter) && (!has(self.skip) || self.skip.size() == 0))").message("phases.only stands alone: leave out startAt, stopAfter and skip"))]
@@ -168,7 +168,7 @@ pub struct StagingOverrides {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retention {
-    /// Backups kept after success; the Portal's default where it is absent.
+    /// Backups kept after success. Default: the Portal's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub keep_backups: Option<i32>,

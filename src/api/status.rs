@@ -10,7 +10,7 @@ use super::{
     tolerant::{known, known_items},
 };
 
-/// Where a release stands. Projected from the ledger; never read back to decide anything.
+/// The state of a release. Projected from the ledger; never read back to decide anything.
 // Lists that only the operator writes are atomic: each write replaces the whole list, also what another version or another hand put
 // there. Conditions are a map, as everywhere, so that other tools can add theirs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -80,13 +80,13 @@ pub struct PortalReleaseStatus {
 }
 
 named_enum! {
-    /// Where a release stands as a whole.
+    /// The state of a release as a whole.
     pub enum ReleaseState {
         /// Accepted, not started yet.
         Pending,
         /// Waiting for another release of the portal.
         Queued,
-        /// Its phases run.
+        /// Its phases are running.
         Running,
         /// Stopped at a safe point, or at the end of the selected phases.
         Suspended,
@@ -94,13 +94,13 @@ named_enum! {
         DryRunComplete,
         /// Its data is live.
         Live,
-        /// Its data was live; a later release's is now.
+        /// Its data was live; that of a later release is live now.
         Superseded,
         /// Its data is being replaced by the former one.
         RollingBack,
         /// Its data was live and was rolled back; staging is kept to roll forward.
         RolledBack,
-        /// Stopped on request before the swap; nothing of it is left.
+        /// Stopped on request before the swap; everything was cleaned up.
         Aborted,
         /// Stopped by a failure; `retry` resumes it.
         Failed,

@@ -43,7 +43,7 @@ pub enum CallError {
     #[error("{}", describe(.0))]
     Kube(kube::Error),
     /// There was no good answer in time.
-    #[error("the API server gave no answer within {}s", ATTEMPT_TIMEOUT.as_secs())]
+    #[error("the API server did not answer within {}s", ATTEMPT_TIMEOUT.as_secs())]
     NoAnswer,
     /// The request was repeated for some time and never succeeded.
     #[error("still failing after {seconds}s: {cause}")]
@@ -183,7 +183,7 @@ pub async fn read_secret_key(client: &Client, namespace: &str, name: &str, key: 
     }
 }
 
-/// Reads every key of a Secret as text; keys that hold no text are left out.
+/// Reads every key of a Secret as text; keys that hold no text are skipped.
 ///
 /// # Errors
 /// When the Secret is missing or the request fails.
@@ -298,7 +298,7 @@ where
         .without_max_times();
     let mut last = None;
     let repeated = attempt.retry(backoff).when(CallError::is_transient).notify(|error, _| {
-        tracing::debug!(%error, "a request to the Kubernetes API is repeated");
+        tracing::debug!(%error, "retrying a request to the Kubernetes API");
         last = Some(error.to_string());
     });
     match tokio::time::timeout(limit, repeated).await {

@@ -32,14 +32,14 @@ use crate::{
     work::{Context, Control, Progress, Subject, Tools},
 };
 
-/// While the lock is busy, or another thing is waited for that nobody tells of.
+/// The interval at which to check again for what no watch reports, such as a busy lock.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a deleted object waits for a database that does not answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What comes after a step.
 pub(super) enum Flow {
-    /// Observe anew at once.
+    /// Observe again at once.
     Again,
     /// Wait for a change.
     Wait(Action),
@@ -50,7 +50,7 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
     let rest = || Ok(Flow::Wait(Action::await_change()));
     match step {
         Step::Rest | Step::Refuse(_) | Step::Queue(_) => {
-            // A lock of a run that is over, or that belongs to nobody any more, is not kept.
+            // The lock of a run that has ended, or that nobody owns any longer, is not kept.
             if snapshot.observed.lock == LockView::Held && snapshot.ledger.open.is_none() {
                 snapshot.database.release().await;
             }
@@ -122,7 +122,7 @@ async fn open(shared: &Shared, snapshot: &Snapshot, kind: RunKind) -> Result<Flo
     };
     let mut connection = snapshot.database.pool().acquire().await?;
     if !runs::open(&mut connection, &new).await? {
-        // Somebody was faster; what stands in the way is seen at the next look.
+        // Another process was faster; the next reconcile shows what blocks this one.
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
     let (reason, note) = match kind {
@@ -133,7 +133,7 @@ async fn open(shared: &Shared, snapshot: &Snapshot, kind: RunKind) -> Result<Flo
     tracing::info!(release = owner.name, label = %spec.label, "{note}");
     shared.services.event(owner.object.clone(), EventType::Normal, reason, note);
     if kind == RunKind::Release {
-        shared.services.tell(audience(snapshot), Notice::Started { dry_run: spec.dry_run });
+        shared.services.notify(audience(snapshot), Notice::Started { dry_run: spec.dry_run });
     }
     Ok(Flow::Again)
 }
@@ -272,11 +272,10 @@ async fn close(shared: &Shared, snapshot: &Snapshot, state: ReleaseState, messag
     match state {
         ReleaseState::Live => {
             let rows = snapshot.ledger.imports.iter().map(|import| import.rows).sum();
-            services.tell(audience(snapshot), Notice::Live { took, rows });
+            services.notify(audience(snapshot), Notice::Live { took, rows });
         }
-        ReleaseState::Failed | ReleaseState::Aborted => {
-            services.tell(audience(snapshot), Notice::Failed { phase: failed_in, cause: message.to_owned() })
-        }
+        ReleaseState::Failed => services.notify(audience(snapshot), Notice::Failed { phase: failed_in, cause: message.to_owned() }),
+        ReleaseState::Aborted => services.notify(audience(snapshot), Notice::Aborted { cause: message.to_owned() }),
         _ => {}
     }
     shared.wake_siblings(&owner.namespace, spec.portal_ref.name.as_str());
@@ -302,7 +301,11 @@ async fn reap(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, run
 }
 
 /// A deleted object whose ledger cannot be read: the workers come back from what the status says. Returns `true` once the finalizer is removed.
-pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, blind: &ObserveError) -> Result<bool, ReconcileError> {
+pub(super) async fn remove_finalizer_unseen(
+    shared: &Shared,
+    release: &PortalRelease,
+    blind: &ObserveError,
+) -> Result<bool, ReconcileError> {
     let namespace = release.namespace().unwrap_or_default();
     let waited = release
         .metadata
@@ -317,13 +320,18 @@ pub(super) async fn let_go_blindly(shared: &Shared, release: &PortalRelease, bli
     if !cluster::is_terminating(&shared.client, &namespace).await {
         let frozen: Vec<FrozenWorkload> = release.status.as_ref().map(|status| status.frozen_workloads.clone()).unwrap_or_default();
         if let Err(error) = workers::start(&shared.client, &namespace, &frozen).await {
-            tracing::warn!(release = release.name_any(), %error, "{}: the workers are not back yet: {error}", release.name_any());
+            tracing::warn!(release = release.name_any(), %error, "{}: the workers are not restored yet: {error}", release.name_any());
             return Ok(false);
         }
         let note = format!("finalizer removed without cleaning up the database: {cause}; the next release of this portal cleans up");
         shared.services.event(release.object_ref(&()), EventType::Warning, "CleanupSkipped", note);
     }
-    tracing::warn!(release = release.name_any(), cause, "{}: finalizer removed without its ledger: {cause}", release.name_any());
+    tracing::warn!(
+        release = release.name_any(),
+        cause,
+        "{}: finalizer removed without cleaning up the database: {cause}",
+        release.name_any()
+    );
     set_finalizer(shared, release, false).await?;
     Ok(true)
 }

@@ -22,7 +22,7 @@ const STOPPING: Duration = Duration::from_secs(2);
 /// While workers are held at zero: somebody else may wake them.
 const HOLDING: Duration = Duration::from_secs(15);
 
-/// How it stands with the emergency freeze.
+/// The state of the emergency freeze.
 pub(super) struct Freeze {
     /// The workloads that it holds, as they were before.
     pub record: Vec<FrozenWorkload>,

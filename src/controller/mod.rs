@@ -38,7 +38,7 @@ use crate::{
 const CONCURRENCY: u16 = 16;
 /// Objects asked for at a time when all are listed. They are large until they are slimmed.
 const PAGE: u32 = 100;
-/// How often the stores are looked at until they are filled.
+/// How often the stores are polled until they are filled.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long running phases may take to stop with the process.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Waits until all releases and portals are known: decisions look at more than one object. `false`: the operator ends before.
+    /// Waits until all releases and portals are known: decisions need more than one object. `false`: the operator stops first.
     ///
     /// Reconciles must not wait for a [`Store`] themselves: of several that wait for one store, only the last is woken.
     async fn all_known(&self) -> bool {
@@ -191,7 +191,7 @@ pub async fn run(
 
 /// Waits until a store is filled. `false`: it never will be, as its controller has ended.
 ///
-/// Of several that wait for one store only the last is woken, and the controller itself is one of them: so this looks again.
+/// Of several that wait for one store only the last is woken, and the controller itself is one of them: so this polls.
 async fn in_time<K>(store: &Store<K>) -> bool
 where
     K: kube::runtime::reflector::Lookup<DynamicType = ()> + Clone + 'static,

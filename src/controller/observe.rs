@@ -141,7 +141,7 @@ async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledg
     ledger::observe(&mut connection, database.key(), release.spec.label.as_str()).await
 }
 
-/// The Portal and its database. A deleted object is wound up with what is known although the Portal is gone, or its Secret, or the
+/// The Portal and its database. A deleted object is cleaned up with what is known even if the Portal is gone, or its Secret, or the
 /// right to read it: a namespace that is being deleted loses them in any order.
 async fn portal_of(shared: &Shared, release: &PortalRelease, namespace: &str, name: &str) -> Result<Known, ObserveError> {
     let known = match release.metadata.deletion_timestamp {
@@ -175,12 +175,12 @@ fn usable(portal: &Portal, release: &PortalRelease) -> Result<PortalSpec, Refusa
         Ok(_) => Err(Refusal {
             reason: "LabelRefused",
             message: format!(
-                "label {label} does not match the labelPattern {pattern} of Portal {name}; make a release with a label that does"
+                "label {label} does not match the labelPattern {pattern} of Portal {name}; create a release with a label that does"
             ),
         }),
         Err(error) => Err(Refusal {
             reason: "PortalInvalid",
-            message: format!("labelPattern of Portal {name} is no regular expression ({error}); correct it there"),
+            message: format!("labelPattern of Portal {name} is not a regular expression ({error}); correct it there"),
         }),
     }
 }

@@ -28,14 +28,14 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
     let freeze = emergency_freeze(&shared, &portal, &before).await?;
     // What cannot be read stays as it was.
     let mut status = PortalStatus { frozen_workloads: freeze.record, conditions: Vec::new(), ..before.clone() };
-    let ready = look(&shared, &portal, &mut status).await;
+    let ready = observe(&shared, &portal, &mut status).await;
     let retry = ready.is_err().then_some(PAUSE);
     let generation = portal.metadata.generation.unwrap_or_default();
     status.observed_generation = generation;
     let mut conditions = Conditions::new(jiff::Timestamp::now(), generation, &before.conditions);
     let reason = match &ready {
         Ok(()) => {
-            conditions.push("Ready", "True", "Connected", "the database is reachable and the ledger is in place");
+            conditions.push("Ready", "True", "Connected", "the database is reachable and the ledger is up to date");
             conditions.push("Reconciling", "False", "Connected", "nothing to do");
             "Connected"
         }
@@ -69,7 +69,7 @@ pub(super) fn failed(portal: Arc<Portal>, error: &ReconcileError, _: Arc<Shared>
 }
 
 /// Connects, and asks what has become of finished releases, which release readers see and which backups there are.
-async fn look(shared: &Shared, portal: &Arc<Portal>, status: &mut PortalStatus) -> Result<(), String> {
+async fn observe(shared: &Shared, portal: &Arc<Portal>, status: &mut PortalStatus) -> Result<(), String> {
     let database = shared.portals.database(portal).await.map_err(|error| error.to_string())?;
     let looked = look_into(shared, portal, &database, status).await;
     database.rest().await;

@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt, runtime::controller::Action};
 
 use super::{
     Shared,
-    act::{Flow, act, let_go_blindly},
+    act::{Flow, act, remove_finalizer_unseen},
     definition,
     finalizer::{ReconcileError, set_finalizer},
     observe::{ObserveError, Snapshot, extras, observe},
@@ -18,7 +18,7 @@ use crate::{
     release::{Step, next, status},
 };
 
-/// Steps of one reconcile; the next one goes on from there.
+/// Steps of one reconcile; the next one continues from there.
 const STEPS: usize = 24;
 /// Pause after a failure of the cluster or the database.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -124,7 +124,7 @@ async fn write_status(
     }
     match cluster::patch_status(&shared.client, release, &status).await {
         Ok(_) => Ok(status),
-        // Gone in between: nobody is left to read it.
+        // Deleted meanwhile: nobody is left to read it.
         Err(error) if error.call().is_some_and(cluster::CallError::is_not_found) => Ok(status),
         Err(error) => Err(error.into()),
     }
@@ -138,7 +138,7 @@ async fn without_sight(
     blind: ObserveError,
 ) -> Result<Action, ReconcileError> {
     let generation = release.metadata.generation.unwrap_or_default();
-    if release.metadata.deletion_timestamp.is_some() && let_go_blindly(shared, release, &blind).await? {
+    if release.metadata.deletion_timestamp.is_some() && remove_finalizer_unseen(shared, release, &blind).await? {
         return Ok(Action::await_change());
     }
     let status = match &blind {

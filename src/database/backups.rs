@@ -40,7 +40,7 @@ impl Classify for BackupError {
 }
 
 impl BackupError {
-    /// May the same succeed when other sessions have let go?
+    /// The same may succeed once other sessions have released their locks.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Drop(StagingError::Statement { source, .. }) if sqlstate::is_busy(source))

@@ -84,7 +84,7 @@ const OUTPUT_SETTINGS: [(&str, &str); 6] = [
 ];
 
 /// Pins every setting that the text of a value depends on, and returns what they were. Restoring matters: the
-/// caller's transaction goes on, and `now()::date` in its queries means its own time zone.
+/// caller's transaction continues, and `now()::date` in its queries means its own time zone.
 pub(super) async fn pin_output(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     let names: Vec<&str> = OUTPUT_SETTINGS.iter().map(|(name, _)| *name).collect();
     let before = sqlx::query_scalar("SELECT current_setting(name) FROM unnest($1::text[]) WITH ORDINALITY AS s(name, at) ORDER BY at")
@@ -96,7 +96,7 @@ pub(super) async fn pin_output(conn: &mut PgConnection) -> Result<Vec<String>, s
     Ok(before)
 }
 
-/// Gives the settings of [`pin_output`] the values that it returned.
+/// Restores the settings that [`pin_output`] has changed.
 pub(super) async fn restore_output(conn: &mut PgConnection, values: &[String]) -> Result<(), sqlx::Error> {
     // Outside of a transaction SET LOCAL would do nothing, and silently.
     let local = conn.is_in_transaction();

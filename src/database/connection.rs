@@ -160,7 +160,7 @@ pub fn options(url: &str, schema: &str, application: &str) -> Result<PgConnectOp
     Ok(options)
 }
 
-/// The parts of a connection URL that nobody may read: the URL itself and its password, as it is written there and as it is.
+/// The secret parts of a connection URL: the URL itself and its password, encoded and decoded.
 pub fn secrets(url: &str) -> Vec<String> {
     let mut secrets = vec![url.to_owned()];
     if let Ok(parsed) = reqwest::Url::parse(url) {
@@ -173,7 +173,7 @@ pub fn secrets(url: &str) -> Vec<String> {
     secrets
 }
 
-/// A text with its `%41` as what they stand for.
+/// A text with its `%41` decoded.
 fn decoded(text: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((&byte, more)) = rest.split_first() {

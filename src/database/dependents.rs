@@ -1,10 +1,10 @@
-//! What stands on the live relations without being one of them, and how it is kept standing.
+//! The objects that depend on the live relations without being among them, and how the swap carries them over.
 //!
-//! Postgres binds by identity, not by name: after a rename a view goes on reading what is now the backup. So views,
+//! Postgres binds by identity, not by name: after a rename a view keeps reading what is now the backup. So views,
 //! functions with an SQL body, policies, rules and foreign keys from outside are written again in the swap's
 //! transaction, and publications are handed the new tables (their subscribers then need `ALTER SUBSCRIPTION ... REFRESH
 //! PUBLICATION`, as Postgres tells tables apart by identity there too). What uses a row type in a signature or a column
-//! is made anew with its owner, grants and comments, and so are the functions and views that stand on it; sessions that
+//! is recreated with its owner, grants and comments, and so are the functions and views that depend on it; sessions that
 //! have prepared a statement whose result is such a row must prepare it again.
 //! What cannot be written again is an obstacle, and whatever this module does not know is one too.
 
@@ -37,7 +37,7 @@ pub struct Dependent {
 struct Row {
     #[sqlx(flatten)]
     dependent: Dependent,
-    /// The schema of a view that is made anew.
+    /// The schema of a view that is recreated.
     view_schema: Option<String>,
     /// Its name.
     view: Option<String>,

@@ -1,4 +1,4 @@
--- Everything that stands on the live relations and is not one of them.
+-- Every object that depends on the live relations without being one of them.
 --
 -- $1 schema, $2 live names, $3 names of the generation that comes in (may be empty)
 -- object: what it is, in words; before, after: what to execute around the renames (after is written in live names);
@@ -29,11 +29,11 @@ WITH RECURSIVE rel AS (
     UNION ALL
     SELECT d.classid, d.objid, d.objsubid, 0, t.spelled, 'type'
     FROM types t JOIN pg_depend d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = t.oid
-), anew (classid, oid, rank, kept) AS (
-    -- The row type in a signature or in a view's column stays that of the backup, so these are made anew, and with them
-    -- the functions and views that stand on them. A view is dropped: its readers wait for its lock. A call of a function
+), recreated (classid, oid, rank, kept) AS (
+    -- The row type in a signature or in a view's column stays that of the backup, so these are recreated, and with them
+    -- the functions and views that depend on them. A view is dropped: its readers wait for its lock. A call of a function
     -- takes no lock, so the old function is kept for those who have looked it up already, under a name with its identity;
-    -- but not one that stands on a view.
+    -- but not one that depends on a view.
     SELECT 'pg_proc'::regclass::oid, f.oid, 0, true FROM depends d JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid
     WHERE d.through = 'type' AND EXISTS (
         SELECT FROM types t WHERE t.oid = f.prorettype OR t.oid = ANY (f.proargtypes) OR t.oid = ANY (f.proallargtypes))
@@ -41,22 +41,22 @@ WITH RECURSIVE rel AS (
     SELECT 'pg_class'::regclass, v.oid, 0, false FROM depends d JOIN pg_class v ON d.classid = 'pg_class'::regclass AND v.oid = d.objid
     WHERE d.through = 'type' AND v.relkind = 'v' AND v.oid NOT IN (SELECT oid FROM rel)
     UNION
-    SELECT stands.classid, stands.oid, a.rank + 1, a.kept AND v.oid IS NULL FROM anew a
+    SELECT dependent.classid, dependent.oid, a.rank + 1, a.kept AND v.oid IS NULL FROM recreated a
     CROSS JOIN LATERAL (SELECT a.classid, a.oid UNION ALL
                         SELECT 'pg_type'::regclass, t.oid FROM row_type t WHERE a.classid = 'pg_class'::regclass AND t.of = a.oid) base
     JOIN pg_depend d ON d.refclassid = base.classid AND d.refobjid = base.oid
     LEFT JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid AND w.rulename = '_RETURN'
     LEFT JOIN pg_class v ON v.oid = w.ev_class AND v.relkind = 'v' AND v.oid NOT IN (SELECT oid FROM rel)
-    CROSS JOIN LATERAL (SELECT CASE WHEN v.oid IS NOT NULL THEN 'pg_class'::regclass ELSE d.classid END AS classid, coalesce(v.oid, d.objid) AS oid) stands
-    WHERE (v.oid IS NOT NULL OR d.classid = 'pg_proc'::regclass) AND stands.oid <> a.oid AND a.rank < 40
+    CROSS JOIN LATERAL (SELECT CASE WHEN v.oid IS NOT NULL THEN 'pg_class'::regclass ELSE d.classid END AS classid, coalesce(v.oid, d.objid) AS oid) dependent
+    WHERE (v.oid IS NOT NULL OR d.classid = 'pg_proc'::regclass) AND dependent.oid <> a.oid AND a.rank < 40
 ), ranked AS (
-    SELECT classid, oid, max(rank) AS rank, bool_and(kept) AS kept, pg_describe_object(classid, oid, 0) AS described FROM anew GROUP BY classid, oid
-), anew_view AS (
+    SELECT classid, oid, max(rank) AS rank, bool_and(kept) AS kept, pg_describe_object(classid, oid, 0) AS described FROM recreated GROUP BY classid, oid
+), recreated_view AS (
     SELECT oid FROM ranked WHERE classid = 'pg_class'::regclass
 ), standing AS (
     SELECT classid, objid, objsubid, on_oid, on_name, through FROM depends
     UNION ALL
-    SELECT d.classid, d.objid, d.objsubid, a.oid, a.described, 'anew' FROM ranked a
+    SELECT d.classid, d.objid, d.objsubid, a.oid, a.described, 'recreated' FROM ranked a
     CROSS JOIN LATERAL (SELECT a.classid, a.oid UNION ALL
                         SELECT 'pg_type'::regclass, t.oid FROM row_type t WHERE a.classid = 'pg_class'::regclass AND t.of = a.oid) base
     JOIN pg_depend d ON d.refclassid = base.classid AND d.refobjid = base.oid
@@ -64,7 +64,7 @@ WITH RECURSIVE rel AS (
     SELECT DISTINCT v.oid, v.relname, v.relnamespace, v.relkind, v.relpersistence, v.relowner, v.reloptions, v.oid::regclass::text AS spelled, a.rank
     FROM standing d JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid AND w.rulename = '_RETURN'
     JOIN pg_class v ON v.oid = w.ev_class LEFT JOIN ranked a ON a.oid = v.oid AND a.classid = 'pg_class'::regclass
-    WHERE v.oid NOT IN (SELECT oid FROM rel) AND (d.through <> 'anew' OR a.oid IS NOT NULL)
+    WHERE v.oid NOT IN (SELECT oid FROM rel) AND (d.through <> 'recreated' OR a.oid IS NOT NULL)
 ), keyed AS (
     SELECT DISTINCT k.oid, k.conname, k.conrelid, k.convalidated, c.relkind, c.relowner, c.oid::regclass::text AS spelled
     FROM rel r JOIN pg_constraint k ON k.confrelid = r.oid AND k.contype = 'f' AND k.conparentid = 0
@@ -77,7 +77,7 @@ WITH RECURSIVE rel AS (
     SELECT DISTINCT w.oid, w.rulename, c.relkind, c.relowner, c.oid::regclass::text AS spelled
     FROM depends d JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid AND w.rulename <> '_RETURN'
     JOIN pg_class c ON c.oid = w.ev_class
-    WHERE c.oid NOT IN (SELECT oid FROM rel) AND c.oid NOT IN (SELECT oid FROM anew_view)
+    WHERE c.oid NOT IN (SELECT oid FROM rel) AND c.oid NOT IN (SELECT oid FROM recreated_view)
 ), routines AS (
     SELECT DISTINCT f.oid, f.proname, f.prokind, f.proowner, f.pronamespace, f.proacl, f.prolang, f.proleakproof, f.prosupport, f.oid::regprocedure::text AS spelled, a.rank, a.kept
     FROM standing d JOIN pg_proc f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid
@@ -89,7 +89,7 @@ WITH RECURSIVE rel AS (
            || coalesce(' WHERE (' || pg_get_expr(x.prqual, r.oid) || ')', '') AS part
     FROM rel r JOIN pg_publication_rel x ON x.prrelid = r.oid JOIN pg_publication p ON p.oid = x.prpubid
 ), defaults AS (
-    -- What ALTER DEFAULT PRIVILEGES gives to whatever is made anew.
+    -- What ALTER DEFAULT PRIVILEGES gives to whatever is recreated.
     SELECT DISTINCT d.defaclobjtype AS kind, d.defaclnamespace AS namespace, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS who
     FROM pg_default_acl d, aclexplode(d.defaclacl) a WHERE d.defaclrole = (SELECT oid FROM pg_roles WHERE rolname = current_user)
 ), found AS (
@@ -184,9 +184,9 @@ WITH RECURSIVE rel AS (
     LEFT JOIN pg_trigger g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
     -- What is a part of the relation itself, and what is found above.
     WHERE NOT CASE d.classid
-        WHEN 'pg_rewrite'::regclass THEN w.ev_class IN (SELECT oid FROM anew_view) OR (d.through <> 'anew' AND (
+        WHEN 'pg_rewrite'::regclass THEN w.ev_class IN (SELECT oid FROM recreated_view) OR (d.through <> 'recreated' AND (
              w.ev_class IN (SELECT oid FROM rel) OR w.ev_class IN (SELECT oid FROM viewed) OR w.oid IN (SELECT oid FROM ruled)))
-        WHEN 'pg_class'::regclass THEN d.objid IN (SELECT oid FROM anew_view) OR (d.through = 'relation' AND (
+        WHEN 'pg_class'::regclass THEN d.objid IN (SELECT oid FROM recreated_view) OR (d.through = 'relation' AND (
              d.objid IN (SELECT indexrelid FROM pg_index WHERE indrelid IN (SELECT oid FROM rel)) OR d.objid IN (SELECT oid FROM owned)
              OR d.objid IN (SELECT reltoastrelid FROM rel) OR d.objid IN (SELECT oid FROM rel)
              -- Of these obstacles.sql speaks.
@@ -195,7 +195,7 @@ WITH RECURSIVE rel AS (
              k.conrelid IN (SELECT oid FROM rel) OR (k.contype = 'f' AND k.confrelid IN (SELECT oid FROM rel)))
         WHEN 'pg_attrdef'::regclass THEN v.adrelid = d.on_oid OR (d.through IN ('relation', 'sequence') AND v.adrelid IN (SELECT oid FROM incoming))
         WHEN 'pg_trigger'::regclass THEN g.tgisinternal OR g.tgrelid = d.on_oid OR (d.through = 'relation' AND g.tgrelid IN (SELECT oid FROM rel))
-        WHEN 'pg_policy'::regclass THEN d.through <> 'anew'
+        WHEN 'pg_policy'::regclass THEN d.through <> 'recreated'
         WHEN 'pg_statistic_ext'::regclass THEN d.objid IN (SELECT oid FROM pg_statistic_ext WHERE stxrelid IN (SELECT oid FROM rel))
         WHEN 'pg_type'::regclass THEN d.objid IN (SELECT oid FROM row_type)
         ELSE d.classid IN ('pg_proc'::regclass, 'pg_publication_rel'::regclass) END

@@ -1,6 +1,6 @@
 //! Room on the disk: what a release will need of it, and what is free.
 //!
-//! SQL does not know what is free, so the platform team may give a query that does. Without one the need is told and nothing is refused.
+//! SQL cannot see the free disk space, so the platform team may configure a query that can. Without one the need is reported and nothing is refused.
 
 use std::fmt;
 
@@ -67,7 +67,7 @@ impl Need {
 pub struct Room {
     /// What it needs.
     pub need: Need,
-    /// Free bytes; `None` where no query of the Portal tells.
+    /// Free bytes; `None` when the Portal has no query for it.
     pub free: Option<i64>,
 }
 
@@ -103,7 +103,7 @@ impl fmt::Display for Room {
     }
 }
 
-/// What the release needs, and what is free where `free_bytes` is a query that tells.
+/// What the release needs, and what is free if `free_bytes` is a query for it.
 ///
 /// # Errors
 /// When the sizes cannot be read, or the query does not return one number.
@@ -148,7 +148,7 @@ pub async fn need(conn: &mut PgConnection, relations: &Relations) -> Result<Need
 
 /// What the Portal's query says is free, in bytes.
 async fn free(conn: &mut PgConnection, sql: &str) -> Result<i64, DiskError> {
-    let failed = |source| DiskError::Database { what: "asking how much of the disk is free", source };
+    let failed = |source| DiskError::Database { what: "reading how much of the disk is free", source };
     let mut savepoint = conn.begin().await.map_err(failed)?;
     sqlx::query("SET TRANSACTION READ ONLY").execute(&mut *savepoint).await.map_err(failed)?;
     let wrapped = format!("SELECT trunc(answer.bytes::numeric)::bigint FROM (\n{sql}\n) AS answer(bytes) LIMIT 2");
@@ -163,9 +163,9 @@ async fn free(conn: &mut PgConnection, sql: &str) -> Result<i64, DiskError> {
     savepoint.rollback().await.map_err(failed)?;
     match answer.as_slice() {
         [Some(bytes)] => Ok(*bytes),
-        [None] => Err(DiskError::Query("returns NULL, where a number of bytes is wanted".to_owned())),
-        [] => Err(DiskError::Query("returns no row, where one is wanted".to_owned())),
-        _ => Err(DiskError::Query("returns more than one row".to_owned())),
+        [None] => Err(DiskError::Query("returned NULL; it must return a number of bytes".to_owned())),
+        [] => Err(DiskError::Query("returned no row; it must return one".to_owned())),
+        _ => Err(DiskError::Query("returned more than one row".to_owned())),
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Entry {
 }
 
 /// What the ledger says of a backup: its timestamp, the label of its data, the label of its maker, when it was made.
-type Said = (String, Option<String>, Option<String>, String);
+type LedgerRow = (String, Option<String>, Option<String>, String);
 
 /// Lists the backups of a portal, newest first. Reads the catalogue and the ledger and waits for no lock.
 ///
@@ -38,7 +38,7 @@ pub async fn list(conn: &mut PgConnection, portal: &str, relations: &Relations) 
     if there.is_empty() {
         return Ok(Vec::new());
     }
-    let known: Vec<Said> = sqlx::query_as(
+    let known: Vec<LedgerRow> = sqlx::query_as(
         "SELECT k.backup, max(h.label), max(m.label), to_json(min(k.created_at))#>>'{}' FROM portal_release.backups k
          LEFT JOIN portal_release.releases h ON h.id = k.holds_release LEFT JOIN portal_release.releases m ON m.id = k.made_by
          WHERE k.portal = $1 AND k.gone_at IS NULL GROUP BY k.backup",

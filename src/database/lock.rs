@@ -33,10 +33,10 @@ pub enum LockError {
         holder: String,
     },
     /// This process does not lead any more: another one may.
-    #[error("this process does not lead any more; the advisory lock is left to the one that does")]
+    #[error("this process is no longer the leader; the advisory lock is left to the one that is")]
     Over,
     /// The database did not answer.
-    #[error("cannot take the advisory lock: {0}")]
+    #[error("cannot acquire the advisory lock: {0}")]
     Database(#[from] sqlx::Error),
 }
 
@@ -52,7 +52,7 @@ pub enum Fenced {
         ours: i64,
     },
     /// The session that held the advisory lock is gone.
-    #[error("the session that held the advisory lock is gone; nothing was changed and the lock will be taken again")]
+    #[error("the session that held the advisory lock has ended; nothing was changed; the lock will be acquired again")]
     LockLost,
     /// The database did not answer.
     #[error("cannot check the fence: {0}")]
@@ -142,7 +142,7 @@ impl LockSession {
             // A transaction of a predecessor that was killed goes on without it, and holds the row until it ends.
             Err(error) if sqlstate::is_timeout(&error) => {
                 if !end_predecessors(&mut connection, family, holder, term).await? {
-                    let holder = "an operator whose last transaction has not ended".to_owned();
+                    let holder = "an operator whose last transaction is still open".to_owned();
                     return Err(LockError::Busy { key: lock_key, holder });
                 }
                 next_epoch(&mut connection, portal, holder).await?
@@ -217,7 +217,7 @@ async fn end_predecessors(connection: &mut PgConnection, family: Option<&str>, o
     .bind(own)
     .fetch_all(connection)
     .await?;
-    tracing::warn!(?ended, "sessions that a former operator left behind were ended");
+    tracing::warn!(?ended, "ended sessions of a former operator");
     Ok(true)
 }
 

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod checks;
 pub mod checksum;
 pub mod connection;
+pub mod counts;
 pub mod csv;
 pub mod dependents;
 pub mod disk;

@@ -1,4 +1,4 @@
--- Why the live relations themselves cannot be swapped, whatever stands on them.
+-- Why the live relations themselves cannot be swapped, whatever depends on them.
 --
 -- $1 schema, $2 live names
 WITH rel AS (

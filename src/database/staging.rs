@@ -1,7 +1,7 @@
 //! Staging: twins of the live relations, built beside them and dropped without touching anything else.
 //!
 //! Building is a comparison: whatever detail live has and staging lacks is executed, in the order of
-//! [`catalog::Stage`]. So a build that was interrupted goes on where it was, and one that is complete does nothing.
+//! [`catalog::Stage`]. So an interrupted build resumes where it stopped, and a complete one does nothing.
 
 use sqlx::{Connection, PgConnection};
 
@@ -18,7 +18,7 @@ pub enum StagingError {
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// One statement failed.
-    #[error("{object}: {what} failed: {source}; nothing live has changed, correct the cause and retry")]
+    #[error("{object}: {what} failed: {source}; no live data was changed; correct the cause and retry")]
     Statement {
         /// The relation.
         object: String,
@@ -28,7 +28,7 @@ pub enum StagingError {
         source: sqlx::Error,
     },
     /// Staging exists with columns that differ from live's, so no statement can complete it.
-    #[error("{0}; drop staging and build it again")]
+    #[error("{0}; drop staging and rebuild it")]
     Stale(catalog::Difference),
     /// Something outside of the release depends on a relation that is to be dropped.
     #[error("{relations} cannot be dropped: {dependents}; drop or change what depends on them, then retry")]
@@ -39,7 +39,7 @@ pub enum StagingError {
         dependents: String,
     },
     /// A lookup table has no primary key.
-    #[error("lookup table {0} has no primary key, so new rows cannot be told from known ones; give it one")]
+    #[error("lookup table {0} has no primary key, so new rows cannot be distinguished from existing ones; give it one")]
     NoPrimaryKey(String),
     /// New lookup rows contradict rows that have become live since.
     #[error(
@@ -117,7 +117,7 @@ pub async fn build(conn: &mut PgConnection, relations: &Relations, lightweight: 
 
 /// Adds what staging still lacks: indexes, keys, extended statistics, then foreign keys, then triggers.
 ///
-/// Each statement commits by itself, so a killed run goes on with what is left.
+/// Each statement commits by itself, so a killed run resumes with the remaining ones.
 ///
 /// # Errors
 /// When a statement fails, for example a duplicate key in the loaded rows; the message has Postgres' detail.
@@ -189,7 +189,7 @@ pub(super) async fn drop_relations(conn: &mut PgConnection, schema: &str, names:
     .fetch_all(&mut *tx)
     .await
     .map_err(failed(&all, "looking for relations"))?;
-    // Views stand on views and tables, so they go first.
+    // Views depend on views and tables, so they are dropped first.
     for (kind, noun) in [("v", "VIEW"), ("m", "MATERIALIZED VIEW"), ("r", "TABLE")] {
         let list: Vec<String> = present.iter().filter(|(_, of)| of == kind).map(|(name, _)| qualified(schema, name)).collect();
         if !list.is_empty() {

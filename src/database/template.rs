@@ -154,7 +154,7 @@ impl TemplateContext {
         environment
     }
 
-    /// Every relation that `staging()` knows, with what it gives for it.
+    /// Every relation that `staging()` knows, with what it returns for it.
     pub fn staged(&self) -> Vec<(String, String)> {
         let all = self.tables.iter().chain(&self.lookups).chain(&self.views);
         all.filter_map(|name| Some((name.clone(), self.staging(name).ok()?))).collect()

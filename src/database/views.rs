@@ -42,7 +42,7 @@ pub enum ViewError {
         source: sqlx::Error,
     },
     /// A statement failed.
-    #[error("view {view}: {what} failed: {}; correct the cause and retry, nothing live has changed", reason(.source))]
+    #[error("view {view}: {what} failed: {}; no live data was changed; correct the cause and retry", reason(.source))]
     Statement {
         /// The view.
         view: String,
@@ -54,14 +54,14 @@ pub enum ViewError {
     /// The staged twin could not be given everything that the live view has.
     #[error(transparent)]
     Twin(#[from] StagingError),
-    /// Its query gives other columns than the live view has.
-    #[error("{0}; correct its query in the Portal, or create the live view anew with these columns")]
+    /// Its query returns other columns than the live view has.
+    #[error("{0}; correct its query in the Portal, or recreate the live view with these columns")]
     Differs(Difference),
     /// Its rows share what must be unique.
     #[error(transparent)]
     Duplicates(Finding),
     /// There is no such materialized view.
-    #[error("view {view}: there is no materialized view of this name in schema {schema}; create it, or set views.refresh to false")]
+    #[error("view {view}: no materialized view of this name exists in schema {schema}; create it, or set views.refresh to false")]
     Missing {
         /// The view.
         view: String,
@@ -123,7 +123,7 @@ pub async fn create_staged(conn: &mut PgConnection, schema: &str, view: &Materia
     run(conn, name, "ANALYZE of its staged twin", format!("ANALYZE {relation}")).await
 }
 
-/// Gives a filled twin its indexes and everything else that live has.
+/// Adds the indexes to a filled twin, and everything else that live has.
 async fn finish(conn: &mut PgConnection, schema: &str, view: &MaterializedViewSpec, has_live: bool) -> Result<(), ViewError> {
     let name = view.name.as_str();
     if has_live {
@@ -139,7 +139,7 @@ async fn finish(conn: &mut PgConnection, schema: &str, view: &MaterializedViewSp
     Ok(())
 }
 
-/// The error as a person needs it: a unique index that cannot be built says nothing of how many rows stand against it.
+/// The error with the number of duplicates, which Postgres does not report when a unique index cannot be built.
 async fn explained(conn: &mut PgConnection, schema: &str, view: &MaterializedViewSpec, error: ViewError) -> ViewError {
     let refused = match &error {
         ViewError::Statement { source, .. } | ViewError::Twin(StagingError::Statement { source, .. }) => source.as_database_error(),
@@ -274,9 +274,9 @@ pub enum ViewChange {
     New,
     /// The columns stay; new ones may follow.
     Extends,
-    /// A column would go or change: the view has to be made anew.
+    /// A column would be lost or changed: the view must be recreated.
     Other {
-        /// What stands on the view and keeps it from being dropped.
+        /// What depends on the view and prevents dropping it.
         held_by: Option<String>,
     },
 }
@@ -286,9 +286,9 @@ pub enum ViewChange {
 /// # Errors
 /// When the query is wrong, or the catalogue cannot be read.
 pub async fn view_change(conn: &mut PgConnection, schema: &str, name: &str, query: &str) -> Result<ViewChange, ViewError> {
-    let mut savepoint = conn.begin().await.map_err(failed(name, "trying its query"))?;
+    let mut savepoint = conn.begin().await.map_err(failed(name, "testing its query"))?;
     let probe = format!("CREATE TEMP VIEW {} AS {query}", quote_ident("portal_release_probe"));
-    run(&mut savepoint, name, "trying its query", probe).await?;
+    run(&mut savepoint, name, "testing its query", probe).await?;
     let (exists, extends, held_by): (bool, bool, Option<String>) = sqlx::query_as(
         "WITH old AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2),
               new AS (SELECT c.oid FROM pg_class c WHERE c.relnamespace = pg_my_temp_schema() AND c.relname = 'portal_release_probe')
@@ -306,7 +306,7 @@ pub async fn view_change(conn: &mut PgConnection, schema: &str, name: &str, quer
     .fetch_one(&mut *savepoint)
     .await
     .map_err(failed(name, "comparing its columns"))?;
-    savepoint.rollback().await.map_err(failed(name, "trying its query"))?;
+    savepoint.rollback().await.map_err(failed(name, "testing its query"))?;
     Ok(match (exists, extends) {
         (false, _) => ViewChange::New,
         (true, true) => ViewChange::Extends,

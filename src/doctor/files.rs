@@ -1,4 +1,4 @@
-//! The files that a release would import, as Preflight looks at them.
+//! The files that a release would import, checked as in Preflight.
 
 use sqlx::PgConnection;
 

@@ -46,8 +46,8 @@ async fn staging(target: &Target, connection: &mut PgConnection) -> Result<Vec<L
         Some((label, state)) => Line::ok("staging", format!("{what}: the data of {label}, which is {state}")),
         None => Line::warn(
             "staging",
-            format!("{what}: the ledger knows of no release that it belongs to"),
-            "a release drops relations of these names and builds them again; rename what should be kept",
+            format!("{what}: no release in the ledger owns it"),
+            "a release drops and rebuilds relations with these names; rename what should be kept",
         ),
     }])
 }
@@ -56,7 +56,7 @@ async fn backups(target: &Target, connection: &mut PgConnection) -> Result<Vec<L
     let failed = |source| BackupError::Database { schema: target.relations.schema.clone(), source };
     let there = backups::list(connection, &target.relations).await?;
     if there.is_empty() {
-        return Ok(vec![Line::ok("backups", "there is none: the first release makes one")]);
+        return Ok(vec![Line::ok("backups", "no backup yet: the first release creates one")]);
     }
     let stamps: Vec<_> = there.iter().map(|backup| backup.stamp).collect();
     let sizes = inventory::sizes(connection, &target.relations, &stamps).await.map_err(failed)?;
@@ -74,8 +74,8 @@ async fn backups(target: &Target, connection: &mut PgConnection) -> Result<Vec<L
             ),
             None if !backup.complete => Line::warn(
                 "backups",
-                format!("{what}; not everything that is swapped today"),
-                "it can be rolled back to only if it has every table",
+                format!("{what}; some relations that are swapped today are missing"),
+                "a rollback to it needs every table",
             ),
             None => Line::ok("backups", what),
         });

@@ -83,7 +83,7 @@ impl Target {
             tables: self.relations.tables.clone(),
             lookups: self.relations.lookups.clone(),
             views: self.relations.views.clone(),
-            // There are no staged twins: the live views stand for them.
+            // There are no staged twins: the live views are used instead.
             create_staging: false,
             release: ReleaseVariables {
                 label: label.to_owned(),
@@ -95,7 +95,7 @@ impl Target {
     }
 }
 
-/// Looks at everything, for the release with `label` where one is given.
+/// Checks everything, for the release with `label` if one is given.
 ///
 /// # Errors
 /// When the Portal, its Secret or its database cannot be reached.
@@ -119,7 +119,7 @@ pub async fn examine(
     let url = cluster::read_secret_key(client, namespace, secret.name.as_str(), secret.key.as_str()).await?;
     let key = format!("{namespace}/{}", portal.name_any());
     let options = options(url.expose(), portal.spec.database.schema.as_str(), "portal-release-doctor")?
-        // A look waits for nobody, and writes nothing.
+        // A check waits for no lock and writes nothing.
         .options([("default_transaction_read_only", "on"), ("lock_timeout", "5s"), ("statement_timeout", "10min")]);
     let mut connection = connect(&options).await?;
     let mut report = Report::new(&key);
@@ -131,10 +131,10 @@ pub async fn examine(
     .await
     .map_err(failed)?;
     if !read_only {
-        // Without the server's word nothing more is looked at.
+        // Without an answer of the server nothing more is checked.
         report.add(Line::fail(
             "pooler",
-            "the session does not have the settings that it was opened with: a connection pooler leaves them out",
+            "the session does not have the settings that it was opened with: a connection pooler drops them",
             "give the URL of a direct connection in the Secret",
         ));
         return Ok(report);

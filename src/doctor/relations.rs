@@ -66,7 +66,7 @@ async fn long_names(target: &Target, connection: &mut PgConnection) -> Result<Ve
     .fetch_all(connection)
     .await?;
     if names.is_empty() {
-        return Ok(vec![Line::ok("names", format!("every name fits into {MAX_NAME_BYTES} bytes, also in a backup"))]);
+        return Ok(vec![Line::ok("names", format!("every name fits into {MAX_NAME_BYTES} bytes, including its backup's"))]);
     }
     let backup = BackupStamp::at(jiff::Timestamp::now()).map(Generation::Backup).unwrap_or(Generation::Staging);
     let shown: Vec<String> = names.iter().take(NAMED).map(|name| format!("{name} as {}", backup.name(name))).collect();

@@ -40,7 +40,7 @@ async fn server(target: &Target, connection: &mut PgConnection) -> Result<Vec<Li
         ..OLDEST => Line::fail("server", format!("PostgreSQL {version} is too old"), "upgrade to 14 or newer"),
         OLDEST..GRANTS_PARAMETERS => Line::warn(
             "server",
-            format!("PostgreSQL {version}: only a superuser may shorten deadlock_timeout, so autovacuum can hold up a swap"),
+            format!("PostgreSQL {version}: only a superuser may shorten deadlock_timeout, so autovacuum can delay a swap"),
             "upgrade to 15 or newer",
         ),
         _ => Line::ok("server", format!("PostgreSQL {version}")),
@@ -51,7 +51,7 @@ async fn server(target: &Target, connection: &mut PgConnection) -> Result<Vec<Li
         Line::fail(
             "primary",
             format!("the role or the database is set to {read_only}"),
-            "take the setting back with ALTER ROLE or ALTER DATABASE ... RESET",
+            "reset it with ALTER ROLE or ALTER DATABASE ... RESET",
         )
     } else {
         Line::ok("primary", "not a standby")
@@ -68,7 +68,7 @@ async fn pooler(target: &Target, connection: &mut PgConnection) -> Result<Vec<Li
             "raise max_connections or the role's CONNECTION LIMIT: the operator needs about 8",
         )]);
     };
-    // A transaction pooler gives the backend that is idle to the next transaction, whoever's it is. Prepared statements would stumble over it.
+    // A transaction pooler assigns an idle backend to any client's next transaction, which breaks prepared statements.
     let mut shared = false;
     for _ in 0..3 {
         let first = backend(connection).await?;
@@ -82,7 +82,7 @@ async fn pooler(target: &Target, connection: &mut PgConnection) -> Result<Vec<Li
     Ok(vec![if shared {
         Line::fail(
             "pooler",
-            "sessions change their backend: there is a transaction pooler in between",
+            "sessions change their backend: a transaction pooler is in between",
             "give the URL of a direct connection in the Secret",
         )
     } else {
@@ -115,10 +115,10 @@ async fn privileges(target: &Target, connection: &mut PgConnection) -> Result<Ve
             format!("schema portal_release belongs to a role that {} is no member of", target.role),
             format!("ALTER SCHEMA portal_release OWNER TO {role}, and its tables"),
         ),
-        (false, _, true) => Line::ok("ledger", "schema portal_release is not there yet; the operator will create it"),
+        (false, _, true) => Line::ok("ledger", "schema portal_release does not exist yet; the operator will create it"),
         (false, _, false) => Line::fail(
             "ledger",
-            "schema portal_release is not there, and the role may not create it",
+            "schema portal_release does not exist, and the role may not create it",
             format!("GRANT CREATE ON DATABASE {} TO {role}", quote_ident(&database)),
         ),
     });
@@ -139,20 +139,20 @@ async fn privileges(target: &Target, connection: &mut PgConnection) -> Result<Ve
     .fetch_one(connection)
     .await?;
     lines.push(if deadlock {
-        Line::ok("autovacuum", "the role may shorten deadlock_timeout, so autovacuum gives way to a swap")
+        Line::ok("autovacuum", "the role may shorten deadlock_timeout, so autovacuum yields to a swap")
     } else {
         Line::warn(
             "autovacuum",
-            "the role may not set deadlock_timeout: a running autovacuum can hold up a swap until it gives up",
+            "the role may not set deadlock_timeout: a running autovacuum can block a swap until the swap times out",
             format!("GRANT SET ON PARAMETER deadlock_timeout TO {role}"),
         )
     });
     lines.push(if stats {
-        Line::ok("statistics", "the role sees what other sessions do")
+        Line::ok("statistics", "the role can see what other sessions do")
     } else {
         Line::warn(
             "statistics",
-            "messages cannot say what a session does that holds up a swap",
+            "messages cannot show what a session that blocks a swap is doing",
             format!("GRANT pg_read_all_stats TO {role}"),
         )
     });
@@ -215,7 +215,7 @@ async fn snapshots(connection: &mut PgConnection) -> Result<Vec<Line>, sqlx::Err
         Line::warn(
             "snapshots",
             format!("old transactions: {}", old.join("; ")),
-            "a swap waits for those that began before the import ended; end them before it, or let them end",
+            "a swap waits for those that began before the import ended; end them first, or wait for them",
         )
     }])
 }

@@ -1,6 +1,6 @@
-//! Importing again into a staging that stands: single imports on request, and imports that failed because of their rejected rows.
+//! Importing again into an existing staging: single imports on request, and imports that failed because of their rejected rows.
 //!
-//! The staged table is made anew, without indexes and keys, which ValidateAndManifest adds as it does after any load. That is allowed
+//! The staged table is recreated, without indexes and keys, which ValidateAndManifest adds as it does after any load. That is allowed
 //! only where nothing else depends on the rows that go.
 
 use super::{is_over_limit, job, read_by, reads_table};
@@ -52,7 +52,7 @@ pub(crate) async fn prepare(context: &Context, definition: &Definition, core: bo
     origin.files.retain(|import, _| !names.contains(import));
     origin.imports.extend(hashes.map(|(name, hash)| (name.clone(), hash.clone())));
     ledger::staging::set_origin(&mut work, context.subject.release_id, &origin).await?;
-    let message = format!("{}: their staged tables are emptied", names.join(", "));
+    let message = format!("{}: their staged tables are truncated", names.join(", "));
     ledger::event(
         &mut work,
         context.subject.release_id,
@@ -99,13 +99,13 @@ async fn refuse_stale(work: &mut Work, context: &Context, definition: &Definitio
     }
     let names: Vec<&str> = again.iter().map(|import| import.name.as_str()).collect();
     Err(PhaseError::Refused(format!(
-        "{} cannot be imported again alone: {}; name those imports in imports.only too, or remove phases.startAt and imports.only to import everything again",
+        "{} cannot be imported again on its own: {}; name those imports in imports.only too, or remove phases.startAt and imports.only to import everything again",
         names.join(", "),
         stale.join(", ")
     )))
 }
 
-/// Makes the staged tables anew, empty.
+/// Recreates the staged tables, empty.
 async fn empty(work: &mut Work, context: &Context, again: &[&Import]) -> Result<(), PhaseError> {
     let tables = Relations { views: Vec::new(), ..context.relations() };
     let is_filled = |name: &&String| again.iter().any(|import| import.into.as_str() == name.as_str());

@@ -102,7 +102,7 @@ pub(crate) async fn open<'a>(
 }
 
 impl Source<'_> {
-    /// Looks whether the file's columns fit a table, and the rules its columns. Reads no further than the header.
+    /// Checks whether the file's columns fit a table, and the rules its columns. Reads no further than the header.
     ///
     /// # Errors
     /// When they do not, or the file cannot be read.
@@ -121,7 +121,7 @@ impl Source<'_> {
         if then.revision.is_some() && then.revision.as_deref() == self.content.revision() {
             return Ok(true);
         }
-        // Of a sample nobody knows the rest.
+        // The rest of a sample is unknown.
         let Some(sha256) = &then.sha256 else { return Ok(false) };
         let now = self.content.into_fingerprint().await?;
         Ok(now.is_some_and(|now| now.sha256 == *sha256))

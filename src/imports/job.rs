@@ -55,7 +55,7 @@ impl<'a> JobImport<'a> {
         let tables = self.context.relations();
         if !tables.tables.iter().chain(&tables.lookups).any(|table| *table == self.import.into.0) {
             let next = "name one of the Portal's tables in `into`, or add it to the Portal's tables";
-            return Err(PhaseError::Refused(format!("import {}: {} is no table of the Portal; {next}", self.name(), self.import.into)));
+            return Err(PhaseError::Refused(format!("import {}: {} is not a table of the Portal; {next}", self.name(), self.import.into)));
         }
         jobs::check(self.context, &self.request).await
     }
@@ -105,7 +105,7 @@ impl<'a> JobImport<'a> {
         }
         if rows != known.rows_before && known.rows_before > 0 {
             return Err(PhaseError::Refused(format!(
-                "import {}: an earlier Job has failed and changed {} from {} to {rows} rows, without a checkpoint; other rows are in that table, so the Job cannot begin anew; let it write in one transaction, or store checkpoints; then abort the release and raise retry",
+                "import {}: an earlier Job has failed and changed {} from {} to {rows} rows, without a checkpoint; other rows are in that table, so the Job cannot start over; let it write in one transaction, or store checkpoints; then abort the release and raise retry",
                 self.name(),
                 self.staged,
                 known.rows_before
@@ -121,7 +121,7 @@ impl<'a> JobImport<'a> {
         let table = qualified(self.schema(), &self.staged);
         run_sql(work, format!("{WRITERS}; LOCK TABLE {table} IN {mode} MODE")).await.map_err(|error| match PhaseError::from(error) {
             PhaseError::Failed(cause) => PhaseError::Failed(format!(
-                "import {}: somebody still writes to {table}: {cause}; end sessions that the Job has left behind (see pg_stat_activity)",
+                "import {}: another session still writes to {table}: {cause}; end sessions that the Job has left behind (see pg_stat_activity)",
                 self.name()
             )),
             error => error,
@@ -133,7 +133,7 @@ impl<'a> JobImport<'a> {
         let release = self.context.subject.release_id;
         let key = JobKey { release, purpose: Purpose::Import, item: self.name() };
         if ledger::jobs::lock(work, key).await?.job.as_deref() != Some(job) {
-            return Err(PhaseError::Failed(format!("import {}: Job {job} was given up meanwhile", self.name())));
+            return Err(PhaseError::Failed(format!("import {}: Job {job} has been replaced", self.name())));
         }
         let known = ledger::import_jobs::lock(work, release, self.name()).await?;
         self.keep_writers_out(work, "SHARE").await?;

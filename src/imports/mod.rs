@@ -104,7 +104,7 @@ async fn load(context: &Context, ones: &[ImportTask<'_>], mut schedule: Schedule
                 if context.is_final(&error) {
                     let names: Vec<String> = ones.iter().map(|one| one.name().to_owned()).collect();
                     job::stop(context, &names, true).await.unwrap_or_else(|left| {
-                        tracing::warn!(label = %context.label(), error = %left, "{}: Jobs run on until the staging is made anew: {left}", context.label());
+                        tracing::warn!(label = %context.label(), error = %left, "{}: Jobs keep running until the staging is rebuilt: {left}", context.label());
                     });
                 }
                 stopped = Some(error);
@@ -155,7 +155,7 @@ pub(crate) async fn unfinished(context: &Context) -> Result<Vec<String>, PhaseEr
     Ok(names)
 }
 
-/// More rows were turned away than the Portal allows.
+/// More rows were rejected than the Portal allows.
 fn is_over_limit(import: &Import, account: &Account) -> bool {
     #[allow(clippy::cast_precision_loss)]
     let (rejected, allowed) = (account.rejected as f64, import.max_rejected.fraction() * account.read as f64);

@@ -5,7 +5,7 @@ use crate::{
     work::{PhaseError, definition::ResolvedImport},
 };
 
-/// Looks whether every import can come after those that it depends on.
+/// Checks whether every import can run after those that it depends on.
 ///
 /// # Errors
 /// With a sentence about what cannot be.

@@ -32,13 +32,13 @@ pub(crate) enum Snapshot {
 pub(crate) struct SourceOfData {
     /// From how many moments the data is.
     pub snapshot: Snapshot,
-    /// What stands against one snapshot; empty where there is one.
+    /// The reasons why there is not one snapshot; empty when there is.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub because: Vec<String>,
 }
 
-/// Looks at every staged view and every import of the release.
-pub(crate) async fn look(context: &Context) -> Result<SourceOfData, PhaseError> {
+/// Reads what every staged view and every import of the release reads.
+pub(crate) async fn observe(context: &Context) -> Result<SourceOfData, PhaseError> {
     let definition = Definition::of(context)?;
     let mut work = context.work().await?;
     let mut because = views(context, &mut work).await?;

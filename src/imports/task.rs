@@ -25,7 +25,7 @@ use crate::{
     work::{Context, PhaseError, Work, definition::ResolvedImport},
 };
 
-/// How often the progress of a long import is told to people outside; its end is told in any case.
+/// How often the progress of a long import is notified to people outside; its end is notified in any case.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How often progress is shown in the status.
 const SHOW_EVERY: Duration = Duration::from_secs(3);
@@ -41,7 +41,7 @@ pub(crate) struct ImportTask<'a> {
     cut: &'a CancellationToken,
     staged: String,
     columns: OnceLock<Vec<OutputColumn>>,
-    told: Mutex<(Instant, Instant)>,
+    notified: Mutex<(Instant, Instant)>,
 }
 
 impl<'a> ImportTask<'a> {
@@ -65,7 +65,7 @@ impl<'a> ImportTask<'a> {
         let now = Instant::now();
         let staged = Generation::Staging.name(import.into.as_str());
         let job = resolved.job().map(|(source, text)| JobImport::new(context, import, source, text));
-        Ok(Self { context, import, templates, source, rules, job, cut, staged, columns: OnceLock::new(), told: Mutex::new((now, now)) })
+        Ok(Self { context, import, templates, source, rules, job, cut, staged, columns: OnceLock::new(), notified: Mutex::new((now, now)) })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -188,11 +188,11 @@ impl<'a> ImportTask<'a> {
         ledger::imports::complete_import(&mut work, release, self.name(), &account).await?;
         work.commit().await?;
         self.context.control.progress.moved();
-        self.tell().await?;
+        self.notify_progress().await?;
         Ok(Outcome::Over)
     }
 
-    /// Refuses when more rows were turned away than the Portal allows.
+    /// Fails when more rows were rejected than the Portal allows.
     async fn judge(&self, account: &Account) -> Result<(), PhaseError> {
         if !is_over_limit(self.import, account) {
             return Ok(());
@@ -206,15 +206,15 @@ impl<'a> ImportTask<'a> {
             rejected = account.rejected,
             read = account.read,
             limit = self.import.max_rejected,
-            reasons = ledger::imports::told(&reasons),
+            reasons = ledger::imports::describe(&reasons),
             release = self.context.subject.release_id,
         )))
     }
 
-    /// Shows progress in the status, and tells people outside, both now and then.
+    /// Shows progress in the status and in notifications, each at its own interval.
     async fn show(&self) -> Result<(), PhaseError> {
         let (is_due, is_news) = {
-            let mut times = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut times = self.notified.lock().unwrap_or_else(PoisonError::into_inner);
             let due = (times.0.elapsed() >= SHOW_EVERY, times.1.elapsed() >= TELL_EVERY);
             let now = Instant::now();
             *times = (if due.0 { now } else { times.0 }, if due.1 { now } else { times.1 });
@@ -223,14 +223,14 @@ impl<'a> ImportTask<'a> {
         if is_due {
             self.context.control.progress.moved();
         }
-        if is_news { self.tell().await } else { Ok(()) }
+        if is_news { self.notify_progress().await } else { Ok(()) }
     }
 
-    async fn tell(&self) -> Result<(), PhaseError> {
+    async fn notify_progress(&self) -> Result<(), PhaseError> {
         let mut work = self.context.work().await?;
         let (rows, total) = ledger::imports::import_progress(&mut work, self.context.subject.release_id, self.name()).await?;
         work.commit().await?;
-        self.context.tools.services.tell(self.context.audience(), Notice::ImportProgress { import: self.name().to_owned(), rows, total });
+        self.context.tools.services.notify(self.context.audience(), Notice::ImportProgress { import: self.name().to_owned(), rows, total });
         Ok(())
     }
 }

@@ -109,7 +109,7 @@ pub(crate) async fn attempt(context: &Context, request: &JobRequest<'_>, prepare
     let runs = format!("{what}: Job {job} runs");
     context.say(&runs);
     let waiting = |obstacle: Option<String>| match obstacle {
-        Some(obstacle) => context.say(format!("{what}: Job {job} waits: {obstacle}")),
+        Some(obstacle) => context.say(format!("{what}: Job {job} is waiting: {obstacle}")),
         None => context.say(&runs),
     };
     let ended = wait(client, namespace, &job, waiting).await.map_err(|error| request.error(context, &error))?;

@@ -1,4 +1,4 @@
-//! Telling people, through Slack incoming webhooks, how a release goes on.
+//! Notifies people of the progress of a release, through Slack incoming webhooks.
 //!
 //! Nothing waits for a notification. Each webhook has a short queue and a task of its own, so a slow one delays nobody
 //! else; what does not fit into the queue is dropped and counted.
@@ -104,7 +104,7 @@ impl Notifier {
         let mut pending = self.pending.subscribe();
         let waited = tokio::time::timeout(limit, pending.wait_for(|pending| *pending == 0)).await;
         if waited.is_err() {
-            tracing::warn!("notifications are given up: their webhooks did not answer in time");
+            tracing::warn!("notifications were dropped: their webhooks did not answer in time");
         }
     }
 

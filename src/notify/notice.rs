@@ -1,11 +1,11 @@
-//! What people are notified of, and who.
+//! The notifications of a release, and who receives them.
 
 use std::time::Duration;
 
 use super::message;
 use crate::api::{Notification, PhaseName};
 
-/// Something that people are told.
+/// Something that people are notified of.
 #[derive(Clone, Debug)]
 pub enum Notice {
     /// A release has started.
@@ -22,7 +22,7 @@ pub enum Notice {
         /// What it did.
         detail: String,
     },
-    /// An import goes on.
+    /// An import progresses.
     ImportProgress {
         /// Its name.
         import: String,
@@ -45,9 +45,14 @@ pub enum Notice {
         /// Why.
         cause: String,
     },
+    /// A release was aborted.
+    Aborted {
+        /// Why.
+        cause: String,
+    },
 }
 
-/// Who is told: the Portal's notifications, in the name of one release.
+/// Who is notified: the Portal's notifications, on behalf of one release.
 #[derive(Clone, Debug)]
 pub struct Audience {
     /// Namespace of the Portal and its Secrets.
@@ -68,7 +73,7 @@ impl Notice {
             Notice::PhaseComplete { .. } => notification.phase_complete,
             Notice::ImportProgress { .. } => notification.import_progress,
             Notice::Live { .. } => notification.success,
-            Notice::Failed { .. } => notification.failure,
+            Notice::Failed { .. } | Notice::Aborted { .. } => notification.failure,
         }
     }
 
@@ -80,9 +85,8 @@ impl Notice {
             Notice::PhaseComplete { phase, took, detail } => message::phase_complete(portal, label, *phase, *took, detail),
             Notice::ImportProgress { import, rows, total } => message::import_progress(portal, label, import, *rows, *total),
             Notice::Live { took, rows } => message::success(portal, label, *took, *rows),
-            Notice::Failed { phase, cause } => {
-                message::failure(portal, label, *phase, cause, "Correct the cause, then raise spec.retry to go on from the failed phase.")
-            }
+            Notice::Failed { phase, cause } => message::failure(portal, label, *phase, cause),
+            Notice::Aborted { cause } => message::aborted(portal, label, cause),
         }
     }
 }

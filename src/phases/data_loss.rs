@@ -31,7 +31,7 @@ pub(super) async fn preflight(
     outgoing: &Generation,
 ) -> Result<Done, PhaseError> {
     let mut message = format!("{incoming} is complete");
-    if let Some(Count { written, .. }) = look(context, relations, outgoing).await? {
+    if let Some(Count { written, .. }) = count_writes(context, relations, outgoing).await? {
         message.push_str(&if written.is_nothing() {
             format!("; {}", written.sentence())
         } else {
@@ -47,7 +47,7 @@ pub(super) async fn preflight(
             .map(|kept| kept.stamp.to_string())
             .collect();
         if !newer.is_empty() {
-            message.push_str(&format!("; the newer backups stay as they are: {}", newer.join(", ")));
+            message.push_str(&format!("; the newer backups are kept: {}", newer.join(", ")));
         }
     }
     let mut rows = BTreeMap::new();
@@ -63,7 +63,7 @@ pub(super) async fn preflight(
 ///
 /// # Errors
 /// As [`preflight`].
-pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Generation) -> Result<Option<Count>, PhaseError> {
+pub(super) async fn count_writes(context: &Context, relations: &Relations, outgoing: &Generation) -> Result<Option<Count>, PhaseError> {
     if context.subject.run.builds() {
         return Ok(None);
     }
@@ -78,8 +78,8 @@ pub(super) async fn look(context: &Context, relations: &Relations, outgoing: &Ge
 /// Under the locks, with everything exchanged and nothing committed: makes sure that nothing was written since the last look.
 ///
 /// # Errors
-/// As [`preflight`]; [`PhaseError::Failed`] when it cannot be told in the time that readers may wait.
-pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Count, outgoing: &Generation) -> Result<(), PhaseError> {
+/// As [`preflight`]; [`PhaseError::Failed`] when counting takes longer than readers may wait.
+pub(super) async fn recount(context: &Context, work: &mut Work, before: &Count, outgoing: &Generation) -> Result<(), PhaseError> {
     if accepted(context.subject.run.incoming(), &context.subject.spec) || is_still_so(work, before).await? {
         return Ok(());
     }
@@ -87,7 +87,7 @@ pub(super) async fn look_again(context: &Context, work: &mut Work, before: &Coun
     let schema = context.subject.portal.database.schema.as_str();
     let now = count_again(work, schema, before, outgoing).await.map_err(|error| match PhaseError::from(error) {
         PhaseError::Failed(cause) => PhaseError::Failed(format!(
-            "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing has changed; \
+            "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing was changed; \
              it is tried again; when they do not rest, set {} to go on without the count",
             accepting(context.subject.run.incoming())
         )),
@@ -110,7 +110,7 @@ pub(super) async fn remembering(context: &Context, phase: impl Future<Output = R
             work.commit().await
         };
         if let Err(error) = keep.await {
-            tracing::warn!(label = %context.label(), %error, "{}: what was written to the live tables could not be kept: {error}", context.label());
+            tracing::warn!(label = %context.label(), %error, "{}: the count of rows written to the live tables could not be saved: {error}", context.label());
         }
     }
     result
@@ -129,16 +129,16 @@ fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result
     if written.is_nothing() || accepted(context.subject.run.incoming(), &context.subject.spec) {
         return Ok(());
     }
-    let (what, instead) = match context.subject.run.incoming() {
-        Incoming::Parked => ("a roll forward", "set spec.rollback again"),
-        Incoming::Staging | Incoming::Backup => ("a rollback", "remove spec.rollback"),
+    let (what, verb, instead) = match context.subject.run.incoming() {
+        Incoming::Parked => ("a roll forward", "roll forward", "set spec.rollback again"),
+        Incoming::Staging | Incoming::Backup => ("a rollback", "roll back", "remove spec.rollback"),
     };
     let kept = match outgoing {
-        Generation::Staging => "they would stay in staging_* until the next release builds its staging".to_owned(),
-        other => format!("they would stay in {} until it is dropped", described(other)),
+        Generation::Staging => "kept in staging_* until the next release builds its staging".to_owned(),
+        other => format!("kept in {} until it is dropped", described(other)),
     };
     Err(PhaseError::Refused(format!(
-        "{}; {what} would discard these rows ({kept}). Nothing was changed. Set {} to go on anyway, or {instead}",
+        "{}; {what} would discard these rows ({kept}). Nothing was changed. Set {} to {verb} anyway, or {instead}",
         written.sentence(),
         accepting(context.subject.run.incoming())
     )))

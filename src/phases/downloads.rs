@@ -1,4 +1,4 @@
-//! The downloads view: it changes with the swap, in one transaction, and a rollback gives it back the query that it had.
+//! The downloads view: it changes with the swap, in one transaction, and a rollback restores its former query.
 
 use crate::{
     database::{

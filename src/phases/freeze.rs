@@ -18,7 +18,7 @@ use crate::{
     work::{Context, Done, PhaseError},
 };
 
-/// How often the status is looked at while it must get the record.
+/// How often the status is polled until it has the record.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Records how the workers are, scales them to zero and waits until nothing of them is left.
@@ -55,7 +55,7 @@ async fn portal(context: &Context) -> Result<Option<Portal>, PhaseError> {
 async fn status_has(context: &Context, before: &[FrozenWorkload]) -> Result<(), PhaseError> {
     let api: Api<PortalRelease> = Api::namespaced(context.tools.client.clone(), &context.subject.namespace);
     let (started, timeout) = (Instant::now(), context.subject.portal.freeze.timeout.get());
-    context.say("waiting until the status has the workers' numbers");
+    context.say("waiting until the status records the workers' replica counts");
     loop {
         let found = cluster::call(|| api.get_opt(&context.subject.name)).await;
         let found = found.map_err(|error| PhaseError::Failed(format!("the status cannot be read: {error}; no worker was stopped")))?;
@@ -86,7 +86,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
         }
         if started.elapsed() > timeout {
             return Err(PhaseError::Refused(format!(
-                "database sessions of the workers are left after {}s: {}; end them, then raise retry",
+                "database sessions of the workers are still open after {}s: {}; end them, then raise retry",
                 timeout.as_secs(),
                 sessions.join(", ")
             )));
@@ -131,7 +131,7 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
     if context.subject.namespace_terminating {
         return Ok("the namespace is being deleted, and the workers with it".to_owned());
     }
-    context.say(format!("bringing {} workloads back", before.len()));
+    context.say(format!("restoring {} workloads", before.len()));
     let notes = match workers::thaw(&context.tools.client, &context.subject.namespace, &context.subject.portal_name, &before).await? {
         Thaw::Nothing => Vec::new(),
         // It brings them back later.
@@ -144,7 +144,7 @@ async fn restore(context: &Context, wait: bool) -> Result<String, PhaseError> {
             .await
             .map_err(|error| match PhaseError::from(error) {
                 PhaseError::Refused(text) => {
-                    PhaseError::Refused(format!("{text}; the data is live and the workers are set to their numbers"))
+                    PhaseError::Refused(format!("{text}; the data is live and the workers are set to their recorded replica counts"))
                 }
                 error => error,
             })?;

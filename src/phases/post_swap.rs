@@ -58,7 +58,7 @@ async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
     work.commit().await?;
     let Some(first) = differences.first() else { return Ok(None) };
     let sentence = format!(
-        "the live relations and what they replaced differ in {}, the first: {first}; look whether somebody has changed them since the swap",
+        "the live relations differ from those that they replaced in {}, the first: {first}; check whether they have been changed since the swap",
         counted(differences.len(), "detail")
     );
     tracing::warn!(label = %context.label(), "{}: {sentence}", context.label());

@@ -54,11 +54,11 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     check_templates(context).await?;
     let gates = gates::pass(context, GatePhase::Preflight).await?;
     context.say("checking the imports' columns");
-    import_columns(context, definition, &templates).await?;
+    import_columns(context, &definition, &templates).await?;
 
     if !context.stages_views() {
         // The imports read the live views: keep what they hold, to notice later that they have moved on.
-        let views = contents(context, definition).await?;
+        let views = contents(context, &definition).await?;
         let mut work = context.work().await?;
         let mut origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
         origin.views = views;

@@ -1,4 +1,4 @@
-//! Before a release goes on from a staging that has stood for a while: is what it was built from still the same?
+//! Before a release resumes from an existing staging: is what it was built from unchanged?
 
 use super::views;
 use crate::{
@@ -26,12 +26,12 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
     work.commit().await?;
     if let Some(what) = changed(context, &definition, &origin, &again) {
         return Err(PhaseError::Stale(format!(
-            "the Portal's views, tables or imports have changed since the staging was built ({what}): it is built again"
+            "the Portal's views, tables or imports have changed since the staging was built ({what}); rebuilding the staging"
         )));
     }
     if origin.structure.is_some_and(|then| then != structure) {
         return Err(PhaseError::Stale(
-            "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
+            "the structure of the live tables has changed since the staging was built; rebuilding the staging".to_owned(),
         ));
     }
     if !origin.views.is_empty() {
@@ -40,7 +40,7 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
             origin.views.iter().filter(|(name, then)| now.get(*name) != Some(then)).map(|(name, _)| name.as_str()).collect();
         if !changed.is_empty() {
             return Err(PhaseError::Stale(format!(
-                "the source has changed since the staging was built ({}): it is built again",
+                "the source has changed since the staging was built ({}); rebuilding the staging",
                 changed.join(", ")
             )));
         }
@@ -48,7 +48,7 @@ pub(super) async fn run(context: &Context) -> Result<(), PhaseError> {
     let changed = file::changed(context, &definition, &origin.files, &again).await?;
     if !changed.is_empty() {
         return Err(PhaseError::Stale(format!(
-            "files have changed since the staging was built ({}): it is built again",
+            "files have changed since the staging was built ({}); rebuilding the staging",
             changed.join(", ")
         )));
     }

@@ -21,7 +21,7 @@ const LIMITS: &str = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_time
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Keeps the newest backups and drops the others, never anything that something else stands on. What is left of the staging
+/// Keeps the newest backups and drops the others, never anything that another object depends on. What is left of the staging
 /// (look-up copies, staged twins of views that the release did not swap) goes too.
 ///
 /// A backup that cannot be dropped is kept and named; the release is live and does not fail for it. The next release tries again.
@@ -44,7 +44,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         context.say(format!("dropping backup {stamp}"));
         match drop_backup(context, &relations, stamp, keep).await? {
             None => dropped.push(name),
-            Some(why) => held.push(format!("{name} is kept although {keep} are wanted: {why}")),
+            Some(why) => held.push(format!("backup {name} was not dropped (keepBackups is {keep}): {why}")),
         }
     }
     let kept = there.len() - dropped.len();
@@ -69,7 +69,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     work.complete(&message).await
 }
 
-/// Drops one backup, in a transaction of its own. Gives what keeps it.
+/// Drops one backup, in its own transaction. Returns what prevents it.
 async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStamp, keep: i32) -> Result<Option<String>, PhaseError> {
     let started = Instant::now();
     loop {
@@ -88,7 +88,8 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
                 work.rollback().await?;
                 if started.elapsed() > context.subject.portal.database.lock_timeout.get() {
                     let who = backups::in_the_way(&mut *context.tools.database.pool().acquire().await?, relations, stamp).await?;
-                    let who = if who.is_empty() { "sessions that were gone before they could be named".to_owned() } else { who.join(", ") };
+                    let who =
+                        if who.is_empty() { "sessions that ended before they could be identified".to_owned() } else { who.join(", ") };
                     return Ok(Some(format!("it is in use by {who}; the next release drops it")));
                 }
             }

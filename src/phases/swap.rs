@@ -26,13 +26,13 @@ use crate::{
 
 /// How far a standby may be behind when the swap begins: one segment of WAL.
 const STANDBY_LAG: i64 = 16 * 1024 * 1024;
-/// A transaction that is younger is gone before a person could do anything about it.
-const WORTH_TELLING: Duration = Duration::from_secs(1);
+/// A younger transaction ends before a person could do anything about it.
+const WORTH_REPORTING: Duration = Duration::from_secs(1);
 /// At most one event about blockers in this time.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+const EVENT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What changes place in this run.
-struct Places {
+/// The generations that change place in this run.
+struct Generations {
     relations: Relations,
     incoming: Generation,
     outgoing: Generation,
@@ -54,30 +54,30 @@ async fn exchange(context: &Context) -> Result<Done, PhaseError> {
         freeze::still_frozen(context).await?;
     }
     let mut work = context.work().await?;
-    let places = places(&mut work, context).await?;
+    let generations = generations(&mut work, context).await?;
     let origin = ledger::staging::origin(&mut work, context.subject.release_id).await?;
     work.commit().await?;
-    way_is_clear(context, &origin).await?;
+    wait_for_old_readers(context, &origin).await?;
 
-    let looked = data_loss::look(context, &places.relations, &places.outgoing).await?;
-    context.say("waiting for the locks of the swap");
+    let counted_before = data_loss::count_writes(context, &generations.relations, &generations.outgoing).await?;
+    context.say("waiting for the swap's locks");
     let database = &context.subject.portal.database;
     let request = SwapRequest {
-        relations: &places.relations,
-        incoming: &places.incoming,
-        outgoing: &places.outgoing,
-        finally: &places.downloads.statements,
+        relations: &generations.relations,
+        incoming: &generations.incoming,
+        outgoing: &generations.outgoing,
+        finally: &generations.downloads.statements,
         limits: Limits { budget: database.lock_timeout.get(), statement: database.statement_timeout.get(), ..Limits::default() },
         cancel_blockers: CancelBlockers {
             roles: database.cancel_blockers.roles.iter().map(|role| role.0.clone()).collect(),
             after: database.cancel_blockers.after.get(),
         },
     };
-    let around = Around { context, places: &places, origin: &origin, told: Mutex::new(None) };
-    let (mut work, exchanged) = match swap::exchange(context.tools.database.pool(), &request, &around, &context.control.cancel).await {
+    let hooks = SwapHooks { context, generations: &generations, origin: &origin, last_event: Mutex::new(None) };
+    let (mut work, exchanged) = match swap::exchange(context.tools.database.pool(), &request, &hooks, &context.control.cancel).await {
         Ok(done) => done,
-        Err(Trouble::Phase(error)) => return Err(error),
-        Err(Trouble::Swap(error)) => {
+        Err(SwapFailure::Phase(error)) => return Err(error),
+        Err(SwapFailure::Swap(error)) => {
             // Attempts that gave way are counted where they did.
             if !error.is_busy() {
                 context.tools.services.metrics.swap_lock_attempted(LockAttempt::Failed);
@@ -86,14 +86,14 @@ async fn exchange(context: &Context) -> Result<Done, PhaseError> {
         }
     };
     context.tools.services.metrics.swap_lock_attempted(LockAttempt::Acquired);
-    if let Some(looked) = &looked {
-        data_loss::look_again(context, &mut work, looked, &places.outgoing).await?;
+    if let Some(counted_before) = &counted_before {
+        data_loss::recount(context, &mut work, counted_before, &generations.outgoing).await?;
     }
     let message = format!(
-        "{} relations exchanged: {} is live, the former data is in {}",
-        places.relations.swapped().count(),
-        places.incoming,
-        described(&places.outgoing)
+        "{} relations swapped: {} is live, the former data is in {}",
+        generations.relations.swapped().count(),
+        generations.incoming,
+        described(&generations.outgoing)
     );
     let done = work.complete(&message).await?;
     context.tools.services.metrics.swap_lock_held(exchanged.locked.elapsed());
@@ -101,54 +101,54 @@ async fn exchange(context: &Context) -> Result<Done, PhaseError> {
 }
 
 /// The swap's transaction: fenced, and with the ledger's rows in it.
-struct Around<'a> {
+struct SwapHooks<'a> {
     context: &'a Context,
-    places: &'a Places,
+    generations: &'a Generations,
     origin: &'a StagingOrigin,
-    /// When people were last told who is in the way.
-    told: Mutex<Option<Instant>>,
+    /// When the last event about blockers was written.
+    last_event: Mutex<Option<Instant>>,
 }
 
-/// What ends a swap.
-enum Trouble {
+/// Why a swap ended.
+enum SwapFailure {
     Phase(PhaseError),
     Swap(SwapError),
 }
 
-impl From<SwapError> for Trouble {
+impl From<SwapError> for SwapFailure {
     fn from(error: SwapError) -> Self {
         Self::Swap(error)
     }
 }
 
-impl From<PhaseError> for Trouble {
+impl From<PhaseError> for SwapFailure {
     fn from(error: PhaseError) -> Self {
         Self::Phase(error)
     }
 }
 
-impl Hooks for Around<'_> {
+impl Hooks for SwapHooks<'_> {
     type Tx = Work;
-    type Error = Trouble;
+    type Error = SwapFailure;
 
-    async fn begin(&self, plan: &SwapPlan) -> Result<Work, Trouble> {
-        let Self { context, places, .. } = self;
+    async fn begin(&self, plan: &SwapPlan) -> Result<Work, SwapFailure> {
+        let Self { context, generations, .. } = self;
         let mut work = context.work().await?;
         if context.subject.run.builds() {
-            // Until the locks are there, the plan's version stands for this look: a change after it makes another plan.
+            // The plan's version covers this check until the locks are held: a change after it makes a new plan.
             same_structure(&mut work, context, self.origin).await?;
         }
         let record = Exchange {
             portal: context.key(),
             release: context.subject.release_id,
             source: context.subject.run.incoming(),
-            incoming: &places.incoming,
-            outgoing: &places.outgoing,
+            incoming: &generations.incoming,
+            outgoing: &generations.outgoing,
             phase: context.subject.attempt.phase.as_str(),
             moved: &plan.moved,
         };
         ledger::exchange::record_exchange(&mut work, &record).await.map_err(PhaseError::from)?;
-        downloads::record(&mut work, context, &places.outgoing, &places.downloads).await?;
+        downloads::record(&mut work, context, &generations.outgoing, &generations.downloads).await?;
         Ok(work)
     }
 
@@ -164,17 +164,17 @@ impl Hooks for Around<'_> {
         let Some(longest) = attempt.blockers.iter().max_by_key(|blocker| blocker.seconds) else { return };
         // What other roles do is hidden without pg_read_all_stats; then the time that the swap itself has waited decides.
         let open = longest.seconds.map_or(attempt.waited, |seconds| Duration::from_secs(seconds.unsigned_abs()));
-        if open < WORTH_TELLING {
+        if open < WORTH_REPORTING {
             return;
         }
         let others = attempt.blockers.len() - 1;
         let more = if others == 0 { String::new() } else { format!(" and {others} more") };
         let who = format!("{longest}{more}");
-        context.control.progress.blocked(format!("attempt {} gave way to {who}", attempt.attempts));
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
-            *told = Some(Instant::now());
-            let note = format!("the swap waits for {who}; nothing is locked meanwhile; end that session, or let it end");
+        context.control.progress.blocked(format!("attempt {} was blocked by {who}", attempt.attempts));
+        let mut last_event = self.last_event.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_event.is_none_or(|at| at.elapsed() >= EVENT_INTERVAL) {
+            *last_event = Some(Instant::now());
+            let note = format!("the swap is blocked by {who}; nothing is locked meanwhile; end that session, or wait for it");
             services.event(context.subject.object.clone(), EventType::Warning, "SwapBlocked", note);
         }
     }
@@ -186,14 +186,14 @@ async fn same_structure(work: &mut Work, context: &Context, origin: &StagingOrig
     let structure = catalog::fingerprint(work, &tables).await?;
     if origin.structure.as_ref() != Some(&structure) {
         return Err(PhaseError::Stale(
-            "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
+            "the structure of the live tables has changed since the staging was built; rebuilding the staging".to_owned(),
         ));
     }
     let differences = catalog::diff(work, &context.relations(), &Generation::Staging).await?;
     match differences.first() {
         None => Ok(()),
         Some(first) => Err(PhaseError::Stale(format!(
-            "the staging differs from the live relations in {} ({first}): it is built again",
+            "the staging differs from the live relations in {} ({first}); rebuilding the staging",
             counted(differences.len(), "detail")
         ))),
     }
@@ -202,22 +202,22 @@ async fn same_structure(work: &mut Work, context: &Context, origin: &StagingOrig
 /// Before a rollback or a roll forward freezes anything: is everything there?
 pub(super) async fn preflight(context: &Context) -> Result<Done, PhaseError> {
     let mut work = context.work().await?;
-    let places = places(&mut work, context).await?;
-    refuse(dependents::obstacles(&mut work, &places.relations, &places.incoming).await?)?;
-    for name in places.relations.names(&places.incoming) {
-        run_sql(&mut work, format!("SELECT FROM {} LIMIT 1", qualified(&places.relations.schema, &name))).await?;
+    let generations = generations(&mut work, context).await?;
+    refuse(dependents::obstacles(&mut work, &generations.relations, &generations.incoming).await?)?;
+    for name in generations.relations.names(&generations.incoming) {
+        run_sql(&mut work, format!("SELECT FROM {} LIMIT 1", qualified(&generations.relations.schema, &name))).await?;
     }
     // What was prepared is not kept: the swap prepares it again.
     drop(work);
-    data_loss::preflight(context, &places.relations, &places.incoming, &places.outgoing).await
+    data_loss::preflight(context, &generations.relations, &generations.incoming, &generations.outgoing).await
 }
 
-async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError> {
+async fn generations(work: &mut Work, context: &Context) -> Result<Generations, PhaseError> {
     let all = context.all_relations();
     let (incoming, outgoing, relations) = match context.subject.run.incoming() {
         Incoming::Staging => {
             if !ledger::staging::owns_staging(work, &context.key(), context.subject.release_id).await? {
-                return Err(PhaseError::Stale("the staging belongs to another release by now: it is built again".to_owned()));
+                return Err(PhaseError::Stale("another release has replaced the staging tables; rebuilding them".to_owned()));
             }
             (Generation::Staging, new_backup(work, context).await?, context.relations())
         }
@@ -242,30 +242,30 @@ async fn places(work: &mut Work, context: &Context) -> Result<Places, PhaseError
     };
     let relations = ledger::staging::present(work, relations, &incoming).await?;
     let downloads = downloads::change(work, context, &incoming).await?;
-    Ok(Places { relations, incoming, outgoing, downloads })
+    Ok(Generations { relations, incoming, outgoing, downloads })
 }
 
 /// Waits, within the budget of the locks, for whoever would see something that is neither the old release nor the new one: a snapshot
 /// from before the staged tables were complete finds them empty under the live names (a pg_dump, say), and a standby that is behind
 /// shows its readers the swap at another time.
-async fn way_is_clear(context: &Context, origin: &StagingOrigin) -> Result<(), PhaseError> {
+async fn wait_for_old_readers(context: &Context, origin: &StagingOrigin) -> Result<(), PhaseError> {
     let started = Instant::now();
     let database = &context.subject.portal.database;
     loop {
-        let mut in_the_way = Vec::new();
+        let mut blocking = Vec::new();
         if let Some(horizon) = origin.horizon.as_ref().filter(|_| context.subject.run.builds()) {
-            in_the_way.extend(old_transactions(context, horizon).await?);
+            blocking.extend(old_transactions(context, horizon).await?);
         }
         if database.standbys == Standbys::Wait {
             let late = standbys(context.tools.database.pool()).await?;
-            in_the_way.extend(
+            blocking.extend(
                 late.iter()
                     .filter(|standby| standby.behind.is_none_or(|bytes| bytes > STANDBY_LAG))
                     .map(|standby| format!("{standby}; wait for it, or set database.standbys of the Portal to Ignore")),
             );
         }
-        let Some(first) = in_the_way.first() else { return Ok(()) };
-        let more = if in_the_way.len() > 1 { format!(" (and {} more)", in_the_way.len() - 1) } else { String::new() };
+        let Some(first) = blocking.first() else { return Ok(()) };
+        let more = if blocking.len() > 1 { format!(" (and {} more)", blocking.len() - 1) } else { String::new() };
         if started.elapsed() > database.lock_timeout.get() {
             return Err(at_the_deadline(context, format!("{first}{more}")));
         }
@@ -287,11 +287,13 @@ async fn old_transactions(context: &Context, horizon: &Horizon) -> Result<Vec<St
     Ok(old.iter().map(sentence).collect())
 }
 
-/// The time for waiting is used up. The staging is kept; the Portal says whether the release stands still or goes on trying.
+/// The time for waiting is used up. The staging is kept; the Portal decides whether the release is suspended or keeps trying.
 fn at_the_deadline(context: &Context, why: String) -> PhaseError {
     match context.subject.portal.database.on_lock_timeout {
-        OnLockTimeout::Suspend => PhaseError::Stopped(format!("{why}; the staging is kept, the workers come back; raise retry to swap")),
-        OnLockTimeout::KeepTrying => PhaseError::Blocked(format!("{why}; database.onLockTimeout is KeepTrying; abort to give up")),
+        OnLockTimeout::Suspend => {
+            PhaseError::Stopped(format!("{why}; the staging is kept and the workers are restored; raise spec.retry to swap"))
+        }
+        OnLockTimeout::KeepTrying => PhaseError::Blocked(format!("{why}; database.onLockTimeout is KeepTrying; abort the release to stop")),
     }
 }
 
@@ -322,7 +324,7 @@ async fn rollback_stamp(work: &mut Work, context: &Context, relations: &Relation
     };
     let list = || there.iter().map(|backup| backup.stamp.to_string()).collect::<Vec<_>>().join(", ");
     match there.iter().find(|backup| backup.stamp == wanted) {
-        None => Err(PhaseError::Refused(format!("there is no backup {wanted}; there are: {}; correct spec.rollback.to", list()))),
+        None => Err(PhaseError::Refused(format!("there is no backup {wanted}; existing: {}; correct spec.rollback.to", list()))),
         Some(backup) if backup.tables.len() < relations.tables.len() => {
             let missing: Vec<&str> = relations.tables.iter().filter(|table| !backup.tables.contains(table)).map(String::as_str).collect();
             Err(PhaseError::Refused(format!(

@@ -30,7 +30,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let unfinished = imports::unfinished(context).await?;
     if !unfinished.is_empty() {
         return Err(PhaseError::Refused(format!(
-            "imports {} have not been done, so the staging is not whole; run ImportCore and ImportRelated first, or leave them out with imports.skip",
+            "imports {} have not run, so the staging is incomplete; run ImportCore and ImportRelated first, or skip them with imports.skip",
             unfinished.join(", ")
         )));
     }
@@ -44,7 +44,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let structure = catalog::fingerprint(&mut work, &tables).await?;
     if origin.structure.as_ref().is_some_and(|then| *then != structure) {
         return Err(PhaseError::Stale(
-            "the structure of the live tables has changed since the staging was built: it is built again".to_owned(),
+            "the structure of the live tables has changed since the staging was built; rebuilding the staging".to_owned(),
         ));
     }
     let differences = catalog::diff(&mut work, &relations, &Generation::Staging).await?;
@@ -89,7 +89,7 @@ async fn check_geometry(context: &Context, schema: &str, check: &TableGeometry) 
 }
 
 /// Indexes, keys and triggers where staging lacks them; then statistics and the visibility map, which survive the swap. Each statement
-/// commits by itself, so a killed run goes on with what is left.
+/// commits by itself, so a killed run resumes with the remaining ones.
 async fn complete(context: &Context, relations: &Relations) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let steps = staging::pending(&mut work, relations).await?;
@@ -150,7 +150,7 @@ async fn manifest(context: &Context, relations: &Relations, origin: ledger::stag
         validated_at: String::new(),
         definition: origin.definition,
         structure: origin.structure,
-        source: snapshot::look(context).await?,
+        source: snapshot::observe(context).await?,
         views: origin.views.into_iter().map(|(name, content)| (name, Part::from(content))).collect(),
         ..Manifest::default()
     };

@@ -72,7 +72,7 @@ pub(super) async fn claim(work: &mut Work, context: &Context) -> Result<(), Phas
     let foreign = ledger::staging::foreign_staging(work, &context.key(), &context.all_relations()).await?;
     if !foreign.is_empty() {
         return Err(PhaseError::Refused(format!(
-            "{} exist and are not of this operator; drop or rename them, then raise retry",
+            "{} already exist and were not created by this operator; drop or rename them, then raise spec.retry",
             foreign.join(", ")
         )));
     }

@@ -96,10 +96,10 @@ fn finished(observed: &Observed, run: &RunRecord) -> Step {
         }
         RunKind::Release => (
             ReleaseState::Suspended,
-            "the selected phases are done and nothing went live; change spec.phases to go on from here".to_owned(),
+            "the selected phases are done and nothing went live; change spec.phases to resume from here".to_owned(),
         ),
     };
-    // A release that became a dry run in its freeze gives the workers back first.
+    // A release that became a dry run during its freeze restores the workers first.
     if observed.workers_frozen && unwind(run, Why::Failed).is_some() {
         Step::End { state, message }
     } else {

@@ -108,7 +108,7 @@ impl Observed {
             })
     }
 
-    /// The release stands still before its swap with staging of its own.
+    /// The release is stopped before its swap, and keeps its staging.
     pub(super) fn leaves_staging(&self) -> bool {
         self.is_ours()
             && self.owns_staging
@@ -136,7 +136,7 @@ pub struct ReleaseRecord {
     pub uid: String,
     /// The name of that object.
     pub name: String,
-    /// Where it stands.
+    /// Its state.
     pub state: ReleaseState,
     /// Why.
     pub message: String,
@@ -199,7 +199,7 @@ impl RunKind {
         }
     }
 
-    /// The name as it stands in the ledger.
+    /// The name used in the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Release => "Release",
@@ -224,7 +224,7 @@ pub struct RunRecord {
     /// It has not ended.
     #[serde(rename = "closed_at", deserialize_with = "is_unset")]
     pub open: bool,
-    /// It is being wound up and will end in this state.
+    /// It is being cleaned up and will end in this state.
     pub ending: Option<ReleaseState>,
     /// Why.
     pub message: String,
@@ -338,7 +338,7 @@ pub struct PhaseRecord {
     pub direction: Direction,
     /// Its state.
     pub state: PhaseState,
-    /// How often it was begun.
+    /// The number of attempts.
     pub attempts: i32,
     /// How many attempts ended with an error since it last succeeded.
     pub failures: i32,
@@ -363,12 +363,12 @@ pub enum Blocker {
         /// Its name.
         name: String,
     },
-    /// The staging is kept for another release, which stands still: a dry run, or one that is suspended.
+    /// The staging is kept for another, stopped release: a dry run, or one that is suspended.
     Kept {
         /// Its name.
         name: String,
     },
-    /// The object of a release with an open run is gone; its run must be wound up first.
+    /// The object of a release with an open run was deleted; its run must be cleaned up first.
     Orphan {
         /// The run.
         run: i64,
@@ -396,13 +396,13 @@ pub enum LockView {
 /// What this process does for a release right now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskView {
-    /// The phase that runs or is undone; `None` for the winding up of an orphan.
+    /// The phase that runs or is undone; `None` for the clean-up of an orphan.
     pub phase: Option<PhaseName>,
     /// What it says of itself.
     pub message: String,
     /// Who is in its way.
     pub blocked: Option<String>,
-    /// It has been told to stop.
+    /// It has been asked to stop.
     pub stopping: bool,
 }
 

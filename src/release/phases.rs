@@ -39,7 +39,7 @@ pub enum DryRun {
     Skip,
 }
 
-/// Where a phase stands in a rollback. A roll forward has the same phases, in the order of a release, all of them done.
+/// What a rollback does with a phase. A roll forward has the same phases, in the order of a release, all of them done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InRollback {
     /// It has no part in it.
@@ -115,7 +115,7 @@ pub struct PhaseFacts {
     pub undo: Undo,
     /// Why it cannot be undone, where something of it cannot.
     pub irreversible: Reason,
-    /// Where it stands in a rollback.
+    /// What a rollback does with it.
     pub in_rollback: InRollback,
     /// Whether it is done again when its run is opened again.
     pub redo: Redo,
@@ -314,7 +314,7 @@ pub static PHASES: [PhaseFacts; PhaseName::ALL.len()] = [
         phase: PhaseName::PostSwap,
         timeout: hours(6),
         irreversible: |portal, _| {
-            (!portal.post_swap.is_empty()).then_some("a hook that was called stays called; a rollback calls it again")
+            (!portal.post_swap.is_empty()).then_some("a hook call cannot be undone; a rollback calls the hooks again")
         },
         in_rollback: InRollback::After,
         done: "PostSwapDone",

@@ -69,7 +69,7 @@ pub(super) fn at_rest(observed: &Observed) -> Step {
             } else {
                 Step::Refuse(Refusal {
                     reason: "RollForwardUnavailable",
-                    message: "the rolled back data is gone: a later release has used the staging; make a new release".to_owned(),
+                    message: "the rolled back data no longer exists: a later release has used the staging; create a new release".to_owned(),
                 })
             }
         }
@@ -87,7 +87,7 @@ fn is_finished(state: ReleaseState) -> bool {
     matches!(state, ReleaseState::Live | ReleaseState::Superseded | ReleaseState::RolledBack)
 }
 
-/// Starts a run, unless something stands in its way.
+/// Starts a run, unless something blocks it.
 fn start(observed: &Observed, step: Step) -> Step {
     if let Err(refusal) = &observed.portal {
         return Step::Refuse(refusal.clone());

@@ -6,11 +6,11 @@ use super::{Observed, written::seconds};
 /// and when a rollback was asked for.
 pub(in crate::release) fn rollback_available(observed: &Observed) -> (&'static str, &'static str, String) {
     if !observed.current {
-        return ("False", "NotLive", "readers see another release; only the one that they see can be rolled back".to_owned());
+        return ("False", "NotLive", "another release is live; only the live release can be rolled back".to_owned());
     }
     let own = observed.release.as_ref().filter(|_| observed.is_ours()).and_then(|release| release.backup.as_deref());
     let Some(backup) = observed.backups.iter().find(|kept| Some(kept.stamp.as_str()) == own).or_else(|| observed.backups.first()) else {
-        return ("False", "NoBackup", "there is no backup that this release could be rolled back to".to_owned());
+        return ("False", "NoBackup", "there is no backup to roll back to".to_owned());
     };
     let goes_to = match &backup.label {
         Some(label) => format!("backup {}, the data of {label}", backup.stamp),
@@ -20,7 +20,7 @@ pub(in crate::release) fn rollback_available(observed: &Observed) -> (&'static s
         None => (
             "True",
             "BackupKept",
-            format!("spec.rollback restores {goes_to}; what was written since the swap is counted when it is asked for"),
+            format!("spec.rollback restores {goes_to}; rows written since the swap are counted when the rollback starts"),
         ),
         Some(written) if written.is_nothing() => {
             ("True", "BackupKept", format!("spec.rollback restores {goes_to}; {}, as of {}", written.sentence(), seconds(written.at)))
@@ -34,7 +34,7 @@ pub(in crate::release) fn rollback_available(observed: &Observed) -> (&'static s
             "False",
             "WouldLoseData",
             format!(
-                "{goes_to} is kept, but as of {} a rollback would take from readers: {}; set rollback.acceptDataLoss: true to roll back anyway",
+                "{goes_to} is kept, but as of {} a rollback would discard: {}; set rollback.acceptDataLoss: true to roll back anyway",
                 seconds(written.at),
                 written.sentence()
             ),

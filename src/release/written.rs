@@ -29,7 +29,7 @@ pub struct TableWrites {
     pub table: String,
     /// Rows that were inserted or updated.
     pub new: i64,
-    /// Rows of then that were updated or deleted.
+    /// Rows of the former data that were updated or deleted.
     pub gone: i64,
 }
 

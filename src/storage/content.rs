@@ -123,7 +123,7 @@ impl Content {
         }
     }
 
-    /// Reads on to the end, and gives the fingerprint.
+    /// Reads to the end and returns the fingerprint.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -149,7 +149,7 @@ impl Content {
                 let window = if self.compression == Compression::Zstd { ", without --ultra and --long" } else { "" };
                 FileError::lasting(
                     &self.name,
-                    format!("it is no whole {what} file ({cause}); correct csv.compression, or compress it again{window}"),
+                    format!("it is not a complete {what} file ({cause}); correct csv.compression, or compress it again{window}"),
                 )
             }
         }

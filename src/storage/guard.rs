@@ -35,16 +35,16 @@ pub enum Refusal {
     #[error("the URL is not valid ({0}); correct it in the Portal")]
     Invalid(String),
     /// It is neither `http` nor `https`.
-    #[error("the URL begins with {0}:, and only http: and https: are called; correct it in the Portal")]
+    #[error("the URL begins with {0}:, and only http: and https: are allowed; correct it in the Portal")]
     Scheme(String),
     /// It is local to the host or a metadata service.
     #[error(
-        "{host} is a local address ({address}), which the operator does not call; use another, or start the operator with --allow-local-addresses"
+        "{host} is a local address ({address}), which the operator may not call; use another, or start the operator with --allow-local-addresses"
     )]
     Local {
         /// The name.
         host: String,
-        /// What it stands for.
+        /// What it resolves to.
         address: IpAddr,
     },
 }
@@ -97,7 +97,7 @@ impl Outbound {
         self.stall
     }
 
-    /// The URL, when it may be called as far as it shows. What its name stands for is looked at when it is called.
+    /// The URL, when it may be called as far as it shows. What its name resolves to is checked when it is called.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -143,7 +143,7 @@ impl HttpConnector for Outbound {
     }
 }
 
-/// Resolves names as the system does, and refuses those that stand for a local address.
+/// Resolves names as the system does, and refuses those that resolve to a local address.
 struct Guarded;
 
 impl Resolve for Guarded {

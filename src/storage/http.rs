@@ -30,7 +30,7 @@ pub async fn open(outbound: &Outbound, url: &str, header: Option<(&str, SecretVa
     Ok(File::new(name, answer.bytes_stream().map_err(move |error| FileError::of_request(&of, &error))).of_revision(revision))
 }
 
-/// The entity tag, unless it is a weak one, which may stand for several contents.
+/// The entity tag, unless it is weak, as several contents may share a weak one.
 fn revision(answer: &Response) -> Option<String> {
     let tag = answer.headers().get(header::ETAG)?.to_str().ok()?;
     tag.starts_with('"').then(|| tag.to_owned())
@@ -42,7 +42,7 @@ fn without_secrets(url: &Url) -> String {
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
 
-/// Only a whole file is one: of an answer without a length nobody could tell that it was cut.
+/// Only a complete file counts: an answer without a length could be truncated unnoticed.
 fn accept(name: &str, answer: &Response) -> Result<(), FileError> {
     let status = answer.status();
     let lasting = |next: &str| Err(FileError::lasting(name, format!("the server answered {status}; {next}")));
@@ -54,16 +54,16 @@ fn accept(name: &str, answer: &Response) -> Result<(), FileError> {
         }
         _ if status.is_redirection() => return lasting("redirects are not followed: write the address of the file itself into csv.url"),
         _ if status.is_server_error() => {
-            return Err(FileError::passing(name, format!("the server answered {status}; look at the server, then retry")));
+            return Err(FileError::passing(name, format!("the server answered {status}; check the server, then retry")));
         }
-        _ => return lasting("correct csv.url, or put the file there"),
+        _ => return lasting("correct csv.url, or upload the file"),
     }
     if let Some(encoding) = answer.headers().get(header::CONTENT_ENCODING).filter(|value| value.as_bytes() != b"identity") {
         let encoding = encoding.to_str().unwrap_or("unknown");
         return Err(FileError::lasting(
             name,
             format!(
-                "the server sends it encoded ({}), though nobody asked for that; let it send the file as it is",
+                "the server sends it encoded ({}), which was not requested; configure it to send the file as it is",
                 crate::text::truncate(encoding, 32)
             ),
         ));
@@ -74,7 +74,7 @@ fn accept(name: &str, answer: &Response) -> Result<(), FileError> {
     if !ends_by_itself {
         return Err(FileError::lasting(
             name,
-            "the server does not say how long it is, so a cut would go unnoticed; let it send Content-Length",
+            "the server does not send Content-Length, so a truncated file would go unnoticed; make it send that header",
         ));
     }
     Ok(())

@@ -28,7 +28,7 @@ impl File {
         Self { name: name.into(), revision: None, bytes: bytes.boxed() }
     }
 
-    /// The same, with its revision. One that is longer than 256 bytes is none: nobody wants to keep it.
+    /// The same, with its revision. One that is longer than 256 bytes is ignored.
     #[must_use]
     pub fn of_revision(self, revision: Option<String>) -> Self {
         Self { revision: revision.filter(|revision| revision.len() <= 256), ..self }
@@ -67,7 +67,7 @@ impl FileError {
     pub fn of_request(file: &str, error: &(dyn Error + 'static)) -> Self {
         match Refusal::among(error) {
             Some(refusal) => Self::lasting(file, refusal.to_string()),
-            None => Self::passing(file, format!("{}; look whether its server is up and reachable, then retry", broken(error))),
+            None => Self::passing(file, format!("{}; check that its server is up and reachable, then retry", broken(error))),
         }
     }
 }
@@ -92,6 +92,6 @@ fn broken(error: &(dyn Error + 'static)) -> String {
         return "the server was silent for too long".to_owned();
     }
     let last = causes().last().map(ToString::to_string).unwrap_or_default();
-    let what = if request.is_some_and(reqwest::Error::is_connect) { "no connection" } else { "the transfer broke off" };
+    let what = if request.is_some_and(reqwest::Error::is_connect) { "no connection" } else { "the transfer was interrupted" };
     format!("{what}: {}", crate::text::truncate(&last, 200))
 }

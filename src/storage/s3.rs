@@ -1,4 +1,4 @@
-//! Files in an object store that speaks S3.
+//! Files in an S3-compatible object store.
 
 use std::{collections::BTreeMap, error::Error as _, sync::Arc};
 
@@ -44,7 +44,7 @@ pub fn open(outbound: &Outbound, url: &str, secrets: &BTreeMap<String, String>) 
     Ok(Arc::new(PrefixStore::new(store, prefix)))
 }
 
-/// Opens an object of the store at `url`. A transfer that breaks off goes on where it was as long as the object stays the same.
+/// Opens an object of the store at `url`. An interrupted transfer resumes where it stopped as long as the object is unchanged.
 ///
 /// # Errors
 /// When it is not there, not for us, or the store does not answer.
@@ -57,7 +57,7 @@ pub async fn read(store: &dyn ObjectStore, url: &str, key: &str) -> Result<File,
     Ok(File::new(name, found.into_stream().map_err(move |error| explained(&of, error))).of_revision(revision))
 }
 
-/// The store's own words are left out: they are of any length, and hold the access key's name.
+/// The store's own text is not repeated: it may be long, and contains the access key's name.
 fn explained(name: &str, error: Error) -> FileError {
     match &error {
         Error::NotFound { .. } => FileError::lasting(
@@ -72,7 +72,7 @@ fn explained(name: &str, error: Error) -> FileError {
         _ => match status(&error) {
             Some(status) => FileError::passing(
                 name,
-                format!("the object store answered {status}; look at the store, its region and its Secret, then retry"),
+                format!("the object store answered {status}; check the store, its region and its Secret, then retry"),
             ),
             None => FileError::of_request(name, error.source().unwrap_or(&error)),
         },

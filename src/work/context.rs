@@ -127,7 +127,7 @@ impl Context {
             && self.subject.run.stages_views()
     }
 
-    /// Begins a transaction that may change the portal's database: the fence is checked in it and stands until it ends.
+    /// Begins a transaction that may change the portal's database: the fence is checked in it and holds until it ends.
     ///
     /// # Errors
     /// [`PhaseError::Fenced`] when another operator took over or the lock is lost.

@@ -24,13 +24,13 @@ pub enum PhaseError {
     /// What the staging was built from has changed: it must be built again.
     #[error("{0}")]
     Stale(String),
-    /// Others are in the way: the run ends and the release stands still, with everything that it has built.
+    /// Other sessions block it: the run ends and the release is suspended, with everything that it has built.
     #[error("{0}")]
     Stopped(String),
     /// Others are in the way: it is tried again, however often it takes.
     #[error("{0}")]
     Blocked(String),
-    /// Stopped at a safe point; it goes on from there later.
+    /// Stopped at a safe point; it resumes from there.
     #[error("stopped at a safe point")]
     Paused,
     /// Stopped at once.
@@ -51,7 +51,7 @@ impl From<Fenced> for PhaseError {
 }
 
 impl<E: Classify> From<E> for PhaseError {
-    /// What may pass by itself is tried again; the rest is final.
+    /// Transient errors are retried; the others are final.
     fn from(error: E) -> Self {
         if error.is_transient() { Self::Failed(error.sentence()) } else { Self::Refused(error.sentence()) }
     }

@@ -114,7 +114,7 @@ pub struct BackupCheck {
 }
 
 named_enum! {
-    /// The phases that check gates.
+    /// The phases that evaluate gates.
     pub enum GatePhase {
         /// Before anything is imported.
         Preflight,

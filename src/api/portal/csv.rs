@@ -89,7 +89,7 @@ named_enum! {
         /// By its name: `.gz` is gzip, `.zst` is Zstandard, anything else is not compressed.
         #[default]
         Auto,
-        /// Not at all.
+        /// Not compressed.
         None,
         /// gzip.
         Gzip,

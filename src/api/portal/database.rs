@@ -48,7 +48,7 @@ named_enum! {
         /// The workers are restored and the release is Suspended until `retry` is raised.
         #[default]
         Suspend,
-        /// The release keeps Running, with its workers frozen, and tries again until it succeeds or is aborted.
+        /// The release stays Running, with its workers frozen, and retries until it succeeds or is aborted.
         KeepTrying,
     }
 }

@@ -17,11 +17,11 @@ use kube::{
 use super::JOB_NAME_LABEL;
 use crate::{cluster::call, text::truncate};
 
-/// So many lines of a log are told.
+/// At most this many lines of a log are shown.
 const TAIL_LINES: i64 = 10;
 /// At most so much of a log is fetched, in bytes.
 const MAX_FETCHED: i64 = 64 * 1024;
-/// At most so much of its end is told, in bytes: an event has room for it.
+/// At most this much of its end is shown, in bytes: what fits into an event.
 const MAX_TAIL: usize = 600;
 /// At most so much of a sentence of Kubernetes, in bytes.
 const MAX_SENTENCE: usize = 200;
@@ -33,14 +33,14 @@ pub struct Failure {
     pub reason: String,
     /// Which container of which pod ended how.
     pub container: Option<String>,
-    /// The pod was sent away: it is not the program that failed.
+    /// The pod was evicted: it is not the program that failed.
     pub disrupted: bool,
     /// The end of the container's log, one line; empty where there is none.
     pub log: String,
 }
 
 impl Failure {
-    /// Takes these texts out of everything that is told.
+    /// Removes these texts from everything that is shown.
     #[must_use]
     pub fn without(mut self, secrets: &[String]) -> Self {
         for text in [&mut self.reason, &mut self.log].into_iter().chain(&mut self.container) {
@@ -60,8 +60,8 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Looks at a Job that failed, or is about to. What cannot be read is left out: it is a failure either way.
-pub(super) async fn look(client: &Client, namespace: &str, job: &Job, reason: String) -> Failure {
+/// Inspects a Job that failed, or is about to. What cannot be read is omitted: it is a failure either way.
+pub(super) async fn inspect(client: &Client, namespace: &str, job: &Job, reason: String) -> Failure {
     let mut failure = Failure { reason, ..Failure::default() };
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().labels(&format!("{JOB_NAME_LABEL}={}", job.name_any()));
@@ -121,7 +121,7 @@ pub(super) fn described(reason: Option<&str>, message: Option<&str>) -> String {
     match (reason, message.map(|message| truncate(message, MAX_SENTENCE))) {
         (Some(reason), Some(message)) if !message.is_empty() => format!("{reason}: {message}"),
         (Some(reason), _) => reason.to_owned(),
-        (None, message) => message.unwrap_or("no reason is given").to_owned(),
+        (None, message) => message.unwrap_or("no reason given").to_owned(),
     }
 }
 
@@ -170,10 +170,10 @@ mod tests {
     fn secrets_are_taken_out_before_the_end_is_cut() {
         let secret = "canary".repeat(20);
         let log = format!("{secret} {}", "x".repeat(MAX_TAIL - 10));
-        let told = Failure { reason: format!("no {secret}"), log, ..Failure::default() }.without(&[secret, String::new()]);
-        assert!(!told.log.contains("canary") && !told.reason.contains("canary"), "{told:?}");
-        assert!(told.log.len() <= MAX_TAIL && told.log.ends_with('x'));
-        assert_eq!(told.reason, "no [secret]");
+        let redacted = Failure { reason: format!("no {secret}"), log, ..Failure::default() }.without(&[secret, String::new()]);
+        assert!(!redacted.log.contains("canary") && !redacted.reason.contains("canary"), "{redacted:?}");
+        assert!(redacted.log.len() <= MAX_TAIL && redacted.log.ends_with('x'));
+        assert_eq!(redacted.reason, "no [secret]");
     }
 
     fn pod(name: &str, statuses: serde_json::Value) -> Pod {

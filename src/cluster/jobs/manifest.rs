@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{api::GROUP, cluster::FIELD_MANAGER};
 
-/// Variables that a template may not set itself; one that ends in `_` stands for all that begin so.
+/// Variables that a template may not set itself; one that ends in `_` means all with that prefix.
 pub const RESERVED: [&str; 4] = ["PORTAL_", "STAGING_", "DATABASE_URL", "PGAPPNAME"];
 
 /// Longest parts of a Job's name. With four digits of an attempt the name has at most 57 characters, so a pod's name, which is six
@@ -44,7 +44,7 @@ pub fn name(identity: &Identity, attempt: i32) -> String {
     format!("{release}-{}-{attempt}-{hash}", part(&identity.item, NAME_PARTS.1))
 }
 
-/// What may stand in the middle of a DNS label, beginning and ending with a letter or digit.
+/// The characters allowed in a DNS label, beginning and ending with a letter or digit.
 fn part(text: &str, max: usize) -> String {
     let plain: String = text.chars().map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' }).take(max).collect();
     plain.trim_matches('-').to_owned()

@@ -49,7 +49,7 @@ pub async fn create(client: &Client, namespace: &str, job: &Job, dry_run: bool) 
 pub async fn exists(client: &Client, namespace: &str, name: &str) -> Result<bool, ClusterError> {
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default().fields(&format!("metadata.name={name}"));
-    call(|| api.list(&params)).await.map(|found| !found.items.is_empty()).map_err(failed("look for", namespace, name))
+    call(|| api.list(&params)).await.map(|found| !found.items.is_empty()).map_err(failed("find", namespace, name))
 }
 
 /// Deletes a Job; it is gone once its pods are. Nothing to do when there is none.

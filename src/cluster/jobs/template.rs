@@ -18,10 +18,10 @@ pub fn parse(text: &str) -> Result<Job, String> {
             None => return Err(format!("has no {field}; it must be the manifest of a Job of batch/v1")),
         }
     }
-    let job: Job = serde_json::from_value(value.clone()).map_err(|error| format!("is no Job: {error}"))?;
-    let known = serde_json::to_value(&job).map_err(|error| format!("is no Job: {error}"))?;
+    let job: Job = serde_json::from_value(value.clone()).map_err(|error| format!("is not a Job: {error}"))?;
+    let known = serde_json::to_value(&job).map_err(|error| format!("is not a Job: {error}"))?;
     if let Some(path) = unknown(&value, &known, "") {
-        return Err(format!("has a field that no Job has: {path}; correct or remove it"));
+        return Err(format!("has an unknown field: {path}; correct or remove it"));
     }
     check(&job)?;
     Ok(job)
@@ -109,9 +109,9 @@ spec:
             ("apiVersion: batch/v1", "apiVersion: batch/v1beta1", "has apiVersion batch/v1beta1"),
             ("kind: Job", "", "has no kind"),
             ("{name: anything,", "{name: anything, namespace: payroll,", "names the namespace payroll; remove it"),
-            ("backoffLimit: 2", "backofLimit: 2", "no Job has: spec.backofLimit"),
+            ("backoffLimit: 2", "backofLimit: 2", "has an unknown field: spec.backofLimit"),
             ("image: registry", "imagePulPolicy: Always\n          image: registry", "spec.template.spec.containers[0].imagePulPolicy"),
-            ("backoffLimit: 2", "backoffLimit: many", "is no Job"),
+            ("backoffLimit: 2", "backoffLimit: many", "is not a Job"),
             ("backoffLimit: 2", "selector: {matchLabels: {a: b}}", "has a selector"),
             ("name: LOG_LEVEL", "name: DATABASE_URL", "sets DATABASE_URL in container importer; remove it"),
             ("name: LOG_LEVEL", "name: STAGING_OF_SOURCES", "sets STAGING_OF_SOURCES in container importer"),

@@ -17,7 +17,7 @@ use kube::{
 
 use super::{
     JOB_NAME_LABEL,
-    failure::{Failure, described, look},
+    failure::{Failure, described, inspect},
 };
 use crate::{
     cluster::{CallError, ClusterError, is_forbidden},
@@ -40,10 +40,10 @@ pub enum Ended {
     Gone,
 }
 
-/// Waits until a Job is over. `waiting` is told what keeps its pods from running, and when nothing does any more.
+/// Waits until a Job is over. `waiting` is reported what keeps its pods from running, and when nothing does any more.
 ///
 /// # Errors
-/// When the operator may not watch. While the API server does not answer the waiting goes on.
+/// When the operator may not watch. While the API server does not answer, it keeps waiting.
 pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: impl FnMut(Option<String>)) -> Result<Ended, ClusterError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let of_job = Config::default().labels(&format!("{JOB_NAME_LABEL}={name}"));
@@ -52,7 +52,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
     let mut seen: BTreeMap<String, Pod> = BTreeMap::new();
     // A Job that takes too long loses its pods, and their logs, before it counts as failed.
     let mut early: Option<Failure> = None;
-    let mut told = None;
+    let mut reported = None;
     loop {
         tokio::select! {
             Some(change) = job_changes.next() => match change {
@@ -64,7 +64,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
                     let failed = is_true(&job, "Failed");
                     if let Some(condition) = failed.or_else(|| is_true(&job, "FailureTarget")) {
                         let reason = described(condition.reason.as_deref(), condition.message.as_deref());
-                        let mut failure = look(client, namespace, &job, reason).await;
+                        let mut failure = inspect(client, namespace, &job, reason).await;
                         if let Some(early) = early.take().filter(|_| failure.log.is_empty()) {
                             failure = early;
                         }
@@ -85,9 +85,9 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
             },
         }
         let now = seen.values().find_map(obstacle);
-        if now != told {
+        if now != reported {
             waiting(now.clone());
-            told = now;
+            reported = now;
         }
     }
 }
@@ -95,7 +95,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
 /// Waits until a Job is gone, and its pods with it.
 ///
 /// # Errors
-/// When the operator may not watch. While the API server does not answer the waiting goes on.
+/// When the operator may not watch. While the API server does not answer, it keeps waiting.
 pub async fn wait_gone(client: &Client, namespace: &str, name: &str) -> Result<(), ClusterError> {
     let mut changes = pin!(watch_object(Api::<Job>::namespaced(client.clone(), namespace), name).default_backoff());
     loop {
@@ -114,7 +114,7 @@ fn refused(error: watcher::Error, action: &'static str, namespace: &str, name: &
             Err(ClusterError::Call { action, object: format!("Job {namespace}/{name}"), cause: CallError::Kube(cause) })
         }
         error => {
-            tracing::debug!(job = name, %error, "watching Job {namespace}/{name} is repeated: {error}");
+            tracing::debug!(job = name, %error, "retrying the watch of Job {namespace}/{name}: {error}");
             Ok(())
         }
     }
@@ -138,7 +138,7 @@ fn obstacle(pod: &Pod) -> Option<String> {
     let (what, reason, message) = match (unscheduled, stuck.next()) {
         (Some(condition), _) => ("cannot be scheduled".to_owned(), &condition.reason, &condition.message),
         (None, Some((container, waiting))) => {
-            (format!("waits with container {} ({})", container.name, container.image), &waiting.reason, &waiting.message)
+            (format!("is waiting for container {} ({})", container.name, container.image), &waiting.reason, &waiting.message)
         }
         (None, None) => return None,
     };
@@ -162,7 +162,7 @@ mod tests {
         };
         assert_eq!(
             obstacle(&waiting("ImagePullBackOff")).as_deref(),
-            Some("pod p waits with container c (r/x:1): ImagePullBackOff: Back-off pulling image")
+            Some("pod p is waiting for container c (r/x:1): ImagePullBackOff: Back-off pulling image")
         );
         assert_eq!(obstacle(&waiting("ContainerCreating")), None);
         let unschedulable = json!({"conditions": [

@@ -24,7 +24,7 @@ use crate::{
 
 /// How many workloads are handled at the same time.
 const PARALLEL: usize = 8;
-/// First and longest pause between two looks at the workloads.
+/// First and longest pause between two polls of the workloads.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 /// For how long nothing may run before the workers count as stopped: a controller may still be creating a pod.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ pub enum WorkerError {
         remaining: String,
     },
     /// Something is not ready at the end of the time.
-    #[error("workers are not back within {seconds}s: {missing}; look at their pods, or raise freeze.timeout, then retry")]
+    #[error("workers were not restored within {seconds}s: {missing}; check their pods, or raise freeze.timeout, then retry")]
     NotAvailable {
         /// The time they had, in seconds.
         seconds: u64,
@@ -74,7 +74,7 @@ pub enum WorkerError {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(". "))]
     Several(Vec<WorkerError>),
     /// The caller gave up.
-    #[error("waiting for workers was cancelled; nothing was undone")]
+    #[error("waiting for the workers was cancelled; nothing was undone")]
     Cancelled,
 }
 
@@ -102,7 +102,7 @@ impl WorkerError {
 }
 
 /// How the workers are now. A workload in `known` is taken from there: its present state may be a zero that we caused.
-/// Call it, and store what it gives, before [`stop`].
+/// Call it, and store its result, before [`stop`].
 ///
 /// # Errors
 /// When a workload does not exist or cannot be read.
@@ -165,20 +165,20 @@ pub async fn start(client: &Client, namespace: &str, frozen: &[FrozenWorkload]) 
 /// # Errors
 /// When a workload does not exist or something cannot be read.
 pub async fn remaining(client: &Client, namespace: &str, workers: &[Worker]) -> Result<Vec<String>, WorkerError> {
-    let looks = workers.iter().map(|worker| {
+    let checks = workers.iter().map(|worker| {
         let workload = Workload::of(client, namespace, worker);
-        async move { workload.look().await.map(|look| look.remaining(&workload)) }
+        async move { workload.observe().await.map(|seen| seen.remaining(&workload)) }
     });
-    let looks = in_batches(looks.collect()).await;
-    Ok(looks.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+    let remaining = in_batches(checks.collect()).await;
+    Ok(remaining.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
 }
 
 /// Waits until nothing of the workers runs and that has held for a second. A workload that someone else scales up again
-/// meanwhile is set back to zero at each look, and the error says so.
+/// meanwhile is set back to zero at each poll, and the error says so.
 ///
 /// # Errors
 /// At the timeout, with what remains; when a workload does not exist or the operator lacks a permission; when cancelled.
-/// While the API server cannot be reached the waiting goes on.
+/// While the API server cannot be reached, it keeps waiting.
 pub async fn wait_stopped(
     client: &Client,
     namespace: &str,
@@ -186,12 +186,12 @@ pub async fn wait_stopped(
     timeout: Duration,
     cancel: &CancellationToken,
 ) -> Result<(), WorkerError> {
-    let mut look = Stopped { client, namespace, workers, woken: BTreeMap::new(), quiet_since: None };
-    let waited = poll(timeout, cancel, &mut look).await?;
+    let mut stopped = Stopped { client, namespace, workers, woken: BTreeMap::new(), quiet_since: None };
+    let waited = poll(timeout, cancel, &mut stopped).await?;
     waited.map_err(|remaining| WorkerError::NotStopped { seconds: timeout.as_secs(), remaining })
 }
 
-/// A look at workers that are to stop.
+/// The wait for workers to stop.
 struct Stopped<'a> {
     client: &'a Client,
     namespace: &'a str,
@@ -201,8 +201,8 @@ struct Stopped<'a> {
     quiet_since: Option<Instant>,
 }
 
-impl Look for Stopped<'_> {
-    async fn look(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
+impl Poll for Stopped<'_> {
+    async fn check(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
         let mut sentences = remaining_or_unknown(remaining(self.client, self.namespace, self.workers).await)?;
         for worker in self.workers {
             let workload = Workload::of(self.client, self.namespace, worker);
@@ -221,7 +221,7 @@ impl Look for Stopped<'_> {
         }
         self.quiet_since = None;
         sentences.extend(self.woken.iter().map(|(workload, (wanted, times))| {
-            format!("{workload} was woken by someone else {times} times, last to {wanted}, and set back to zero")
+            format!("{workload} was scaled up by another controller {times} times, last to {wanted}, and set back to zero")
         }));
         Ok((false, sentences))
     }
@@ -232,7 +232,7 @@ impl Look for Stopped<'_> {
 ///
 /// # Errors
 /// At the timeout, with what is missing; when the operator lacks a permission; when cancelled. A workload that no longer
-/// exists counts as available. While the API server cannot be reached the waiting goes on.
+/// exists counts as available. While the API server cannot be reached, it keeps waiting.
 pub async fn wait_available(
     client: &Client,
     namespace: &str,
@@ -240,25 +240,25 @@ pub async fn wait_available(
     timeout: Duration,
     cancel: &CancellationToken,
 ) -> Result<(), WorkerError> {
-    let mut look = Available { client, namespace, frozen };
-    let waited = poll(timeout, cancel, &mut look).await?;
+    let mut available = Available { client, namespace, frozen };
+    let waited = poll(timeout, cancel, &mut available).await?;
     waited.map_err(|missing| WorkerError::NotAvailable { seconds: timeout.as_secs(), missing })
 }
 
-/// A look at workers that are to come back.
+/// The wait for workers to become available.
 struct Available<'a> {
     client: &'a Client,
     namespace: &'a str,
     frozen: &'a [FrozenWorkload],
 }
 
-impl Look for Available<'_> {
-    async fn look(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
+impl Poll for Available<'_> {
+    async fn check(&mut self) -> Result<(bool, Vec<String>), WorkerError> {
         let mut sentences = Vec::new();
         for before in self.frozen.iter().filter(|before| before.replicas > 0) {
             let workload = Workload::of_frozen(self.client, self.namespace, before);
-            let missing = match workload.look().await {
-                Ok(look) => Ok(look.missing(&workload, before.replicas).into_iter().collect()),
+            let missing = match workload.observe().await {
+                Ok(seen) => Ok(seen.missing(&workload, before.replicas).into_iter().collect()),
                 Err(WorkerError::Missing { .. }) => Ok(Vec::new()),
                 Err(error) => Err(error),
             };
@@ -268,20 +268,20 @@ impl Look for Available<'_> {
     }
 }
 
-/// Something to wait for.
-trait Look {
-    /// Whether it is there, and sentences about what is missing.
-    fn look(&mut self) -> impl Future<Output = Result<(bool, Vec<String>), WorkerError>> + Send;
+/// A condition to wait for.
+trait Poll {
+    /// Whether it is met, and sentences about what is missing.
+    fn check(&mut self) -> impl Future<Output = Result<(bool, Vec<String>), WorkerError>> + Send;
 }
 
-/// Looks again and again until it is done. The inner error has the sentences of the last look.
-async fn poll(timeout: Duration, cancel: &CancellationToken, look: &mut impl Look) -> Result<Result<(), String>, WorkerError> {
+/// Polls until the condition is met. The inner error has the sentences of the last poll.
+async fn poll(timeout: Duration, cancel: &CancellationToken, state: &mut impl Poll) -> Result<Result<(), String>, WorkerError> {
     let deadline = Instant::now() + timeout;
     let mut last = vec!["the API server did not answer in that time".to_owned()];
     let mut pause = PAUSES.0;
-    let looks = async {
+    let polling = async {
         loop {
-            match look.look().await? {
+            match state.check().await? {
                 (true, _) => return Ok(()),
                 (false, sentences) => last = sentences,
             }
@@ -292,15 +292,15 @@ async fn poll(timeout: Duration, cancel: &CancellationToken, look: &mut impl Loo
     let ended = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(WorkerError::Cancelled),
-        ended = tokio::time::timeout_at(deadline, looks) => ended,
+        ended = tokio::time::timeout_at(deadline, polling) => ended,
     };
     match ended {
         Ok(result) => result.map(Ok),
-        Err(_) => Ok(Err(if last.is_empty() { "it stopped only just now".to_owned() } else { last.join("; ") })),
+        Err(_) => Ok(Err(if last.is_empty() { "it has only just stopped".to_owned() } else { last.join("; ") })),
     }
 }
 
-/// Awaits the futures, a few at a time, and gives their results in order.
+/// Awaits the futures, a few at a time, and returns their results in order.
 async fn in_batches<F: Future>(mut futures: Vec<F>) -> Vec<F::Output> {
     let mut results = Vec::with_capacity(futures.len());
     while !futures.is_empty() {
@@ -310,7 +310,7 @@ async fn in_batches<F: Future>(mut futures: Vec<F>) -> Vec<F::Output> {
     results
 }
 
-/// Turns a failure that may pass into a sentence, so that a waiting loop goes on.
+/// Turns a transient failure into a sentence, so that a waiting loop continues.
 fn remaining_or_unknown(result: Result<Vec<String>, WorkerError>) -> Result<Vec<String>, WorkerError> {
     match result {
         Err(error) if error.is_transient() => Ok(vec![error.to_string()]),

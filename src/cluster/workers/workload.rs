@@ -45,7 +45,7 @@ pub(super) struct Size {
 }
 
 /// What there is of a workload.
-pub(super) struct Look {
+pub(super) struct Observation {
     wanted: i32,
     unfinished_jobs: Vec<String>,
     pods: Vec<Pod>,
@@ -99,7 +99,7 @@ impl<'a> Workload<'a> {
         done.map_err(|cause| self.failed(if self.kind == WorkerKind::CronJob { "suspend or resume" } else { "scale" }, cause))
     }
 
-    pub(super) async fn look(&self) -> Result<Look, WorkerError> {
+    pub(super) async fn observe(&self) -> Result<Observation, WorkerError> {
         let size = self.size().await?;
         let mut unfinished_jobs = Vec::new();
         let mut owners = Vec::new();
@@ -119,7 +119,7 @@ impl<'a> Workload<'a> {
         let pods = call(|| async { self.api::<Pod>().list(&params).await }).await;
         let mut pods = pods.map_err(|cause| self.failed("list the pods of", cause))?.items;
         pods.retain(|pod| self.owns(pod, &size.uid, &owners) && !is_over(pod));
-        Ok(Look { wanted: size.wanted, unfinished_jobs, pods })
+        Ok(Observation { wanted: size.wanted, unfinished_jobs, pods })
     }
 
     /// A pod that matches the selector may belong to something else when selectors overlap. One without a controller
@@ -147,7 +147,7 @@ impl<'a> Workload<'a> {
     }
 }
 
-impl Look {
+impl Observation {
     pub(super) fn remaining(&self, workload: &Workload<'_>) -> Vec<String> {
         let mut sentences = Vec::new();
         match (self.wanted, workload.kind) {

@@ -58,7 +58,7 @@ pub(in crate::database) fn left_to_swap<'a>(live: &'a Structure, other: &Structu
 pub(super) fn compare(generation: &Generation, live: &Structure, other: &Structure) -> Vec<Difference> {
     type Key = (String, usize, String, i64);
     let key = |fact: &Fact| -> Key {
-        // A column is the same column when it has moved; elsewhere the place tells apart facts of one name.
+        // A column is the same column when it has moved; for other kinds the place distinguishes facts with the same name.
         let place = if fact.kind() == "column" { 0 } else { fact.place };
         (fact.relation.clone(), fact.kind, fact.name(), place)
     };

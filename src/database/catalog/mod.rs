@@ -35,7 +35,7 @@ pub enum CatalogError {
         source: sqlx::Error,
     },
     /// A relation of the portal does not exist.
-    #[error("{relation} does not exist; create it, or take it out of the Portal")]
+    #[error("{relation} does not exist; create it, or remove it from the Portal")]
     Missing {
         /// The qualified name.
         relation: String,
@@ -51,7 +51,7 @@ impl Classify for CatalogError {
     }
 }
 
-/// Reads live. Relations that do not exist are left out; see [`Structure::has`].
+/// Reads live. Relations that do not exist are skipped; see [`Structure::has`].
 ///
 /// # Errors
 /// When the catalogue cannot be read.
@@ -74,7 +74,7 @@ pub async fn counterpart(
     read(conn, relations, generation, &bases).await
 }
 
-/// A hash over the structure of the live relations: equal as long as nobody changes it.
+/// A hash over the structure of the live relations: equal as long as the structure is unchanged.
 ///
 /// # Errors
 /// When a relation is missing or the catalogue cannot be read.

@@ -32,7 +32,7 @@ pub struct Accounting<'a> {
 /// the caller rolls its transaction back. A future that is dropped halfway leaves the connection in the middle of a COPY: close it.
 ///
 /// # Errors
-/// When the file cannot be read, its rows cannot be told apart, or so many are refused that the file is to blame.
+/// When the file cannot be read, its rows cannot be separated, or so many are rejected that the file is to blame.
 pub async fn load_accounted(
     conn: &mut PgConnection,
     target: Target<'_>,

@@ -21,7 +21,7 @@ pub(super) async fn matched(
 ) -> Result<Vec<String>, CsvError> {
     let wrong = |problem: String| CsvError::Columns { import: target.import.to_owned(), file: file.to_owned(), problem };
     if let Some(twice) = header.iter().enumerate().find(|(at, name)| header.iter().take(*at).any(|earlier| earlier == *name)) {
-        return Err(wrong(format!("its column {} comes twice; give each column of the file a name of its own", shown(twice.1))));
+        return Err(wrong(format!("its column {} appears twice; give each column of the file its own name", shown(twice.1))));
     }
     if let Some((column, into)) = format.columns.iter().find(|(column, _)| !header.contains(column)) {
         return Err(wrong(format!(
@@ -36,13 +36,13 @@ pub(super) async fn matched(
         Err(ImportError::Column { column, problem, table, .. }) => {
             let last = columns.iter().rposition(|name| *name == column);
             let name = last.and_then(|at| header.get(at)).map(|name| shown(name)).unwrap_or_default();
-            let mapped = if name == shown(&column) { String::new() } else { format!(" goes into {}, which", shown(&column)) };
+            let mapped = if name == shown(&column) { String::new() } else { format!(" is mapped to {}, which", shown(&column)) };
             Err(wrong(format!(
-                "its column {name}{mapped} {problem} {table}; map it with csv.columns in the Portal, or take it out of the file"
+                "its column {name}{mapped} {problem} {table}; map it with csv.columns in the Portal, or remove it from the file"
             )))
         }
         Err(ImportError::Missing { column, table, .. }) => Err(wrong(format!(
-            "no column of it goes into column {column} of {table}, which may not be null and has no default; add it to the file or to csv.columns. The file has: {}",
+            "none of its columns is mapped to column {column} of {table}, which may not be null and has no default; add it to the file or to csv.columns. The file has: {}",
             listed(header)
         ))),
         Err(other) => Err(CsvError::Target(other)),

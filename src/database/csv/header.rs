@@ -30,7 +30,7 @@ pub(super) async fn names(conn: &mut PgConnection, bytes: &[u8], format: &Format
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     let end = end(bytes).unwrap_or(bytes.len());
     if end > MAX_BYTES {
-        return Err(format!("is longer than {MAX_BYTES} bytes; look whether a quote is left open, and at csv.compression"));
+        return Err(format!("is longer than {MAX_BYTES} bytes; check for an unclosed quote, and check csv.compression"));
     }
     let line: Result<String, sqlx::Error> = sqlx::query_scalar("SELECT pg_catalog.convert_from($1, $2)")
         .bind(bytes.get(..end).unwrap_or_default())

@@ -37,7 +37,7 @@ pub const MAX_ROW_BYTES: usize = 32 << 20;
 pub struct Format {
     /// Between two fields; one byte.
     pub delimiter: u8,
-    /// What stands for no value, where it is not quoted.
+    /// The unquoted text that means NULL.
     pub null: String,
     /// Postgres' name of the encoding.
     pub encoding: String,
@@ -85,8 +85,8 @@ pub enum CsvError {
     /// The target cannot be filled.
     #[error(transparent)]
     Target(ImportError),
-    /// A row is none: where it begins, and nobody knows what follows.
-    #[error("import {import}: {file}, line {line}: {problem}; nothing of it was imported")]
+    /// A row without an end: where it begins. What follows cannot be read.
+    #[error("import {import}: {file}, line {line}: {problem}; no row of it was imported")]
     Row {
         /// Name of the import.
         import: String,
@@ -98,7 +98,7 @@ pub enum CsvError {
         problem: String,
     },
     /// A line is wrong.
-    #[error("import {import}: {file} was refused: {}; correct the file or its csv section in the Portal, nothing of it was imported", reason(.source))]
+    #[error("import {import}: {file} was refused: {}; correct the file or its csv section in the Portal, no row of it was imported", reason(.source))]
     Content {
         /// Name of the import.
         import: String,
@@ -120,7 +120,7 @@ impl Classify for CsvError {
     }
 }
 
-/// A row that cannot be told from what follows.
+/// A row whose end cannot be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct BadRow {
     /// The line in which it begins, from 1.
@@ -131,7 +131,7 @@ struct BadRow {
 
 impl BadRow {
     fn too_long(line: u64, in_quotes: bool) -> Self {
-        let next = if in_quotes { "look whether a quote is left open there" } else { "look whether its lines end" };
+        let next = if in_quotes { "check for an unclosed quote there" } else { "check its line endings" };
         Self { line, problem: format!("the row is longer than {} MiB; {next}", MAX_ROW_BYTES >> 20) }
     }
 
@@ -291,7 +291,7 @@ struct Begun {
 async fn begin(conn: &mut PgConnection, target: Target<'_>, file: &mut Content, format: &Format) -> Result<Begun, CsvError> {
     let (import, name) = (target.import, file.name().to_owned());
     let mut head = Vec::new();
-    // One byte more tells a line that ends in CR from one that ends in CR and LF.
+    // One more byte distinguishes a line that ends in CR from one that ends in CR and LF.
     while header::end(&head).is_none_or(|end| end + 1 == head.len()) && head.len() <= header::MAX_BYTES {
         match file.next().await {
             Ok([]) => break,
@@ -306,7 +306,7 @@ async fn begin(conn: &mut PgConnection, target: Target<'_>, file: &mut Content, 
         Compression::Zstd => Some("zstd, so write compression: Zstd"),
     };
     if let Some(compressed) = compressed {
-        return Err(bad_header(format!("is no text: the file is compressed with {compressed} into its csv section in the Portal")));
+        return Err(bad_header(format!("is not text: the file is compressed with {compressed} into its csv section in the Portal")));
     }
     let names = header::names(conn, &head, format).await.map_err(bad_header)?;
     let columns = columns::matched(conn, target, &name, &names, format).await?;

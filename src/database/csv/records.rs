@@ -1,4 +1,4 @@
-//! The rows of a CSV file, field by field, as binary COPY takes them: fields are told apart as COPY tells them, and stay bytes.
+//! The rows of a CSV file, field by field, for binary COPY: fields are separated as COPY does it, and stay bytes.
 
 use super::{BadRow, Format, MAX_ROW_BYTES, newline::Newline};
 

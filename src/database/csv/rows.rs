@@ -5,7 +5,7 @@ use super::{BadRow, MAX_ROW_BYTES, newline::Newline};
 /// Where COPY stops reading, and says nothing about what follows.
 const END_OF_DATA: [u8; 2] = *br"\.";
 
-/// Counts rows on their way, as COPY tells them apart: a line's end inside quotes is none.
+/// Counts rows as they pass, as COPY separates them: a line end inside quotes does not count.
 pub(super) struct Rows {
     newline: Newline,
     /// Rows that may still come, the header included.
@@ -26,7 +26,7 @@ impl Rows {
         Self { newline, left, in_quotes: false, began: 1, line: 1, length: 0, start: [0; 2] }
     }
 
-    /// Looks at the next bytes. Returns where in them the last wanted row ends; none when it ends later.
+    /// Scans the next bytes. Returns where in them the last wanted row ends; `None` when it ends later.
     ///
     /// # Errors
     /// When a row is too long, or would end the file early.
@@ -117,6 +117,6 @@ mod tests {
         let chunk = vec![b'x'; MAX_ROW_BYTES - 1];
         assert_eq!(rows.pass(&chunk).unwrap(), None);
         let row = rows.pass(b"x").unwrap_err();
-        assert_eq!((row.line, row.problem.as_str()), (3, "the row is longer than 32 MiB; look whether a quote is left open there"));
+        assert_eq!((row.line, row.problem.as_str()), (3, "the row is longer than 32 MiB; check for an unclosed quote there"));
     }
 }

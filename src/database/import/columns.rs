@@ -55,7 +55,7 @@ pub async fn columns(conn: &mut PgConnection, target: Target<'_>, query: &str) -
 /// Checks that rules are conditions over the output of a query. Runs neither.
 ///
 /// # Errors
-/// With the first that is none. The caller's transaction, one of sqlx, goes on.
+/// With the first that is not. The caller's transaction, one of sqlx, stays usable.
 pub async fn check_rules(conn: &mut PgConnection, import: &str, query: &str, rules: &[Rule]) -> Result<(), ImportError> {
     if rules.is_empty() {
         return Ok(());
@@ -95,8 +95,8 @@ pub(in crate::database) async fn match_columns(conn: &mut PgConnection, target: 
     }
     for (at, name) in names.iter().enumerate() {
         let problem = match known.iter().find(|(column, ..)| column == name) {
-            None => "is no column of",
-            Some(_) if names.iter().take(at).any(|earlier| earlier == name) => "comes twice among the columns for",
+            None => "is not a column of",
+            Some(_) if names.iter().take(at).any(|earlier| earlier == name) => "appears twice among the columns for",
             Some((_, _, true, _)) => "is generated from other columns in",
             Some((_, _, _, true)) => "is numbered by the database itself (GENERATED ALWAYS AS IDENTITY) in",
             Some(_) => continue,

@@ -12,13 +12,14 @@ use super::{
     pieces::{self, ONE, Pieces, REFUSAL, STATE},
     ranges::{keys_of, middle},
     sql::{NUMBER, REJECTED, VERDICT},
-    statement::{Counts, Load},
+    statement::Load,
 };
 use crate::database::{
     checks::reason,
+    counts::Counts,
     identifiers::{assembled, quote_literal},
     key_range::KeyRange,
-    ledger::imports::{reasons, told},
+    ledger::imports::{describe, reasons},
     run_sql,
     sqlstate::{self, ABOUT_DATA, is_about_data},
 };
@@ -31,7 +32,7 @@ const MAX_FAILING_KEYS: usize = 100;
 /// Loads a range of a query's output; every row is imported, rejected, or known to the look-up table already.
 pub(super) async fn of_query(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<String>]) -> Result<Counts, ImportError> {
     let import = load.target.import;
-    let what = "telling the refused rows from the others";
+    let what = "separating the rejected rows";
     let (mut total, mut failing) = (Counts::default(), 0);
     let mut open: Vec<Option<KeyRange>> = vec![load.range.cloned()];
     while let Some(range) = open.pop() {
@@ -82,7 +83,7 @@ pub(super) async fn of_file(
     file: &FileRows,
     keys: &[Vec<String>],
 ) -> Result<Counts, ImportError> {
-    let failed = |source| failed(load.target.import, "telling the refused rows of its file from the others")(source);
+    let failed = |source| failed(load.target.import, "separating the rejected rows of its file")(source);
     let refused = convert(conn, load, file).await.map_err(failed)?;
     let mut counts = Counts { read: refused, imported: 0, rejected: refused };
     if refused <= file.most() {
@@ -92,7 +93,7 @@ pub(super) async fn of_file(
         return Ok(counts);
     }
     let reasons = reasons(conn, load.release, load.target.import).await.map_err(failed)?;
-    Err(ImportError::TooMany { import: load.target.import.to_owned(), rows: file.most(), reasons: told(&reasons) })
+    Err(ImportError::TooMany { import: load.target.import.to_owned(), rows: file.most(), reasons: describe(&reasons) })
 }
 
 /// Keeps the rows whose fields can be converted, with the verdicts, and rejects the others. Returns how many those are.

@@ -49,7 +49,7 @@ pub enum ImportError {
         table: String,
     },
     /// The key is no output column.
-    #[error("import {import}: its key {key} is no output column of the query; correct `key` in the Portal")]
+    #[error("import {import}: its key {key} is not an output column of the query; correct `key` in the Portal")]
     NoKey {
         /// Name of the import.
         import: String,
@@ -58,7 +58,7 @@ pub enum ImportError {
     },
     /// A look-up table has no unique key that the query covers.
     #[error(
-        "import {import}: no unique key of look-up table {table} is among the columns {columns}, so new rows cannot be told from known ones; import such a key, or add a unique constraint to the live table"
+        "import {import}: no unique key of look-up table {table} is among the columns {columns}, so new rows cannot be distinguished from existing ones; import such a key, or add a unique constraint to the live table"
     )]
     NoUniqueKey {
         /// Name of the import.
@@ -71,9 +71,9 @@ pub enum ImportError {
     /// A template of the import is wrong.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The query fails on a row, and nothing tells which.
+    /// The query fails on a row that cannot be identified.
     #[error(
-        "import {import}: its query fails on a row that cannot be told from the others: {}; correct the source, or give the import a `key` so that the row can be found and rejected",
+        "import {import}: its query fails on a row that cannot be identified: {}; correct the source, or give the import a `key` so that the row can be found and rejected",
         reason(.source)
     )]
     Unattributable {
@@ -109,7 +109,7 @@ pub enum ImportError {
     },
     /// So many rows are refused that the file is to blame.
     #[error(
-        "import {import}: more than {rows} rows of its file are refused, so it was given up: {reasons}; correct the file or its csv section in the Portal, nothing of it was imported"
+        "import {import}: more than {rows} rows of its file were rejected, so the import was stopped: {reasons}; correct the file or its csv section in the Portal, no row of it was imported"
     )]
     TooMany {
         /// Name of the import.

@@ -1,4 +1,4 @@
-//! A file's rows in a temporary table, field by field and as bytes: whatever is wrong with a row, it is there to be looked at.
+//! A file's rows in a temporary table, field by field and as bytes, so that a wrong row can be shown as it is in the file.
 //!
 //! Only Postgres decodes and converts the fields, as COPY would. A cast has no length and no scale, for an explicit one would cut
 //! silently; these come with the assignment to the target's column, which refuses.
@@ -24,7 +24,7 @@ const REST: &str = "portal_release_rest";
 pub(super) const PROBLEM: &str = "portal_release_problem";
 /// The SQLSTATE of such a row, as of COPY.
 pub(super) const BAD_FORMAT: &str = "'22P04'";
-/// Gives a field as text, where it is none with its bytes escaped.
+/// Returns a field as text, with its bytes escaped if it is not text.
 const SHOWN: &str = "pg_temp.portal_release_shown";
 
 /// The rows of one file that wait to be imported.
@@ -134,7 +134,7 @@ impl FileRows {
 
     /// PL/pgSQL that makes `refusal` and `state` speak of the field of row `one` that cannot be converted.
     pub(super) fn explain(&self, one: &str, refused: &str, state: &str, refusal: &str) -> String {
-        let look = |column: &OutputColumn| {
+        let try_column = |column: &OutputColumn| {
             format!(
                 "PERFORM {} FROM {TABLE} AS file WHERE file.{NUMBER} = {one}; EXCEPTION WHEN {refused} THEN
                    GET STACKED DIAGNOSTICS {state} = RETURNED_SQLSTATE, {refusal} = MESSAGE_TEXT;
@@ -144,7 +144,7 @@ impl FileRows {
             )
         };
         // From the last to the first: the first one has the last word.
-        self.columns.iter().rev().map(|column| format!("BEGIN {} END;\n", look(column))).collect()
+        self.columns.iter().rev().map(|column| format!("BEGIN {} END;\n", try_column(column))).collect()
     }
 
     /// A SQL expression for a row of `file` as JSON.

@@ -7,9 +7,9 @@ use super::{
     error::{ImportError, failed},
     file_rows::{BAD_FORMAT, FileRows, PROBLEM, TABLE},
     sql::VERDICT,
-    statement::{Counts, Load, Origin},
+    statement::{Load, Origin},
 };
-use crate::database::{identifiers::assembled, sqlstate::is_about_data};
+use crate::database::{counts::Counts, identifiers::assembled, sqlstate::is_about_data};
 
 /// Loads what the query returns, and returns what became of every row. Part of the caller's transaction, one of sqlx.
 ///
@@ -26,7 +26,7 @@ pub async fn load(conn: &mut PgConnection, load: &Load<'_>) -> Result<Counts, Im
     let keys = if load.lookup { covered_keys(conn, load).await? } else { Vec::new() };
     let query = load.source.query(import, load.range)?;
     let what = format!("the insert into {}", load.target.table);
-    // A deferred constraint speaks now, and not at the end, where nobody could tell whose row it is.
+    // Deferred constraints are checked now: at the end the row could no longer be identified.
     sqlx::query("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *conn).await.map_err(failed(import, &what))?;
     let mut savepoint = conn.begin().await.map_err(failed(import, &what))?;
     match at_once(&mut savepoint, load, &keys, &query).await {
@@ -66,7 +66,7 @@ async fn at_once(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<String>],
         let imported = i64::try_from(imported).unwrap_or(i64::MAX);
         return Ok(Counts { read: imported, imported, rejected: 0 });
     }
-    // Judged once, and then told apart: a row is counted on exactly one side.
+    // Judged once: a row is counted either as accepted or as rejected.
     let sql = format!(
         "WITH judged AS MATERIALIZED (\n{}\n), good AS ({} RETURNING 1), bad AS ({} WHERE {VERDICT} IS NOT NULL RETURNING 1) \
          SELECT (SELECT count(*) FROM judged), (SELECT count(*) FROM good), (SELECT count(*) FROM bad)",

@@ -19,9 +19,9 @@ pub use load::{load, load_file};
 pub use ranges::{Ranges, plan_ranges};
 pub use reads::{RelationKind, RelationRead, relations_behind, relations_read};
 pub(super) use sql::quoted;
-pub use statement::{Counts, Load, Origin, Source};
+pub use statement::{Load, Origin, Source};
 
-pub use super::key_range::KeyRange;
+pub use super::{counts::Counts, key_range::KeyRange};
 
 /// With more rejected rows than this, and than are accepted, an import is given up before its end.
 pub const ENOUGH_REJECTED: i64 = 10_000;

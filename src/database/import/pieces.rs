@@ -15,7 +15,7 @@ const PIECE: i32 = 500;
 const COUNTS: &str = "portal_release.counts";
 
 // Variables of the block. No column of anybody has such a name.
-/// The number of the row that is looked at.
+/// The number of the current row.
 pub(super) const ONE: &str = "portal_release_one";
 /// The SQLSTATE of its refusal.
 pub(super) const STATE: &str = "portal_release_state";

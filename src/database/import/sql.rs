@@ -13,7 +13,7 @@ const MAX_KEPT_CHARS: usize = 1000;
 const COLUMNS_AT_ONCE: usize = 48;
 /// The columns of `portal_release.rejected_rows` that a statement writes.
 pub(super) const REJECTED: &str = "portal_release.rejected_rows (release_id, import, key, sqlstate, reason, row)";
-/// In which line of the file a row begins. Rows are told apart by it.
+/// The line of the file in which a row begins, which identifies the row.
 pub(super) const NUMBER: &str = "portal_release_number";
 
 /// A list of columns, each with `prefix` before it.

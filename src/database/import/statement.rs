@@ -27,7 +27,7 @@ pub enum Origin<'a> {
     File(&'a FileRows),
 }
 
-/// Where an import's rows come from, and which of them are turned away.
+/// Where an import's rows come from, and which of them are rejected.
 #[derive(Debug, Clone)]
 pub struct Source<'a> {
     /// Where from.
@@ -86,25 +86,6 @@ pub struct Load<'a> {
     pub range: Option<&'a KeyRange>,
     /// The target is a look-up table: only what is not there by its unique keys comes in.
     pub lookup: bool,
-}
-
-/// What became of rows. Those that are neither imported nor rejected were known to the look-up table already.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Rows that the query returned, or that the file has.
-    pub read: i64,
-    /// Rows that came in.
-    pub imported: i64,
-    /// Rows that are in `portal_release.rejected_rows`.
-    pub rejected: i64,
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, more: Self) {
-        self.read += more.read;
-        self.imported += more.imported;
-        self.rejected += more.rejected;
-    }
 }
 
 impl Load<'_> {

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, types::Json};
 use super::import_jobs;
 use crate::{
     api::{ImportStatus, PhaseState},
-    database::import::{Counts, KeyRange},
+    database::{counts::Counts, key_range::KeyRange},
 };
 
 /// One import of a release.
@@ -21,13 +21,13 @@ pub struct ImportRecord {
     pub rows: i64,
     /// Rows that there are to import, once known.
     pub rows_total: Option<i64>,
-    /// Rows that were turned away so far.
+    /// Rows rejected so far.
     #[serde(default)]
     pub rows_rejected: i64,
     /// When this attempt began.
     #[serde(default)]
     pub began_at: Option<Timestamp>,
-    /// Rows that came in or were turned away before this attempt.
+    /// Rows imported or rejected before this attempt.
     #[serde(default)]
     pub began_rows: i64,
     /// The Job that makes it, while there is one.
@@ -71,7 +71,7 @@ pub struct Account {
     pub read: i64,
     /// Rows that came in.
     pub imported: i64,
-    /// Rows that were turned away.
+    /// Rejected rows.
     pub rejected: i64,
 }
 
@@ -118,7 +118,7 @@ pub async fn reset_checkpoints(tx: &mut PgConnection, release: i64) -> Result<u6
     Ok(sqlx::query("DELETE FROM portal_release.checkpoints WHERE release_id = $1").bind(release).execute(tx).await?.rows_affected())
 }
 
-/// Writes the imports of a release, with the ones that are left out as `Skipped`. What they did before is forgotten.
+/// Writes the imports of a release, the skipped ones as `Skipped`. Their former progress is deleted.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -144,7 +144,7 @@ pub async fn plan_imports(tx: &mut PgConnection, release: i64, imports: &[(Strin
     Ok(())
 }
 
-/// An import begins or goes on. Returns whether it is done already.
+/// An import starts or resumes. Returns whether it is already done.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -276,7 +276,7 @@ pub async fn complete_import(tx: &mut PgConnection, release: i64, import: &str, 
     Ok(())
 }
 
-/// Why rows of an import were turned away: the most frequent reasons, how often, and an example of a key.
+/// Why rows of an import were rejected: the most frequent reasons, how often, and an example of a key.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -293,7 +293,7 @@ pub async fn reasons(connection: &mut PgConnection, release: i64, import: &str) 
 }
 
 /// Those reasons, for a message.
-pub fn told(reasons: &[(String, i64, Option<String>)]) -> String {
+pub fn describe(reasons: &[(String, i64, Option<String>)]) -> String {
     let reason = |(reason, rows, key): &(String, i64, Option<String>)| {
         let key = key.as_ref().map(|key| format!(", for example {key}")).unwrap_or_default();
         format!("{rows} because of '{reason}'{key}")
@@ -301,7 +301,7 @@ pub fn told(reasons: &[(String, i64, Option<String>)]) -> String {
     reasons.iter().map(reason).collect::<Vec<_>>().join("; ")
 }
 
-/// Rows that these imports brought, and rows of theirs that were turned away.
+/// Rows that these imports imported and rejected.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -346,7 +346,7 @@ pub async fn import_progress(connection: &mut PgConnection, release: i64, import
         .await
 }
 
-/// Notes which imports are to run once more into a staging that stands: these, and no others that were asked for before.
+/// Records which imports are to run again into the existing staging, in place of those recorded before.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -359,7 +359,7 @@ pub async fn mark_again(tx: &mut PgConnection, release: i64, imports: &[&str]) -
     Ok(())
 }
 
-/// The imports that are to run once more into a staging that stands.
+/// The imports that are to run again into the existing staging.
 ///
 /// # Errors
 /// When the database does not answer.

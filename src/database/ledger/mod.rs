@@ -83,7 +83,7 @@ pub struct Owner {
     pub id: i64,
     /// Name of its object.
     pub name: String,
-    /// Where it stands.
+    /// Its state.
     pub state: ReleaseState,
 }
 

@@ -166,7 +166,7 @@ pub async fn rechecked(connection: &mut PgConnection, run: i64) -> Result<(), sq
     Ok(())
 }
 
-/// The attempt stopped at a safe point and goes on later. That is no failure.
+/// The attempt stopped at a safe point and resumes later. That is not a failure.
 ///
 /// # Errors
 /// When the database does not answer.

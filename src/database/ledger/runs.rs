@@ -102,9 +102,9 @@ pub struct Reopening<'a> {
     pub abort: Option<&'a str>,
     /// The phases to start from.
     pub phases: &'a [Start],
-    /// Nothing of the former attempt holds: imports start anew.
+    /// Nothing of the former attempt is reused: imports start over.
     pub fresh: bool,
-    /// These imports are to run again into the staging that stands.
+    /// These imports are to run again into the existing staging.
     pub again: &'a [&'a str],
     /// Compare the staging with its source before going on.
     pub recheck: bool,
@@ -232,7 +232,7 @@ pub async fn close(connection: &mut PgConnection, run: i64, state: ReleaseState,
     tx.commit().await
 }
 
-/// Gives the row of a label to a new object: its former object is gone before it was finished.
+/// Assigns the row of a label to a new object, whose predecessor was deleted before it had finished.
 ///
 /// # Errors
 /// When the database does not answer.

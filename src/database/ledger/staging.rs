@@ -11,7 +11,7 @@ use crate::database::{
     swap::Horizon,
 };
 
-/// What a release's staging was built from. While all of it still holds, a release goes on from its staging.
+/// What a release's staging was built from. As long as it is unchanged, a release resumes from its staging.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StagingOrigin {
@@ -140,7 +140,7 @@ pub async fn owns_staging(connection: &mut PgConnection, portal: &str, release: 
         .await
 }
 
-/// The staging relations may be used: they are not kept for another release, which stands still.
+/// The staging relations may be used: they are not kept for another, stopped release.
 ///
 /// # Errors
 /// When the database does not answer.

@@ -60,7 +60,7 @@ pub(super) fn named(blockers: &[Blocker]) -> String {
 pub struct CancelBlockers {
     /// Sessions of these roles only.
     pub roles: Vec<String>,
-    /// Only transactions that have been open for at least as long.
+    /// Only transactions that have been open for at least this long.
     pub after: Duration,
 }
 

@@ -79,8 +79,8 @@ pub(super) fn of(
     let (status, reason, text) = match (swapped, observed.current) {
         (true, true) => ("True", "Swapped", "readers see this release"),
         (false, _) if let Some(by) = blocked => ("False", "Blocked", by),
-        (true, false) => ("False", "Replaced", "the data was live; readers see another release now"),
-        (false, _) => ("False", "NotSwapped", "the data has not been live"),
+        (true, false) => ("False", "Replaced", "the data was live; another release is live now"),
+        (false, _) => ("False", "NotSwapped", "the data has not gone live"),
     };
     list.push("DataSwapped", status, reason, text);
     let restored = run.is_some_and(RunRecord::has_restored_workers);
@@ -88,7 +88,7 @@ pub(super) fn of(
         "WorkersRestored",
         if restored { "True" } else { "Unknown" },
         if restored { "Restored" } else { "NothingToRestore" },
-        if restored { "workers are back at their recorded replica counts" } else { "no worker had to be restored yet" },
+        if restored { "workers are back at their recorded replica counts" } else { "no worker has been restored yet" },
     );
     let (status, reason, text) = crate::release::verdict::rollback_available(observed);
     list.push("RollbackAvailable", status, reason, &text);

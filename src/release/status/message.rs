@@ -49,7 +49,7 @@ fn run_message(observed: &Observed, run: &RunRecord) -> String {
     what + refused_abort(observed)
 }
 
-/// What is said of an abort that comes too late, while the run goes on.
+/// The addition to the message for an abort that comes too late, while the run continues.
 fn refused_abort(observed: &Observed) -> &'static str {
     if observed.is_aborted() && observed.run.as_ref().is_some_and(RunRecord::has_swapped) {
         "; abort is refused: the data is live already; use spec.rollback once this run has ended"

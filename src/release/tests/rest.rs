@@ -132,5 +132,5 @@ fn a_retry_overrules_the_abort_before_it_and_another_reason_aborts_again() {
         .iter_mut()
         .filter(|phase| phase.name >= PhaseName::Freeze)
         .for_each(|phase| phase.state = PhaseState::Skipped);
-    assert_eq!(next(&held), Step::Reopen, "to be wound up");
+    assert_eq!(next(&held), Step::Reopen, "to be cleaned up");
 }

@@ -165,7 +165,7 @@ impl World {
             60 => self.observed.spec.suspend = true,
             61 => self.observed.deleting = true,
             _ => {
-                // Others block it: the run ends, and the release stands still.
+                // Others block it: the run ends, and the release is suspended.
                 set(run, phase, PhaseState::Failed);
                 (run.ending, run.message) = (Some(ReleaseState::Suspended), "blocked".to_owned());
                 self.begun(phase);
