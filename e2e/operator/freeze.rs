@@ -115,25 +115,25 @@ async fn an_emergency_freeze_holds_the_workers_with_and_without_a_release() {
 
     // Without a release.
     stage.edit_portal(r#"{"frozen":true}"#).await;
-    portal_frozen(&stage, "True").await;
+    stage.portal_frozen("True").await;
     assert_eq!(stage.workers().await, Stage::FROZEN);
     assert_eq!(stage.worker_pods().await, 0);
     operator.kill().await;
     let operator = stage.operator_alone().await;
     stage.edit_portal(r#"{"frozen":false}"#).await;
-    portal_frozen(&stage, "False").await;
+    stage.portal_frozen("False").await;
     assert_eq!(stage.workers().await, Stage::WORKERS, "an operator that was restarted meanwhile brings them back");
 
     // A release that runs meanwhile.
     stage.edit_portal(r#"{"frozen":true}"#).await;
-    portal_frozen(&stage, "True").await;
+    stage.portal_frozen("True").await;
     stage.make_release("jul2026", "Jul2026", "").await;
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;
     assert_eq!(stage.workers().await, Stage::FROZEN, "the release leaves them stopped");
     let scale = status.phases.iter().find(|phase| phase.name == PhaseName::Scale).expect("Scale");
     assert!(scale.message.contains("frozen is true"), "{}", scale.message);
     stage.edit_portal(r#"{"frozen":false}"#).await;
-    portal_frozen(&stage, "False").await;
+    stage.portal_frozen("False").await;
     assert_eq!(stage.workers().await, Stage::WORKERS);
     operator.kill().await;
 
@@ -146,7 +146,7 @@ async fn an_emergency_freeze_holds_the_workers_with_and_without_a_release() {
     stage.wait_state("aug2026", ReleaseState::Live).await;
     assert_eq!(stage.workers().await, Stage::FROZEN);
     stage.edit_portal(r#"{"frozen":false}"#).await;
-    portal_frozen(&stage, "False").await;
+    stage.portal_frozen("False").await;
     assert_eq!(stage.workers().await, Stage::WORKERS, "the numbers of before the release, not its zeros");
     operator.kill().await;
 
@@ -154,7 +154,7 @@ async fn an_emergency_freeze_holds_the_workers_with_and_without_a_release() {
     stage.edit_portal(r#"{"frozen":true}"#).await;
     stage.make_release("sep2026", "Sep2026", "").await;
     let operator = stage.halted_at("FinaliseSwap:begin").await;
-    portal_frozen(&stage, "True").await;
+    stage.portal_frozen("True").await;
     stage.edit_portal(r#"{"frozen":false}"#).await;
     until("the Portal has seen it", || async {
         let portal = stage.portals().get("protected-planet").await.ok()?;
@@ -168,17 +168,6 @@ async fn an_emergency_freeze_holds_the_workers_with_and_without_a_release() {
     assert_eq!(stage.workers().await, Stage::WORKERS);
     let portal = forgotten(&stage).await;
     assert_eq!(portal.status.unwrap_or_default().current_label.map(|label| label.0), Some("Sep2026".to_owned()));
-}
-
-/// Waits until the Portal says of its present spec whether the workers are frozen.
-async fn portal_frozen(stage: &Stage, word: &str) {
-    until(&format!("WorkersFrozen is {word}"), || async {
-        let portal = stage.portals().get("protected-planet").await.ok()?;
-        let generation = portal.metadata.generation;
-        let said = portal.status?.conditions.into_iter().find(|condition| condition.type_ == "WorkersFrozen")?;
-        (said.observed_generation == generation && said.status == word).then_some(())
-    })
-    .await;
 }
 
 /// Waits until the Portal has forgotten what it had stopped.

@@ -3,11 +3,9 @@
 //! `Phase:begin` is right after the phase began; `Phase:end` is right before the transaction commits that does it, or the last
 //! part of it, and says that it is done. One release is killed at all of them in turn, so each phase is run up to three times.
 
-use std::fmt::Write as _;
+use portal_release_operator::api::ReleaseState;
 
-use portal_release_operator::api::{PhaseState, PortalReleaseStatus, ReleaseState};
-
-use crate::support::{Stage, snapshot};
+use crate::support::{Stage, settled::points, snapshot};
 
 /// A killed leader leaves a Lease that others respect for a while; leaders.rs is about that.
 const ALONE: &str = "--leader-election=false";
@@ -19,38 +17,6 @@ async fn kill_at(stage: &Stage, points: &[String]) {
         operator.logs("halted at").await;
         operator.kill().await;
     }
-}
-
-/// The points of every phase that does something, in order.
-fn points(status: &PortalReleaseStatus) -> Vec<String> {
-    let phases = status.phases.iter().filter(|phase| phase.state != PhaseState::Skipped);
-    phases.flat_map(|phase| [format!("{}:begin", phase.name), format!("{}:end", phase.name)]).collect()
-}
-
-/// How often relations were exchanged, by the ledger.
-async fn swaps(stage: &Stage) -> String {
-    stage.text("SELECT count(*) FROM portal_release.release_events WHERE event = 'Swapped'").await
-}
-
-/// Nothing is held, stopped or half done.
-async fn assert_settled(stage: &Stage) {
-    assert_eq!(stage.workers().await, Stage::WORKERS, "workers are back at their own numbers");
-    assert!(!stage.is_locked().await, "the lock is free");
-    assert_eq!(stage.text("SELECT count(*) FROM portal_release.former_states").await, "0", "no record of stopped workers is left");
-    assert_eq!(stage.text("SELECT count(*) FROM portal_release.runs WHERE closed_at IS NULL").await, "0", "no run is open");
-    assert_eq!(stage.text("SELECT count(*) FROM portal_release.checkpoints").await, "0", "no checkpoint is left");
-}
-
-/// What the ledger says of a run, without times and numbers of attempts.
-async fn account(stage: &Stage) -> String {
-    let rows: Vec<(String, String, i64)> = sqlx::query_as("SELECT import, state, rows FROM portal_release.imports ORDER BY position")
-        .fetch_all(&stage.database)
-        .await
-        .expect("the ledger");
-    rows.into_iter().fold(String::new(), |mut text, (import, state, rows)| {
-        let _ = writeln!(text, "{import} {state} {rows}");
-        text
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,12 +34,12 @@ async fn a_release_killed_at_the_begin_and_the_end_of_every_phase_ends_as_an_und
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;
 
     snapshot::assert_same("the release that was killed", &snapshot::of(&stage).await, &snapshot::of(&reference).await);
-    assert_eq!(account(&stage).await, account(&reference).await, "every import's rows count once");
-    assert_eq!(swaps(&stage).await, "1");
+    assert_eq!(stage.account().await, reference.account().await, "every import's rows count once");
+    assert_eq!(stage.swaps().await, "1");
     assert_eq!(stage.text("SELECT count(DISTINCT backup) FROM portal_release.backups").await, "1");
     assert_eq!(stage.staging().await, reference.staging().await, "no staging is left");
     assert_eq!(stage.staging().await, "");
-    assert_settled(&stage).await;
+    stage.assert_settled().await;
     assert!(status.current);
     let attempts: Vec<i32> = status.phases.iter().map(|phase| phase.attempts).collect();
     assert!(attempts.iter().all(|&attempts| attempts == 3), "each phase was run three times, without a failure: {attempts:?}");
@@ -97,7 +63,7 @@ async fn a_rollback_and_a_roll_forward_killed_at_every_phase_end_as_undisturbed_
     operator.kill().await;
     let points = points(&status);
     assert_eq!(points.len(), 14, "every phase of a roll forward, which are those of a rollback: {points:?}");
-    assert_eq!(swaps(&stage).await, "3");
+    assert_eq!(stage.swaps().await, "3");
 
     stage.edit("jul2026", r#"{"rollback": {"to": "Previous"}}"#).await;
     kill_at(&stage, &points).await;
@@ -105,16 +71,16 @@ async fn a_rollback_and_a_roll_forward_killed_at_every_phase_end_as_undisturbed_
     stage.wait_state("jul2026", ReleaseState::RolledBack).await;
     operator.kill().await;
     snapshot::assert_same("the rollback that was killed", &snapshot::of(&stage).await, &back);
-    assert_eq!(swaps(&stage).await, "4");
-    assert_settled(&stage).await;
+    assert_eq!(stage.swaps().await, "4");
+    stage.assert_settled().await;
 
     stage.edit("jul2026", r#"{"rollback": null}"#).await;
     kill_at(&stage, &points).await;
     let _operator = stage.operator_with("operator", &[ALONE]).await;
     stage.wait_state("jul2026", ReleaseState::Live).await;
     snapshot::assert_same("the roll forward that was killed", &snapshot::of(&stage).await, &forward);
-    assert_eq!(swaps(&stage).await, "5");
-    assert_settled(&stage).await;
+    assert_eq!(stage.swaps().await, "5");
+    stage.assert_settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,6 +103,6 @@ async fn an_abort_killed_while_each_phase_is_taken_back_leaves_nothing_behind() 
 
     assert!(status.message.contains("not today"), "{}", status.message);
     snapshot::assert_same("the aborted release", &snapshot::of(&stage).await, &before);
-    assert_eq!(swaps(&stage).await, "0");
-    assert_settled(&stage).await;
+    assert_eq!(stage.swaps().await, "0");
+    stage.assert_settled().await;
 }

@@ -11,10 +11,6 @@ fn attempts(status: &PortalReleaseStatus, wanted: PhaseName) -> i32 {
 }
 
 impl Stage {
-    async fn swaps(&self) -> String {
-        self.text("SELECT count(*) FROM portal_release.release_events WHERE event = 'Swapped'").await
-    }
-
     /// How often imports were begun, by name: only those that were begun more than once.
     async fn repeated_imports(&self) -> String {
         self.text("SELECT string_agg(import || '=' || attempts, ' ' ORDER BY import) FROM portal_release.imports WHERE attempts <> 1").await

@@ -14,9 +14,12 @@ use kube::{Api, api::ListParams};
 use portal_release_operator::api::{PhaseName, ReleaseState};
 use serde_json::Value;
 
-use crate::{
+use crate::support::{
+    Stage,
+    containers::Containers,
+    gate::Gate,
     jobs::{EVALUATIONS, PSQL, job},
-    support::{Stage, containers::Containers, gate::Gate, until},
+    until,
 };
 
 /// Group, resource with its subresource, and verb; the name is empty where a request or a rule has none.

@@ -1,21 +1,29 @@
 //! Looks at a stage from all sides: the ledger, the workers, everything that readers can see.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{Api, api::ListParams};
 use portal_release_operator::api::{PhaseName, PortalReleaseStatus};
 use sqlx::AssertSqlSafe;
 
-use super::{Operator, Stage, until};
+use super::{Operator, Stage, operator::present, until};
 
 impl Stage {
     /// Starts an operator that halts at a point, and waits until it stands there.
     pub async fn halted_at(&self, point: &str) -> Operator {
+        self.halted_of(present(), point).await
+    }
+
+    /// The same with an operator of another version.
+    pub async fn halted_of(&self, binary: &Path, point: &str) -> Operator {
         static COUNT: AtomicUsize = AtomicUsize::new(1);
         // A name, and so a log, of its own: an earlier operator may have halted at the same point.
         let name = format!("halted-{}-{}", point.replace(':', "-"), COUNT.fetch_add(1, Ordering::Relaxed));
-        let operator = self.operator_with(&name, &["--leader-election=false", "--halt-at", point]).await;
+        let operator = self.operator_of(binary, &name, &["--leader-election=false", "--halt-at", point]).await;
         operator.logs(&format!("halted at {point}")).await;
         operator
     }
@@ -64,6 +72,17 @@ impl Stage {
         let in_step = self.text(&format!("SELECT ({now}) IS NOT DISTINCT FROM ({before})")).await;
         assert_eq!(in_step, "true", "former_states and frozen_workloads say the same");
         self.text(now).await
+    }
+
+    /// Waits until the Portal says of its present spec whether the workers are frozen.
+    pub async fn portal_frozen(&self, word: &str) {
+        until(&format!("WorkersFrozen is {word}"), || async {
+            let portal = self.portals().get("protected-planet").await.ok()?;
+            let generation = portal.metadata.generation;
+            let said = portal.status?.conditions.into_iter().find(|condition| condition.type_ == "WorkersFrozen")?;
+            (said.observed_generation == generation && said.status == word).then_some(())
+        })
+        .await;
     }
 
     /// Everything that the release replaces, as readers see it: one line for each relation, index and sequence, with its OID, who may

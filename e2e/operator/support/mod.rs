@@ -2,9 +2,11 @@
 
 pub mod containers;
 pub mod gate;
+pub mod jobs;
 pub mod looks;
 pub mod operator;
 pub mod receiver;
+pub mod settled;
 pub mod snapshot;
 pub mod stage;
 pub mod world;

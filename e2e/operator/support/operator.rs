@@ -13,6 +13,11 @@ use super::until;
 /// Among the arguments of an operator: it is not to call local addresses, as in a real installation.
 pub const REFUSE_LOCAL: &str = "refuse-local-addresses";
 
+/// The operator of this very tree.
+pub fn present() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_portal-release-operator"))
+}
+
 /// A running operator. It is killed when it is dropped; its log stays.
 pub struct Operator {
     child: Child,
@@ -23,12 +28,12 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts the binary. `name` tells the operators of one test apart.
-    pub async fn start(name: &str, directory: &Path, kubeconfig: &str, arguments: &[String]) -> Self {
+    /// Starts a binary of the operator. `name` tells the operators of one test apart.
+    pub async fn start(binary: &Path, name: &str, directory: &Path, kubeconfig: &str, arguments: &[String]) -> Self {
         let log = directory.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("the operator's log can be written");
         let before = std::fs::metadata(&log).map(|metadata| metadata.len()).unwrap_or_default();
-        let child = Command::new(env!("CARGO_BIN_EXE_portal-release-operator"))
+        let child = Command::new(binary)
             .args(["run", "--http-addr", "127.0.0.1:0", "--instance", name])
             // Everything here is on one host: Slack's and the hooks' receiver, the object store.
             .args(["--allow-local-addresses"].iter().filter(|_| !arguments.iter().any(|it| it == REFUSE_LOCAL)))

@@ -11,7 +11,7 @@ use portal_release_operator::api::{Portal, PortalRelease, PortalReleaseStatus, R
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use tokio::process::Command;
 
-use super::{Operator, look_for, receiver::Receiver, until};
+use super::{Operator, look_for, operator::present, receiver::Receiver, until};
 
 /// The variable with a superuser's URL of the Postgres that a stage is on.
 const SERVER: &str = "LOCAL_PG_URL";
@@ -74,13 +74,18 @@ impl Stage {
 
     /// Starts an operator with more arguments.
     pub async fn operator_with(&self, name: &str, more: &[&str]) -> Operator {
+        self.operator_of(present(), name, more).await
+    }
+
+    /// Starts an operator of another version, with more arguments.
+    pub async fn operator_of(&self, binary: &Path, name: &str, more: &[&str]) -> Operator {
         let lease = format!("{}-portal-release-operator", self.env["STAGE_OPERATOR_NAMESPACE"]);
         let mut arguments: Vec<String> =
             ["--namespace", &self.namespace, "--lease-namespace", &self.env["STAGE_OPERATOR_NAMESPACE"], "--lease-name", &lease]
                 .map(str::to_owned)
                 .to_vec();
         arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-        Operator::start(name, &self.directory(), &self.env["STAGE_OPERATOR_KUBECONFIG"], &arguments).await
+        Operator::start(binary, name, &self.directory(), &self.env["STAGE_OPERATOR_KUBECONFIG"], &arguments).await
     }
 
     /// kubectl in the stage's namespace, with `input` as its standard input. `Err` has what it printed as an error.
