@@ -2,11 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
 use tokio::sync::Mutex;
@@ -23,6 +23,9 @@ use crate::{
 /// For how long a Secret counts as read: a new password is used after that.
 const SECRET_AGE: Duration = Duration::from_secs(60);
 
+/// For how long a database that is being opened keeps others from being closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Why a portal's database cannot be used.
 #[derive(Debug, Error)]
 pub enum PortalError {
@@ -35,7 +38,7 @@ pub enum PortalError {
         /// Namespace and name.
         portal: String,
         /// Why.
-        cause: ConnectError,
+        cause: Arc<ConnectError>,
     },
 }
 
@@ -63,20 +66,47 @@ pub struct Known {
     pub database: Arc<PortalDatabase>,
 }
 
-/// The databases by `namespace/name` of their portal.
+/// The databases by `namespace/name` of their portal. Each has a lock of its own: one that hangs holds up nobody who wants another.
 pub struct Portals {
     client: Client,
     namespaces: Vec<String>,
     instance: String,
     term: Term,
     evict: bool,
-    opened: Mutex<HashMap<String, Opened>>,
+    cells: StdMutex<HashMap<String, Arc<Cell>>>,
+}
+
+/// The database of one portal.
+#[derive(Default)]
+struct Cell {
+    opened: Mutex<Option<Opened>>,
+    failed: StdMutex<Failed>,
+}
+
+/// How often it could not be opened, and why not the last time.
+#[derive(Clone, Default)]
+struct Failed {
+    times: u64,
+    cause: Option<Arc<ConnectError>>,
+}
+
+impl Cell {
+    fn failed(&self) -> Failed {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has_failed(&self, cause: ConnectError) -> Arc<ConnectError> {
+        let cause = Arc::new(cause);
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed = Failed { times: failed.times + 1, cause: Some(cause.clone()) };
+        cause
+    }
 }
 
 impl Portals {
     /// No database is open yet. `namespaces` are those that this process serves; none are all. `term` and `evict`: see [`PortalDatabase::open`].
     pub fn new(client: Client, namespaces: &[String], instance: &str, term: Term, evict: bool) -> Self {
-        Self { client, namespaces: namespaces.to_vec(), instance: instance.to_owned(), term, evict, opened: Mutex::default() }
+        Self { client, namespaces: namespaces.to_vec(), instance: instance.to_owned(), term, evict, cells: StdMutex::default() }
     }
 
     /// The database of a portal.
@@ -88,8 +118,16 @@ impl Portals {
         let key = format!("{namespace}/{}", portal.name_any());
         let uid = portal.uid().unwrap_or_default();
         let schema = portal.spec.database.schema.as_str();
-        let mut opened = self.opened.lock().await;
-        if let Some(known) = opened.get_mut(&key)
+        let cell = self.cells().entry(key.clone()).or_default().clone();
+        let before = cell.failed();
+        let mut opened = cell.opened.lock().await;
+        // Those who waited for an attempt that has failed do not each make another.
+        if let Failed { times, cause: Some(cause) } = cell.failed()
+            && times > before.times
+        {
+            return Err(PortalError::Database { portal: key, cause });
+        }
+        if let Some(known) = opened.as_mut()
             && known.read_at.elapsed() < SECRET_AGE
             && known.uid == uid
             && known.schema == schema
@@ -99,7 +137,7 @@ impl Portals {
         }
         let secret = &portal.spec.database.connection_secret_ref;
         let url = cluster::read_secret_key(&self.client, &namespace, secret.name.as_str(), secret.key.as_str()).await?;
-        if let Some(known) = opened.get_mut(&key)
+        if let Some(known) = opened.as_mut()
             && known.url == url
             && known.uid == uid
             && known.schema == schema
@@ -112,40 +150,51 @@ impl Portals {
         let family = format!("prel/{uid}/");
         let database = PortalDatabase::open(&key, url.expose(), schema, &family, &self.instance, self.term.clone(), self.evict)
             .await
-            .map_err(|cause| PortalError::Database { portal: key.clone(), cause })?;
+            .map_err(|cause| PortalError::Database { portal: key.clone(), cause: cell.has_failed(cause) })?;
         let database = Arc::new(database);
-        let opening = Opened {
+        // A running phase keeps its own handle of a former one; that pool ends with it.
+        *opened = Some(Opened {
             uid,
             schema: schema.to_owned(),
             url,
             read_at: Instant::now(),
             known: Known { portal: portal.clone(), database: database.clone() },
-        };
-        if let Some(former) = opened.insert(key, opening) {
-            // A running phase keeps its own handle; the former pool ends with it.
-            drop(former);
-        }
+        });
         Ok(database)
+    }
+
+    fn cells(&self) -> MutexGuard<'_, HashMap<String, Arc<Cell>>> {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A portal as it was used last, also when it or its Secret is gone.
     pub async fn known(&self, namespace: &str, name: &str) -> Option<Known> {
-        self.opened.lock().await.get(&format!("{namespace}/{name}")).map(|opened| opened.known.clone())
+        let cell = self.cells().get(&format!("{namespace}/{name}")).cloned()?;
+        let opened = cell.opened.lock().await;
+        opened.as_ref().map(|opened| opened.known.clone())
     }
 
-    /// Forgets a portal that is gone.
+    /// Forgets a portal that is gone, and closes its database.
     pub async fn forget(&self, namespace: &str, name: &str) {
-        let removed = self.opened.lock().await.remove(&format!("{namespace}/{name}"));
-        if let Some(opened) = removed {
-            opened.known.database.close().await;
+        let removed = self.cells().remove(&format!("{namespace}/{name}"));
+        if let Some(cell) = removed {
+            close(cell).await;
+            tracing::info!("Portal {namespace}/{name} is forgotten");
         }
     }
 
     /// Releases every lock and closes every connection.
     pub async fn close(&self) {
-        for (_, opened) in self.opened.lock().await.drain() {
-            opened.known.database.close().await;
-        }
+        let all: Vec<Arc<Cell>> = self.cells().drain().map(|(_, cell)| cell).collect();
+        join_all(all.into_iter().map(close)).await;
+    }
+}
+
+async fn close(cell: Arc<Cell>) {
+    // Nobody finds it any more; one that is still being opened ends with its last handle.
+    let Ok(mut opened) = tokio::time::timeout(CLOSE_TIMEOUT, cell.opened.lock()).await else { return };
+    if let Some(opened) = opened.take() {
+        opened.known.database.close().await;
     }
 }
 

@@ -17,6 +17,7 @@ mod disk;
 mod doctor;
 mod dry_run;
 mod files;
+mod finished;
 mod freeze;
 mod freeze_timeout;
 mod http;

@@ -8,6 +8,7 @@ mod observe;
 mod portal;
 mod portal_backups;
 mod release;
+mod settled;
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,11 +16,13 @@ use futures::{StreamExt, channel::mpsc};
 use kube::{
     Api, Client, ResourceExt,
     runtime::{
+        WatchStreamExt,
         controller::{Config, Controller},
-        reflector::{ObjectRef, Store},
-        watcher,
+        reflector::{ObjectRef, Store, store::Writer},
+        watcher::{self, watcher},
     },
 };
+use settled::{Settled, portal_of};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +34,10 @@ use crate::{
     work::Waker,
 };
 
-/// Reconciles that may run at the same time; phases are tasks of their own.
-const CONCURRENCY: u16 = 8;
+/// Reconciles that may run at the same time; phases are tasks of their own. Those of a portal whose database hangs must leave some.
+const CONCURRENCY: u16 = 16;
+/// Objects asked for at a time when all are listed. They are large until they are slimmed.
+const PAGE: u32 = 100;
 /// How often the stores are looked at until they are filled.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long running phases may take to stop with the process.
@@ -47,6 +52,7 @@ pub(crate) struct Shared {
     waker: Waker,
     releases: Store<PortalRelease>,
     portal_objects: Store<Portal>,
+    settled: Settled,
     known: watch::Receiver<bool>,
 }
 
@@ -58,13 +64,63 @@ impl Shared {
         self.known.clone().wait_for(|known| *known).await.is_ok()
     }
 
-    /// Wakes the releases of a portal: one that waits may go on.
+    fn wake(&self, release: &PortalRelease) {
+        let _ = self.waker.unbounded_send(ObjectRef::from_obj(release));
+    }
+
+    /// Wakes the releases of a portal: one that waits may go on. Those that rest are told by the Portal's reconcile.
     fn wake_siblings(&self, namespace: &str, portal: &str) {
-        for release in self.releases.state() {
-            if release.namespace().as_deref() == Some(namespace) && release.spec.portal_ref.name.as_str() == portal {
-                let _ = self.waker.unbounded_send(ObjectRef::from_obj(release.as_ref()));
-            }
+        let portal = ObjectRef::new(portal).within(namespace);
+        for release in self.releases_of(&portal).filter(|release| !self.settled.rests(release)) {
+            self.wake(&release);
         }
+    }
+
+    fn releases_of(&self, portal: &ObjectRef<Portal>) -> impl Iterator<Item = Arc<PortalRelease>> {
+        self.releases.state().into_iter().filter(move |release| portal_of(release) == *portal)
+    }
+
+    /// A Portal that changes concerns its releases.
+    fn portal_event(&self, event: &watcher::Event<Portal>) {
+        match event {
+            watcher::Event::Apply(portal) | watcher::Event::InitApply(portal) => {
+                self.wake_siblings(&portal.namespace().unwrap_or_default(), &portal.name_any());
+            }
+            watcher::Event::Delete(portal) => {
+                let portal = ObjectRef::from_obj(portal);
+                self.releases_of(&portal).for_each(|release| self.wake(&release));
+                self.forget_if_gone(portal);
+            }
+            watcher::Event::Init | watcher::Event::InitDone => {}
+        }
+    }
+
+    /// A release that changes concerns the status of its Portal.
+    fn release_event(&self, event: &watcher::Event<PortalRelease>, portals: &mpsc::UnboundedSender<ObjectRef<Portal>>) {
+        let wake = |portal: ObjectRef<Portal>| drop(portals.unbounded_send(portal));
+        match event {
+            watcher::Event::Apply(release) => wake(portal_of(release)),
+            watcher::Event::Delete(release) => {
+                self.settled.forget(release);
+                wake(portal_of(release));
+                self.forget_if_gone(portal_of(release));
+            }
+            // Some may have gone while nobody watched.
+            watcher::Event::InitDone => {
+                self.settled.retain(&self.releases.state());
+                self.portal_objects.state().iter().for_each(|portal| wake(ObjectRef::from_obj(portal.as_ref())));
+            }
+            watcher::Event::Init | watcher::Event::InitApply(_) => {}
+        }
+    }
+
+    /// Closes the database of a Portal that is gone, once none of its releases is left: the last ones are wound up there.
+    fn forget_if_gone(&self, portal: ObjectRef<Portal>) {
+        if self.portal_objects.get(&portal).is_some() || self.releases_of(&portal).next().is_some() {
+            return;
+        }
+        let portals = self.portals.clone();
+        tokio::spawn(async move { portals.forget(portal.namespace.as_deref().unwrap_or_default(), &portal.name).await });
     }
 }
 
@@ -80,11 +136,9 @@ pub async fn run(
     let releases: Api<PortalRelease> = scoped(&client, namespace.as_deref());
     let portal_api: Api<Portal> = scoped(&client, namespace.as_deref());
     let (waker, woken) = mpsc::unbounded();
-    let config = || Config::default().concurrency(CONCURRENCY);
-
-    let controller = Controller::new(releases.clone(), watcher::Config::default()).with_config(config());
-    let portal_controller = Controller::new(portal_api.clone(), watcher::Config::default()).with_config(config());
-    let store = controller.store();
+    let (portal_waker, woken_portals) = mpsc::unbounded();
+    let (writer, portal_writer) = (Writer::default(), Writer::default());
+    let store = writer.as_reader();
     let (knowing, known) = watch::channel(false);
     let shared = Arc::new(Shared {
         client,
@@ -93,28 +147,33 @@ pub async fn run(
         runner: Runner::default(),
         waker,
         releases: store.clone(),
-        portal_objects: portal_controller.store(),
+        portal_objects: portal_writer.as_reader(),
+        settled: Settled::default(),
         known,
     });
 
-    // A Portal that changes concerns its releases; a release that changes concerns the Portal's status.
-    let of_portal = store.clone();
-    let release_loop = controller
-        .watches(portal_api, watcher::Config::default(), move |portal| {
-            let (namespace, name) = (portal.namespace(), portal.name_any());
-            let concerned =
-                move |release: &Arc<PortalRelease>| release.namespace() == namespace && release.spec.portal_ref.name.as_str() == name;
-            of_portal.state().into_iter().filter(concerned).map(|release| ObjectRef::from_obj(release.as_ref())).collect::<Vec<_>>()
-        })
+    let watching = || watcher::Config::default().page_size(PAGE);
+    let config = || Config::default().concurrency(CONCURRENCY);
+    let (receiving, seeing, seeing_portals) = (shared.clone(), shared.clone(), shared.clone());
+    let release_stream = watcher(releases, watching())
+        .modify(move |release| receiving.settled.receive(release))
+        .reflect(writer)
+        .inspect(move |event| event.iter().for_each(|event| seeing.release_event(event, &portal_waker)))
+        .applied_objects();
+    let portal_stream = watcher(portal_api, watching())
+        .modify(|portal: &mut Portal| settled::slim(&mut portal.metadata))
+        .reflect(portal_writer)
+        .inspect(move |event| event.iter().for_each(|event| seeing_portals.portal_event(event)))
+        .applied_objects();
+    let release_loop = Controller::for_stream(release_stream, store.clone())
+        .with_config(config())
         .reconcile_on(woken)
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(release::reconcile, release::failed, shared.clone())
         .for_each(async |_| {});
-    let portal_loop = portal_controller
-        .watches(releases, watcher::Config::default(), |release| {
-            let portal = ObjectRef::new(release.spec.portal_ref.name.as_str());
-            release.namespace().map(|namespace| portal.within(&namespace))
-        })
+    let portal_loop = Controller::for_stream(portal_stream, shared.portal_objects.clone())
+        .with_config(config())
+        .reconcile_on(woken_portals)
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(portal::reconcile, portal::failed, shared.clone())
         .for_each(async |_| {});

@@ -8,10 +8,10 @@ use regex::Regex;
 
 use super::Shared;
 use crate::{
-    api::{Portal, PortalRef, PortalRelease, PortalReleaseSpec, ReleaseState},
+    api::{Portal, PortalRef, PortalRelease, PortalReleaseSpec, PortalReleaseStatus, PortalSpec, ReleaseState},
     database::{ledger, portal::PortalDatabase},
     portals::{Known, PortalError},
-    release::{Blocker, LockView, Observed, observed::Refusal},
+    release::{Blocker, LockView, Observed, observed::Refusal, status::Extras},
 };
 
 /// What was observed, and the handles to act on it.
@@ -54,22 +54,30 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
 
     let siblings = shared.releases.state();
     let blocker = blocker(release, &uid, &view, &siblings);
+    let lock = match database.fence().await {
+        Some(_) => LockView::Held,
+        None => database.busy().map_or(LockView::Free, LockView::Busy),
+    };
+    let observed = Observed { blocker, lock, task, ..compose(release, usable(&portal, release), &view) };
+    let owner = Owner { namespace, name: release.name_any(), object: release.object_ref(&()), wake: ObjectRef::from_obj(release) };
+    Ok(Snapshot { observed, owner, ledger: view, portal, database })
+}
+
+/// What the ledger says of a release, and its object, as one observation; nothing is in its way, and no task is at work for it.
+pub(super) fn compose(release: &PortalRelease, portal: Result<PortalSpec, Refusal>, view: &ledger::View) -> Observed {
     let id = view.release.as_ref().map(|record| record.id);
     let mut observed = Observed {
         now: jiff::Timestamp::now(),
         spec: release.spec.clone(),
         deleting: release.metadata.deletion_timestamp.is_some(),
         orphan: false,
-        uid,
-        portal: usable(&portal, release),
+        uid: release.uid().unwrap_or_default(),
+        portal,
         release: view.release.clone(),
         run: view.run.clone(),
-        blocker,
-        lock: match database.fence().await {
-            Some(_) => LockView::Held,
-            None => database.busy().map_or(LockView::Free, LockView::Busy),
-        },
-        task,
+        blocker: None,
+        lock: LockView::Free,
+        task: None,
         workers_frozen: !view.frozen.is_empty(),
         current: id.is_some() && view.portal.as_ref().and_then(|portal| portal.current_release) == id,
         owns_staging: id.is_some() && view.staging_owner.as_ref().map(|owner| owner.id) == id,
@@ -80,8 +88,21 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         observed.current = false;
         observed.workers_frozen = false;
     }
-    let owner = Owner { namespace, name: release.name_any(), object: release.object_ref(&()), wake: ObjectRef::from_obj(release) };
-    Ok(Snapshot { observed, owner, ledger: view, portal, database })
+    observed
+}
+
+/// What the status shows beside the decision, of a release whose definition has not been edited in mid-run.
+pub(super) fn extras(shared: &Shared, release: &PortalRelease, view: &ledger::View, before: PortalReleaseStatus) -> Extras {
+    let sha256 = view.release.as_ref().and_then(|record| record.manifest_sha256.clone());
+    let (namespace, spec) = (release.namespace().unwrap_or_default(), &release.spec);
+    Extras {
+        generation: release.metadata.generation.unwrap_or_default(),
+        imports: view.imports.iter().cloned().map(Into::into).collect(),
+        frozen_workloads: view.frozen.clone(),
+        edited: false,
+        manifest: sha256.map(|sha256| shared.services.manifest(&namespace, spec.portal_ref.name.as_str(), spec.label.as_str(), sha256)),
+        before,
+    }
 }
 
 /// The release whose run is open although its object is gone, seen as if the object were being deleted. `None`: there is no such run
@@ -123,7 +144,10 @@ async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledg
 /// The Portal and its database. A deleted object is wound up with what is known although the Portal is gone, or its Secret, or the
 /// right to read it: a namespace that is being deleted loses them in any order.
 async fn portal_of(shared: &Shared, release: &PortalRelease, namespace: &str, name: &str) -> Result<Known, ObserveError> {
-    let known = shared.portals.known(namespace, name).await.filter(|_| release.metadata.deletion_timestamp.is_some());
+    let known = match release.metadata.deletion_timestamp {
+        Some(_) => shared.portals.known(namespace, name).await,
+        None => None,
+    };
     let Some(portal) = shared.portal_objects.get(&ObjectRef::new(name).within(namespace)) else {
         return known.ok_or_else(|| {
             ObserveError::Refused(Refusal {
@@ -143,7 +167,7 @@ async fn portal_of(shared: &Shared, release: &PortalRelease, namespace: &str, na
 }
 
 /// The Portal's spec, if this release may use it.
-fn usable(portal: &Portal, release: &PortalRelease) -> Result<crate::api::PortalSpec, Refusal> {
+fn usable(portal: &Portal, release: &PortalRelease) -> Result<PortalSpec, Refusal> {
     let name = &release.spec.portal_ref.name;
     let (label, pattern) = (release.spec.label.as_str(), portal.spec.label_pattern.as_str());
     match Regex::new(pattern) {
@@ -184,7 +208,8 @@ fn blocker(release: &PortalRelease, uid: &str, view: &ledger::View, siblings: &[
     }
     siblings
         .iter()
-        .filter(|sibling| is_older(sibling, release) && waits(sibling))
+        // The many that are finished are out at once.
+        .filter(|sibling| waits(sibling) && is_older(sibling, release))
         .min_by_key(|sibling| age_key(sibling))
         .map(|sibling| Blocker::Older { name: sibling.name_any() })
 }

@@ -4,15 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{ResourceExt, runtime::controller::Action};
 
-use super::{Shared, emergency_freeze::emergency_freeze, finalizer::ReconcileError};
+use super::{Shared, emergency_freeze::emergency_freeze, finalizer::ReconcileError, settled};
 use crate::{
     api::{Conditions, Label, Portal, PortalStatus},
     cluster,
-    database::{inventory::human, ledger},
+    database::{inventory::human, ledger, portal::PortalDatabase},
 };
 
 /// Pause after a failure.
 const PAUSE: Duration = Duration::from_secs(5);
+/// How often a portal at rest is looked at: somebody may have changed its ledger, or restored another one.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Result<Action, ReconcileError> {
     let (namespace, name) = (portal.namespace().unwrap_or_default(), portal.name_any());
@@ -57,7 +59,7 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
     Ok(match (freeze.again, retry) {
         (Some(again), Some(retry)) => Action::requeue(again.min(retry)),
         (Some(again), None) | (None, Some(again)) => Action::requeue(again),
-        (None, None) => Action::await_change(),
+        (None, None) => Action::requeue(LOOK_AGAIN),
     })
 }
 
@@ -66,16 +68,23 @@ pub(super) fn failed(portal: Arc<Portal>, error: &ReconcileError, _: Arc<Shared>
     Action::requeue(PAUSE)
 }
 
-/// Connects, and asks which release readers see and which backups there are.
+/// Connects, and asks what has become of finished releases, which release readers see and which backups there are.
 async fn look(shared: &Shared, portal: &Arc<Portal>, status: &mut PortalStatus) -> Result<(), String> {
     let database = shared.portals.database(portal).await.map_err(|error| error.to_string())?;
+    let looked = look_into(shared, portal, &database, status).await;
+    database.rest().await;
+    looked
+}
+
+async fn look_into(shared: &Shared, portal: &Portal, database: &PortalDatabase, status: &mut PortalStatus) -> Result<(), String> {
+    settled::look(shared, portal, database).await.map_err(|error| format!("the ledger cannot be read: {error}"))?;
     let read = async {
         let mut connection = database.pool().acquire().await?;
         ledger::exchange::current_label(&mut connection, database.key()).await
     };
     let label = read.await.map_err(|error| format!("the ledger cannot be read: {error}"))?;
     status.current_label = label.map(Label);
-    let (count, backups) = super::portal_backups::list(&database, &portal.spec, &status.backups).await?;
+    let (count, backups) = super::portal_backups::list(database, &portal.spec, &status.backups).await?;
     status.backup_count = i32::try_from(count).unwrap_or(i32::MAX);
     status.backup_size = (count > 0).then(|| human(backups.iter().map(|backup| backup.bytes).sum()));
     status.backups = backups;

@@ -2,19 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{ResourceExt, runtime::controller::Action};
+use kube::{Api, ResourceExt, runtime::controller::Action};
 
 use super::{
     Shared,
     act::{Flow, act, let_go_blindly},
     definition,
     finalizer::{ReconcileError, set_finalizer},
-    observe::{ObserveError, Snapshot, observe},
+    observe::{ObserveError, Snapshot, extras, observe},
+    settled::{Finished, is_slim},
 };
 use crate::{
     api::{FINALIZER, PortalRelease, PortalReleaseStatus, ReleaseState},
-    cluster,
-    release::{next, status},
+    cluster::{self, ClusterError},
+    release::{Step, next, status},
 };
 
 /// Steps of one reconcile; the next one goes on from there.
@@ -50,12 +51,16 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
         }
         _ => {}
     }
-    let mut before = release.status.clone().unwrap_or_default();
+    if shared.settled.of(shared, release) != Finished::No {
+        return Ok(Action::await_change());
+    }
+    let Some(mut before) = shown(shared, release).await? else { return Ok(Action::await_change()) };
     for _ in 0..STEPS {
         if shared.services.term.is_over() {
             // Another operator may lead by now; this one hears of it in a moment.
             return Ok(Action::requeue(PAUSE));
         }
+        let look = shared.settled.look_number(release);
         let snapshot = match observe(shared, release).await {
             Ok(snapshot) => snapshot,
             Err(blind) => return without_sight(shared, release, before, blind).await,
@@ -64,6 +69,9 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
         tracing::debug!(release = release.name_any(), ?step, "{}: {step:?}", release.name_any());
         let edited = definition::compare(shared, release, &snapshot, &step).await?;
         before = project(shared, release, &snapshot, &step, edited, before).await?;
+        if step == Step::Rest {
+            shared.settled.agree(release, &before, look);
+        }
         match act(shared, release, &snapshot, step).await? {
             Flow::Again => {}
             Flow::Wait(action) => return Ok(action),
@@ -72,26 +80,32 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
     Ok(Action::requeue(Duration::from_millis(100)))
 }
 
+/// The status that the object shows. Of a finished release the watch keeps only a part; `None`: the object is gone.
+async fn shown(shared: &Shared, release: &PortalRelease) -> Result<Option<PortalReleaseStatus>, ReconcileError> {
+    let status = release.status.clone().unwrap_or_default();
+    if !is_slim(&status) {
+        return Ok(Some(status));
+    }
+    let (namespace, name) = (release.namespace().unwrap_or_default(), release.name_any());
+    let api: Api<PortalRelease> = Api::namespaced(shared.client.clone(), &namespace);
+    let found = cluster::call(|| api.get_opt(&name)).await.map_err(|cause| ClusterError::Call {
+        action: "read",
+        object: format!("PortalRelease {namespace}/{name}"),
+        cause,
+    })?;
+    Ok(found.filter(|found| found.uid() == release.uid()).map(|found| found.status.unwrap_or_default()))
+}
+
 /// Writes the status, if it has changed.
 async fn project(
     shared: &Shared,
     release: &PortalRelease,
     snapshot: &Snapshot,
-    step: &crate::release::Step,
+    step: &Step,
     edited: bool,
     before: PortalReleaseStatus,
 ) -> Result<PortalReleaseStatus, ReconcileError> {
-    let namespace = release.namespace().unwrap_or_default();
-    let sha256 = snapshot.observed.release.as_ref().and_then(|record| record.manifest_sha256.clone());
-    let facts = status::Extras {
-        generation: release.metadata.generation.unwrap_or_default(),
-        imports: snapshot.ledger.imports.iter().cloned().map(Into::into).collect(),
-        frozen_workloads: snapshot.ledger.frozen.clone(),
-        edited,
-        manifest: sha256
-            .map(|sha256| shared.services.manifest(&namespace, release.spec.portal_ref.name.as_str(), release.spec.label.as_str(), sha256)),
-        before: before.clone(),
-    };
+    let facts = status::Extras { edited, ..extras(shared, release, &snapshot.ledger, before.clone()) };
     let status = status::project(&snapshot.observed, step, facts);
     if status.state == Some(ReleaseState::Running) {
         shared.services.metrics.importing(&status.imports);

@@ -20,9 +20,27 @@ const POOL_SIZE: u32 = 38;
 const NO_TRANSACTION_TIMEOUT: &str =
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout' AND setting <> '0'";
 
+/// After this long a connection that nobody uses is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For how long a database may be silent while it is connected to and the ledger is brought up to date.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Why a portal's database cannot be used.
 #[derive(Debug, Error)]
 pub enum ConnectError {
+    /// It took the connection, and then nothing came.
+    #[error(
+        "the database at {host}:{port} gave no answer within {seconds}s; check whether a session holds locks in schema portal_release, and the way to the server"
+    )]
+    Silent {
+        /// Host of the URL.
+        host: String,
+        /// Port of the URL.
+        port: u16,
+        /// For how long it was waited.
+        seconds: u64,
+    },
     /// The Secret's text is no connection URL. The text itself is never repeated: it holds a password.
     #[error("the Secret does not hold a postgres:// URL; write it as postgres://user:password@host:port/database")]
     Url,
@@ -87,14 +105,20 @@ impl ConnectError {
 /// See [`ConnectError`].
 pub async fn connect(url: &str, schema: &str, application: &str) -> Result<(PgPool, PgConnectOptions), ConnectError> {
     let options = options(url, schema, application)?;
+    let (host, port) = (options.get_host().to_owned(), options.get_port());
+    let silent = |_| ConnectError::Silent { host, port, seconds: OPEN_TIMEOUT.as_secs() };
+    tokio::time::timeout(OPEN_TIMEOUT, open(options)).await.map_err(silent)?
+}
+
+async fn open(options: PgConnectOptions) -> Result<(PgPool, PgConnectOptions), ConnectError> {
     let user = options.get_username().to_owned();
     let host = options.get_host().to_owned();
     let port = options.get_port();
     let failed = |cause: sqlx::Error| ConnectError::of(&options, cause);
     let pool = PgPoolOptions::new()
         .max_connections(POOL_SIZE)
-        // At rest no connection stays open for long, and none is pinged.
-        .idle_timeout(Duration::from_secs(60))
+        // Between the phases of a run they stay; a portal at rest closes them at once (`PortalDatabase::rest`).
+        .idle_timeout(IDLE_TIMEOUT)
         .acquire_timeout(Duration::from_secs(15))
         .after_connect(|connection, _| {
             Box::pin(async move { Ok(sqlx::raw_sql(NO_TRANSACTION_TIMEOUT).execute(connection).await.map(drop)?) })

@@ -1,5 +1,7 @@
 //! One portal's database, as this process uses it: the pool, and the lock session while a run is open.
 
+use std::time::Duration;
+
 use sqlx::{PgPool, postgres::PgConnectOptions};
 use tokio::sync::Mutex;
 
@@ -112,6 +114,26 @@ impl PortalDatabase {
     pub async fn terminate(&self, pids: &[i32]) -> Result<(), sqlx::Error> {
         sqlx::query("SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS pid").bind(pids).execute(&self.pool).await?;
         Ok(())
+    }
+
+    /// Closes all connections, unless one is in use or this process holds the lock: a portal at rest has none.
+    pub async fn rest(&self) {
+        // One that was used a moment ago is still on its way back.
+        let mut looks = 0;
+        while usize::try_from(self.pool.size()) != Ok(self.pool.num_idle()) {
+            looks += 1;
+            if looks > 25 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if self.fence().await.is_some() {
+            return;
+        }
+        while let Some(connection) = self.pool.try_acquire() {
+            // A failure means that it is closed already.
+            let _ = connection.close().await;
+        }
     }
 
     /// Releases the lock and closes every connection.

@@ -9,6 +9,7 @@ pub mod observed;
 pub mod phases;
 pub mod plan;
 mod rest;
+pub mod settled;
 pub mod status;
 pub mod step;
 mod verdict;

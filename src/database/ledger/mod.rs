@@ -14,6 +14,7 @@ pub mod phases;
 pub mod runs;
 pub mod staging;
 
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use serde::Deserialize;
 use sqlx::{PgConnection, types::Json};
 
@@ -91,17 +92,30 @@ pub struct Owner {
 /// # Errors
 /// When the database does not answer, or holds rows that this version cannot read.
 pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -> Result<View, sqlx::Error> {
-    let Json(view): Json<View> = sqlx::query_scalar(
-        "WITH r AS (SELECT * FROM portal_release.releases WHERE portal = $1 AND label = $2)
-         SELECT jsonb_build_object(
+    let (_, Json(view)): (String, Json<View>) = sqlx::query_as(OBSERVE).bind(portal).bind(vec![label]).fetch_one(connection).await?;
+    Ok(view)
+}
+
+/// The same of many releases, by their label, in one statement too. Rows arrive one after the other: there may be thousands.
+pub fn observe_all<'a>(
+    connection: &'a mut PgConnection,
+    portal: &'a str,
+    labels: Vec<String>,
+) -> BoxStream<'a, Result<(String, View), sqlx::Error>> {
+    let rows = sqlx::query_as(OBSERVE).bind(portal).bind(labels).fetch(connection);
+    rows.map_ok(|(label, Json(view)): (String, Json<View>)| (label, view)).boxed()
+}
+
+const OBSERVE: &str = "SELECT wanted.label, jsonb_build_object(
             'portal', (SELECT to_jsonb(p) FROM portal_release.portals p WHERE p.portal = $1),
-            'release', (SELECT to_jsonb(r) - 'manifest' - 'staging' FROM r),
+            'release', to_jsonb(r) - 'manifest' - 'staging',
             'run', (SELECT to_jsonb(u) || jsonb_build_object('phases',
                         (SELECT coalesce(jsonb_agg(to_jsonb(h) || jsonb_build_object('direction', coalesce(h.direction,
                             CASE WHEN u.kind = 'Rollback' AND h.phase = 'FinaliseSwap' THEN 'Undo' ELSE 'Do' END)) ORDER BY h.position), '[]') FROM portal_release.phases h WHERE h.run_id = u.id))
-                    FROM portal_release.runs u WHERE u.release_id = (SELECT id FROM r) ORDER BY u.id DESC LIMIT 1),
-            'definition', (SELECT to_jsonb(d) - 'portal' - 'release' - 'sources' FROM portal_release.definitions d WHERE d.run_id =
-                        (SELECT max(u.id) FROM portal_release.runs u WHERE u.release_id = (SELECT id FROM r))),
+                    FROM portal_release.runs u WHERE u.release_id = r.id ORDER BY u.id DESC LIMIT 1),
+            -- Only an open run is compared with its definition; thousands of the others would be unpacked for nothing.
+            'definition', (SELECT to_jsonb(d) - 'portal' - 'release' - 'sources' FROM portal_release.definitions d
+                    JOIN portal_release.runs u ON u.id = d.run_id WHERE u.release_id = r.id AND u.closed_at IS NULL),
             'open', (SELECT jsonb_build_object('run', u.id, 'release', o.id, 'uid', o.uid, 'name', o.name, 'label', o.label)
                      FROM portal_release.runs u JOIN portal_release.releases o ON o.id = u.release_id
                      WHERE u.portal = $1 AND u.closed_at IS NULL),
@@ -109,20 +123,35 @@ pub async fn observe(connection: &mut PgConnection, portal: &str, label: &str) -
                      FROM portal_release.portals p JOIN portal_release.releases o ON o.id = p.staging_release WHERE p.portal = $1),
             'imports', (SELECT coalesce(jsonb_agg(to_jsonb(i) || jsonb_build_object('job', j.job) ORDER BY i.position), '[]')
                      FROM portal_release.imports i LEFT JOIN portal_release.jobs j ON j.release_id = i.release_id AND j.purpose = 'import' AND j.item = i.import
-                     WHERE i.release_id = (SELECT id FROM r)),
+                     WHERE i.release_id = r.id),
             'frozen', (SELECT coalesce(jsonb_agg(to_jsonb(f) ORDER BY f.kind, f.name), '[]')
-                     FROM portal_release.former_states f WHERE f.portal = $1 AND f.purpose = 'Freeze' AND f.release_id = (SELECT id FROM r)),
+                     FROM portal_release.former_states f WHERE f.portal = $1 AND f.purpose = 'Freeze' AND f.release_id = r.id),
             'backups', (SELECT coalesce(jsonb_agg(jsonb_build_object('stamp', b.stamp, 'label',
                             (SELECT max(o.label) FROM portal_release.backups k JOIN portal_release.releases o ON o.id = k.holds_release
                              WHERE k.portal = $1 AND k.backup = b.stamp AND k.gone_at IS NULL)) ORDER BY b.stamp DESC), '[]')
                      FROM (SELECT DISTINCT substr(c.relname, 3, 10) AS stamp FROM pg_class c
-                           WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND c.relname ~ '^bk[0-9]{10}_') AS b))",
+                           WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND c.relname ~ '^bk[0-9]{10}_') AS b))
+         FROM unnest($2::text[]) AS wanted(label) LEFT JOIN portal_release.releases r ON r.portal = $1 AND r.label = wanted.label";
+
+/// What the ledger says of all finished releases of `portal`, and of what decides about them, in a few digits: others mean that
+/// something has changed, whoever did it.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn digits_of_finished(connection: &mut PgConnection, portal: &str) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT concat_ws(' ',
+            (SELECT hashtextextended(ROW(current_release, staging_release, written)::text, 0) FROM portal_release.portals WHERE portal = $1),
+            (SELECT hashtextextended(string_agg(f::text, ' ' ORDER BY kind, name), 0) FROM portal_release.former_states f WHERE portal = $1),
+            (SELECT string_agg(DISTINCT substr(relname, 3, 10), ' ') FROM pg_class
+             WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND relname ~ '^bk[0-9]{10}_'),
+            (SELECT count(*) || ' ' || sum(hashtextextended(ROW(id, label, uid, name, state, message, retry_seen, abort_seen, backup, parked,
+                        manifest_sha256, started_at, swapped_at, completed_at)::text, 0))
+             FROM portal_release.releases WHERE portal = $1 AND state IN ('Live', 'Superseded', 'RolledBack', 'Aborted', 'Failed')))",
     )
     .bind(portal)
-    .bind(label)
     .fetch_one(connection)
-    .await?;
-    Ok(view)
+    .await
 }
 
 /// Writes one line of the audit trail.
