@@ -36,6 +36,10 @@ bench-swap: ## What readers notice of 1,000 swaps, and of other ways to swap: a 
 bench-import: ## An import of 300,000 sites beside a script by hand, COPY and batches of 10: a table and a plot. QUICK=1 takes 3 minutes.
 	@e2e/bench/import/run $(if $(QUICK),--quick)
 
+.PHONY: bench-scale
+bench-scale: ## What 5,000 finished releases of one portal, and 100 portals, cost at a restart and at rest. AGAINST=commit beside it; QUICK=1 takes 5 minutes.
+	@e2e/bench/scale/run $(if $(QUICK),--quick) $(if $(AGAINST),--against $(AGAINST))
+
 .PHONY: lint
 lint: ## Format, clippy with warnings as errors, and shellcheck where it is installed.
 	@cargo fmt --version >/dev/null 2>&1 || { echo "rustfmt is missing: run 'rustup component add rustfmt'" >&2; exit 1; }
