@@ -101,7 +101,7 @@ pub async fn ask(check: &Check<'_>, context: &Context) -> Result<Answer, PhaseEr
     let object = check.object.as_str();
     match check.probe {
         Probe::Http(request, method) => http::ask(context, object, request, method).await,
-        Probe::Job(source, purpose) => job::ask(context, object, &check.name, source, purpose).await,
+        Probe::Job(source, purpose) => job::ask(context, object, check.name, source, purpose).await,
         Probe::Sql(template) => match templates(context).render(object, template, None) {
             Err(error) => Ok(Answer::Failed(Finding::fail("", error.to_string(), ""))),
             Ok(rendered) => {

@@ -42,7 +42,7 @@ pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleas
     let phases = progress::phases(observed);
     let release = observed.release.as_ref().filter(|_| observed.is_ours());
     let started_at = release.and_then(|release| release.started_at);
-    let completed_at = release.and_then(|release| release.completed_at).filter(|_| !observed.open_run().is_some());
+    let completed_at = release.and_then(|release| release.completed_at).filter(|_| observed.open_run().is_none());
     let mut status = PortalReleaseStatus {
         observed_generation: extras.generation,
         state: Some(state),
