@@ -61,8 +61,11 @@ pub async fn knows_what_is_live(crossing: Crossing, _: String) {
     stage.assert_settled().await;
 }
 
+/// What a status says of a finished release: state, whether it is current, progress, phases, backup or manifest, conditions.
+type Facts = (Option<ReleaseState>, bool, i32, Vec<String>, Option<String>, Vec<(String, String)>);
+
 /// What a status says of a finished release, without words.
-fn facts(status: &PortalReleaseStatus) -> (Option<ReleaseState>, bool, i32, Vec<String>, Option<String>, Vec<(String, String)>) {
+fn facts(status: &PortalReleaseStatus) -> Facts {
     let phases = status.phases.iter().filter(|phase| phase.state != PhaseState::Skipped);
     let conditions = status.conditions.iter().map(|condition| (condition.type_.clone(), condition.status.clone()));
     let manifest = status.manifest.as_ref().map(|manifest| manifest.sha256.clone());
