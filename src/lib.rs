@@ -30,7 +30,7 @@
 //! | [`jobs`] | one Kubernetes Job of a release, from its announcement to its removal | `api`, `classify`, `cluster`, `database`, `work` |
 //! | [`imports`] | what fills the staged tables: queries, files, Jobs | `api`, `cluster`, `database`, `jobs`, `notify`, `storage`, `work` |
 //! | [`checks`] | one engine for checks, and the one list of what blocks a release | `api`, `classify`, `cluster`, `database`, `finding`, `jobs`, `storage`, `text`, `work` |
-//! | [`phases`] | what each phase does and what undoes it | `api`, `checks`, `cluster`, `database`, `finding`, `imports`, `jobs`, `metrics`, `release`, `storage`, `text`, `work` |
+//! | [`phases`] | what each phase does and what undoes it | `api`, `checks`, `cluster`, `database`, `finding`, `imports`, `jobs`, `metrics`, `release`, `text`, `work` |
 //! | [`doctor`] | what would block a release, checked from the command line, read-only | `api`, `checks`, `cluster`, `database`, `finding`, `imports`, `release`, `storage`, `work` |
 //! | [`runner`] | phases as tasks: start, cancel, pause, record how they ended | `api`, `cluster`, `database`, `notify`, `phases`, `release`, `text`, `work` |
 //! | [`controller`] | observe, decide, act | `api`, `cluster`, `database`, `notify`, `portals`, `release`, `runner`, `services`, `text`, `work` |

@@ -108,11 +108,12 @@ named_enum! {
 }
 
 /// What a run consists of.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct PlanStatus {
     /// The phases that the run does or undoes, in order. Phases that it skips are in `phases`, with the reason.
     #[serde(default)]
     #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub steps: Vec<PlanStep>,
 }
 
