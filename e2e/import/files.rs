@@ -148,7 +148,7 @@ async fn the_header_must_fit_the_table() {
         assert_says(load(&mut conn, "x".repeat(100_000)).await.unwrap_err(), &["longer than 65536 bytes"]);
         assert_says(load(&mut conn, &b"iso3,\xff\n"[..]).await.unwrap_err(), &["cannot be read as UTF8", "csv.encoding"]);
         assert_says(load(&mut conn, &b"\xff\xfei\0s\0"[..]).await.unwrap_err(), &["UTF-16", "save the file as UTF-8"]);
-        assert_says(load(&mut conn, &b"\x1f\x8b\x08\0"[..]).await.unwrap_err(), &["no text", "compression: Gzip"]);
+        assert_says(load(&mut conn, &b"\x1f\x8b\x08\0"[..]).await.unwrap_err(), &["is not text", "compression: Gzip"]);
     })
     .await;
 }
@@ -168,7 +168,7 @@ async fn columns_are_mapped_by_name() {
             (&mapped, "ISO code,areas\nDEU,7\n", &["it has no column Flächen, which csv.columns puts into areas", "ISO code, areas"][..]),
             (&mapped, "ISO code,Flächen,iso3\n", &["its column iso3 appears twice among the columns for staging_stats"]),
             (&mapped, "ISO code,ISO code,Flächen\n", &["its column ISO code appears twice; give each column"]),
-            (&columns(&[("code", "iso")]), "code\nDEU\n", &["its column code goes into iso, which is not a column of staging_stats"]),
+            (&columns(&[("code", "iso")]), "code\nDEU\n", &["its column code is mapped to iso, which is not a column of staging_stats"]),
             (&columns(&[("code", "note")]), "code\nDEU\n", &["none of its columns is mapped to column iso3", "csv.columns", "has: code"]),
         ] {
             let error = load_as(&mut conn, content, format).await.unwrap_err();

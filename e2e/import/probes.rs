@@ -59,7 +59,7 @@ async fn a_contract_names_every_difference() {
             "gate contract failed: function ops.claim(text) does not exist",
             "returns SETOF ops.jobs, expected bigint",
             "is Stable, expected Volatile",
-            "is not SECURITY DEFINER",
+            "is SECURITY DEFINER, expected SECURITY INVOKER",
             "function ops.count_jobs() does not set its search_path",
             "may not be executed by pg_monitor",
             "may not be executed by nobody_at_all",

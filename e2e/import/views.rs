@@ -63,7 +63,7 @@ async fn a_new_view_gets_its_unique_key() {
             &view("twice", "SELECT * FROM source UNION ALL SELECT * FROM source WHERE site_id = 7"),
         )
         .await;
-        assert_says(error.unwrap_err(), &["staging_twice (site_id, site_pid): 1 keys", "shared by 2 rows", "site_id = 7, site_pid = A"]);
+        assert_says(error.unwrap_err(), &["staging_twice (site_id, site_pid) has 1 duplicate key (2 rows)", "site_id = 7, site_pid = A"]);
         tx.rollback().await.unwrap();
         let error = views::create_staged(&mut conn, "public", &view("broken", "SELECT nothing FROM source")).await.unwrap_err();
         assert_says(error, &["view broken", "building its staged twin failed", "\"nothing\""]);

@@ -87,7 +87,10 @@ async fn function(connection: &mut PgConnection, wanted: &ContractFunction) -> R
         differences.push(differs(format!("is {}, expected {volatility}", found.volatility)));
     }
     if let Some(definer) = wanted.security_definer.filter(|wanted| *wanted != found.security_definer) {
-        differences.push(differs(format!("is {}SECURITY DEFINER", if definer { "not " } else { "" })));
+        differences.push(differs(
+            if definer { "is SECURITY INVOKER, expected SECURITY DEFINER" } else { "is SECURITY DEFINER, expected SECURITY INVOKER" }
+                .to_owned(),
+        ));
     }
     let path = found.search_path.as_deref();
     match wanted.search_path {

@@ -159,7 +159,7 @@ WITH RECURSIVE rel AS (
                 WHEN current_setting('is_superuser') <> 'on' AND (
                      f.proleakproof OR f.prosupport <> 0 OR NOT has_language_privilege(f.prolang, 'USAGE')
                      OR NOT (SELECT l.lanpltrusted FROM pg_language l WHERE l.oid = f.prolang))
-                THEN ARRAY['must be made again in the swap, which only a superuser may do with its language, LEAKPROOF or SUPPORT', 'drop or change it'] END, NULL
+                THEN ARRAY['must be recreated in the swap, which its language, LEAKPROOF or SUPPORT allows only a superuser', 'drop or change it'] END, NULL
     FROM routines f
     UNION ALL
     SELECT 'publication ' || quote_ident(pubname) || ' of ' || spelled, NULL, 'ALTER PUBLICATION ' || quote_ident(pubname) || ' DROP TABLE ' || spelled,
@@ -208,9 +208,9 @@ WITH RECURSIVE rel AS (
                     THEN ARRAY['belongs to ' || o.owner || ' and must be changed in the swap', 'GRANT ' || o.owner || ' TO ' || o.me
                          || ', or give it to ' || o.me || ' with ALTER ... OWNER TO']
                     WHEN f.namespace IS NOT NULL AND NOT has_schema_privilege(f.namespace, 'CREATE')
-                    THEN ARRAY['must be made again in the swap where ' || o.me || ' may not create', 'GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.me]
+                    THEN ARRAY['must be recreated in the swap where ' || o.me || ' may not create', 'GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.me]
                     WHEN f.rank IS NOT NULL AND NOT has_schema_privilege(f.owner, f.namespace, 'CREATE')
-                    THEN ARRAY['must be made again in the swap for ' || o.owner || ', who may not create there', 'GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.owner]
+                    THEN ARRAY['must be recreated in the swap for ' || o.owner || ', who may not create there', 'GRANT CREATE ON SCHEMA ' || o.schema || ' TO ' || o.owner]
                END) AS obstacle,
            CASE WHEN f.view IS NOT NULL THEN (SELECT n.nspname::text FROM pg_namespace n WHERE n.oid = f.namespace) END AS view_schema,
            (SELECT c.relname::text FROM pg_class c WHERE c.oid = f.view) AS view
