@@ -20,7 +20,7 @@ async fn a_second_release_waits_and_then_runs() {
     // A running release cannot be changed under its own feet.
     let refused =
         stage.kubectl(&["patch", "portalrelease", "jul2026", "--type", "merge", "-p", "{\"spec\":{\"imports\":{\"sample\":5}}}"], "").await;
-    assert!(refused.unwrap_err().contains("only while the release stands still"));
+    assert!(refused.unwrap_err().contains("may not change while the release is"));
 
     operator.kill().await;
     let _operator = stage.operator_with("operator", &[SINGLE]).await;
