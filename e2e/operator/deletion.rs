@@ -253,6 +253,6 @@ async fn a_release_deleted_by_force_is_cleaned_up_for_the_next_one() {
     assert_eq!(stage.staging().await, "");
     stage.assert_let_go("the release after two that were torn away").await;
     let cleaned_up =
-        stage.text("SELECT count(*) FROM portal_release.release_events WHERE message LIKE '%deleted while the operator was down%'").await;
+        stage.text("SELECT count(*) FROM portal_release.release_events WHERE event = 'Aborted' AND message LIKE '%deleted while the operator was down%'").await;
     assert_eq!(cleaned_up, "2");
 }

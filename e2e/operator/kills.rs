@@ -95,7 +95,7 @@ async fn an_abort_killed_while_each_phase_is_taken_back_leaves_nothing_behind() 
 
     stage.edit("jul2026", r#"{"abort": {"reason": "not today"}}"#).await;
     // Last phase first.
-    let undone = ["Freeze", "ImportRelated", "ImportCore", "BuildStaging", "CreateStagingViews"];
+    let undone = ["Freeze", "ValidateAndManifest", "ImportRelated", "ImportCore", "BuildStaging", "Preflight", "CreateStagingViews"];
     let points: Vec<String> = undone.iter().flat_map(|phase| [format!("{phase}:undo"), format!("{phase}:undone")]).collect();
     kill_at(&stage, &points).await;
     let _operator = stage.operator_with("operator", &[ALONE]).await;

@@ -110,7 +110,8 @@ async fn no_secret_is_told_whatever_goes_wrong_with_it() {
         set_secret(&stage, "portal-s3", &values).await;
     };
     store("nobody", STORE).await;
-    let hook = stage.receiver.url("/cache").replace("http://", &format!("http://hook:{HOOK}@"));
+    // The API refuses a user and a password in it.
+    let hook = stage.receiver.url("/cache");
     stage
         .edit_portal(&format!(
             r#"{{"notifications": [{{"name": "a", "slack": {{"urlSecretRef": {{"name": "slack", "key": "url"}}}}}},

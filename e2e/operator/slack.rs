@@ -85,7 +85,7 @@ async fn each_kind_of_notification_comes_to_those_who_want_it() {
     .await;
     let imports = told(receiver, "/importProgress");
     for import in &status.imports {
-        let start = format!("protected-planet Jul2026: import {} has {}", import.name, import.rows);
+        let start = format!("protected-planet Jul2026: import {}: {}", import.name, import.rows);
         assert!(imports.iter().any(|text| text.starts_with(&start)), "'{start}' in {imports:?}");
     }
     assert!(told(receiver, "/phaseComplete").iter().all(|text| text.contains(" is complete after ")));

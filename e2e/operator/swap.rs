@@ -75,7 +75,7 @@ async fn a_session_in_the_way_is_named_and_the_release_stands_still_with_its_sta
 
     // The time is used up: nothing is lost, workers are back, and another release waits for this one.
     let status = stage.wait_state("jul2026", ReleaseState::Suspended).await;
-    assert!(status.message.contains(&pid) && status.message.contains("raise retry"), "{}", status.message);
+    assert!(status.message.contains(&pid) && status.message.contains("raise spec.retry"), "{}", status.message);
     assert_eq!(
         (condition(&status, "Ready").0, condition(&status, "Reconciling").0, condition(&status, "Stalled").0),
         ("Unknown", "True", "False")
@@ -213,6 +213,6 @@ async fn what_somebody_changes_right_after_the_swap_is_noticed() {
     let _operator = stage.operator_with("operator", &["--leader-election=false"]).await;
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;
     let message = &status.phases.iter().find(|phase| phase.name == PhaseName::PostSwap).expect("PostSwap").message;
-    assert!(message.contains("differ in 1 detail,") && message.contains("portal_reader"), "{message}");
+    assert!(message.contains("differ from those that they replaced in 1 detail,") && message.contains("portal_reader"), "{message}");
     event(&stage, "StructureDiffers", &["portal_reader"]).await;
 }

@@ -15,6 +15,7 @@ use crate::{
         ledger::former_states::{self, Purpose},
         sessions::sessions_of,
     },
+    jobs,
     work::{Context, Done, PhaseError},
 };
 
@@ -116,6 +117,8 @@ pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
 /// The run ended before Scale: the workers come back all the same. Waiting until they are available is not for a failed release.
 pub(super) async fn undo_freeze(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, false).await?;
+    // Workers first; then what its gates may have left.
+    jobs::halt(context).await?;
     let mut work = context.work().await?;
     former_states::forget(&mut work, &context.key(), Purpose::Freeze).await?;
     work.complete(&message).await

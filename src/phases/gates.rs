@@ -4,9 +4,19 @@ use crate::{
     api::GatePhase,
     checks::{Answer, Check, Probe, ask},
     finding::Level,
+    jobs,
     text::counted,
-    work::{Context, PhaseError, refuse},
+    work::{Context, Done, PhaseError, refuse},
 };
+
+/// Stops the Jobs of gates that nobody waits for any more.
+///
+/// # Errors
+/// When the database does not answer.
+pub(super) async fn undo(context: &Context) -> Result<Done, PhaseError> {
+    jobs::halt(context).await?;
+    context.work().await?.complete("the Jobs of its gates are stopped").await
+}
 
 /// Evaluates the gates that stand before the workers are stopped for a release. A rollback needs no gate.
 ///

@@ -50,6 +50,7 @@ pub async fn run(context: &Context) -> Result<Done, PhaseError> {
         (ImportRelated, Do) => imports::related(context).await,
         (ImportCore | ImportRelated, Undo) => imports::undo(context).await,
         (ValidateAndManifest, Do) => validate::run(context).await,
+        (Preflight | ValidateAndManifest, Undo) => gates::undo(context).await,
         (Freeze, Do) => freeze::freeze(context).await,
         (Freeze, Undo) => freeze::undo_freeze(context).await,
         (FinaliseSwap, Do) => data_loss::remembering(context, swap::run(context)).await,
@@ -61,8 +62,7 @@ pub async fn run(context: &Context) -> Result<Done, PhaseError> {
         (ReleaseLock, Do) => lock::release(context).await,
         (ResetCheckpoints, Do) => retention::reset_checkpoints(context).await,
         (
-            AcquireLock | RefreshViews | Preflight | ValidateAndManifest | CreateDownloadsView | Scale | PostSwap | CleanupAndRetention
-            | ReleaseLock | ResetCheckpoints,
+            AcquireLock | RefreshViews | CreateDownloadsView | Scale | PostSwap | CleanupAndRetention | ReleaseLock | ResetCheckpoints,
             Undo,
         ) => context.work().await?.complete("nothing to undo").await,
     }

@@ -213,11 +213,14 @@ pub static PHASES: [PhaseFacts; PhaseName::ALL.len()] = [
         phase: PhaseName::Preflight,
         timeout: hours(6),
         in_dry_run: DryRun::Run,
+        // The Jobs of its gates.
+        undo: Undo::WhenGivenUp,
         in_rollback: InRollback::Before,
         uses_staging: true,
         rebuilt: true,
         selection: Selection::NotSkipped,
         done: "PreflightPassed",
+        undone: "PreflightStopped",
         condition: Some(PhaseCondition {
             type_: "PreflightPassed",
             done: ("Passed", "every hard check passed"),
@@ -252,11 +255,11 @@ pub static PHASES: [PhaseFacts; PhaseName::ALL.len()] = [
     PhaseFacts {
         phase: PhaseName::ValidateAndManifest,
         timeout: hours(12),
-        undo: Undo::Never,
         redo: Redo::BeforeSwap,
         // The swap takes only what was validated for it, just now.
         selection: Selection::With(&[PhaseName::FinaliseSwap]),
         done: "Validated",
+        undone: "ValidationStopped",
         ..STAGING
     },
     PhaseFacts {

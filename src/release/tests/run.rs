@@ -75,9 +75,15 @@ fn a_failed_run_brings_the_workers_back_and_keeps_the_staging() {
 #[test]
 fn an_aborted_run_is_taken_back_from_its_end() {
     let mut observed = with_run(at(PhaseName::FinaliseSwap, PhaseState::Pending), |run| run.ending = Some(ReleaseState::Aborted));
-    for expected in
-        [PhaseName::Freeze, PhaseName::ImportRelated, PhaseName::ImportCore, PhaseName::BuildStaging, PhaseName::CreateStagingViews]
-    {
+    for expected in [
+        PhaseName::Freeze,
+        PhaseName::ValidateAndManifest,
+        PhaseName::ImportRelated,
+        PhaseName::ImportCore,
+        PhaseName::BuildStaging,
+        PhaseName::Preflight,
+        PhaseName::CreateStagingViews,
+    ] {
         assert_eq!(next(&observed), Step::Undo(expected));
         observed = with_run(observed, |run| set(run, expected, PhaseState::Undone));
     }
