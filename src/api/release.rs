@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ItemName, Label, ObjectName, PhaseName, PortalReleaseStatus, rules};
+use super::{ItemName, Label, ObjectName, PhaseName, PortalReleaseStatus, named_enum, rules};
 
 /// One release of a portal. Written by the release manager, or by Git.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -79,10 +79,25 @@ pub struct PortalReleaseSpec {
     #[serde(default)]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub retry: i64,
+    /// What a failure after the swap leads to: `Halt` (default), and the data stays live, or `Rollback`, and the data of before is live
+    /// again. Such a rollback never discards rows that were written since the swap: it is refused, and the data stays live. Raise `retry`
+    /// to roll forward again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failure: Option<OnFailure>,
     /// Free text for the audit trail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub reason: Option<String>,
+}
+
+named_enum! {
+    /// What a failure after the swap leads to.
+    pub enum OnFailure {
+        /// The data stays live.
+        Halt,
+        /// The data of before is live again.
+        Rollback,
+    }
 }
 
 /// A Portal in the same namespace.

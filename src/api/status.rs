@@ -110,6 +110,11 @@ named_enum! {
 /// What a run consists of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct PlanStatus {
+    /// SHA-256 of what the run works from: the Portal, the release, the queries and templates, as they were when it began. Absent until
+    /// its first phase has resolved them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub hash: Option<String>,
     /// The phases that the run does or undoes, in order. Phases that it skips are in `phases`, with the reason.
     #[serde(default)]
     #[schemars(length(max = 32))]

@@ -22,11 +22,11 @@ use crate::{
     },
     notify::{Audience, Notice},
     release::{
-        Direction, Entry, LockView, RunKind, Step,
+        Direction, LockView, RunKind, RunRecord, Step,
         definition::Sources,
         next,
         phases::{Needs, facts},
-        plan::{Again, plan, replan},
+        plan::{Again, plan, replan, starts},
         written::accepted,
     },
     work::{Context, Control, Progress, Subject, Tools},
@@ -62,12 +62,21 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
             shared.runner.stop(&snapshot.observed.uid, now);
             rest()
         }
-        Step::Open(kind) => open(shared, snapshot, kind).await,
+        Step::Open(kind) => open(shared, snapshot, kind, None).await,
+        Step::RollBack { message } => open(shared, snapshot, RunKind::Rollback, Some(&message)).await,
         Step::Reopen => reopen(shared, snapshot).await,
         Step::Adopt => {
             if let Some(record) = &snapshot.observed.release {
                 let mut connection = snapshot.database.pool().acquire().await?;
                 runs::adopt(&mut connection, record.id, &snapshot.owner.name, &snapshot.observed.uid).await?;
+            }
+            Ok(Flow::Again)
+        }
+        Step::Confirm => {
+            let (record, run) = (&snapshot.observed.release, &snapshot.observed.run);
+            if let (Some(record), Some(run), Some(rollback)) = (record, run, &snapshot.observed.spec.rollback) {
+                let mut connection = snapshot.database.pool().acquire().await?;
+                runs::confirm(&mut connection, record.id, run.id, &rollback.to).await?;
             }
             Ok(Flow::Again)
         }
@@ -98,10 +107,13 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
     }
 }
 
-async fn open(shared: &Shared, snapshot: &Snapshot, kind: RunKind) -> Result<Flow, ReconcileError> {
+/// Opens a run. `failed`: why the open one has failed, which is closed for it.
+async fn open(shared: &Shared, snapshot: &Snapshot, kind: RunKind, failed: Option<&str>) -> Result<Flow, ReconcileError> {
     let (spec, owner) = (&snapshot.observed.spec, &snapshot.owner);
     let Ok(portal) = &snapshot.observed.portal else { return Ok(Flow::Wait(Action::await_change())) };
-    let planned: Vec<Entry> = plan(kind, portal, spec);
+    let has_failed = snapshot.observed.release.as_ref().is_some_and(|record| record.state == ReleaseState::Failed);
+    let is_live = kind == RunKind::Release && has_failed && snapshot.observed.current;
+    let phases = starts(plan(kind, portal, spec), is_live);
     let rollback = spec.rollback.as_ref();
     let reason = match kind {
         RunKind::Rollback => rollback.and_then(|rollback| rollback.reason.as_deref()),
@@ -118,15 +130,25 @@ async fn open(shared: &Shared, snapshot: &Snapshot, kind: RunKind) -> Result<Flo
         accept_data_loss: accepted(kind.incoming(), spec),
         retry: spec.retry,
         abort: spec.abort.as_ref().map(|abort| abort.reason.as_str()),
-        plan: &planned,
+        message: failed.unwrap_or_default(),
+        phases: &phases,
     };
     let mut connection = snapshot.database.pool().acquire().await?;
-    if !runs::open(&mut connection, &new).await? {
+    let opened = match (failed, &snapshot.observed.run) {
+        (Some(_), Some(run)) => runs::roll_back(&mut connection, run.id, &new).await?,
+        _ => runs::open(&mut connection, &new).await?,
+    };
+    drop(connection);
+    if !opened {
         // Another process was faster; the next reconcile shows what blocks this one.
         return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)));
     }
+    if let Some(message) = failed {
+        closed(shared, snapshot, ReleaseState::Failed, message).await;
+    }
     let (reason, note) = match kind {
         RunKind::Release => ("ReleaseStarted", format!("release {} has started", spec.label)),
+        RunKind::Rollback if failed.is_some() => ("RollbackStarted", format!("rolling {} back, as onFailure is Rollback", spec.label)),
         RunKind::Rollback => ("RollbackStarted", format!("rolling {} back", spec.label)),
         RunKind::RollForward => ("RollForwardStarted", format!("rolling {} forward", spec.label)),
     };
@@ -241,15 +263,20 @@ async fn start(shared: &Shared, snapshot: &Snapshot, phase: PhaseName, unwinding
     Ok(Flow::Again)
 }
 
-/// Closes the run: the lock is released, people are notified, and releases that wait are woken.
+/// Closes the run.
 async fn close(shared: &Shared, snapshot: &Snapshot, state: ReleaseState, message: &str) -> Result<Flow, ReconcileError> {
-    let (spec, owner) = (&snapshot.observed.spec, &snapshot.owner);
     let Some(run) = &snapshot.observed.run else { return Ok(Flow::Wait(Action::await_change())) };
     let mut connection = snapshot.database.pool().acquire().await?;
     runs::close(&mut connection, run.id, state, message).await?;
     drop(connection);
-    snapshot.database.release().await;
+    closed(shared, snapshot, state, message).await;
+    Ok(Flow::Again)
+}
 
+/// After a run was closed: the lock is released, people are notified, and releases that wait are woken.
+async fn closed(shared: &Shared, snapshot: &Snapshot, state: ReleaseState, message: &str) {
+    let (spec, owner) = (&snapshot.observed.spec, &snapshot.owner);
+    snapshot.database.release().await;
     let took = snapshot
         .observed
         .release
@@ -268,7 +295,7 @@ async fn close(shared: &Shared, snapshot: &Snapshot, state: ReleaseState, messag
         _ => (EventType::Normal, "Live"),
     };
     services.event(owner.object.clone(), type_, reason, message.to_owned());
-    let failed_in = run.failed().map(|failed| failed.name);
+    let failed_in = snapshot.observed.run.as_ref().and_then(RunRecord::failed).map(|failed| failed.name);
     match state {
         ReleaseState::Live => {
             let rows = snapshot.ledger.imports.iter().map(|import| import.rows).sum();
@@ -279,7 +306,6 @@ async fn close(shared: &Shared, snapshot: &Snapshot, state: ReleaseState, messag
         _ => {}
     }
     shared.wake_siblings(&owner.namespace, spec.portal_ref.name.as_str());
-    Ok(Flow::Again)
 }
 
 fn audience(snapshot: &Snapshot) -> Audience {

@@ -100,6 +100,7 @@ pub(super) fn extras(shared: &Shared, release: &PortalRelease, view: &ledger::Vi
         imports: view.imports.iter().cloned().map(Into::into).collect(),
         frozen_workloads: view.frozen.clone(),
         edited: false,
+        definition: view.definition.as_ref().map(|definition| definition.hash.clone()),
         manifest: sha256.map(|sha256| shared.services.manifest(&namespace, spec.portal_ref.name.as_str(), spec.label.as_str(), sha256)),
         before,
     }

@@ -46,6 +46,7 @@ pub const LIVE_IN_RELEASE: &[Live] = &[
     live("abort", "acts at once"),
     live("dryRun", "decides where the run stops"),
     live("label", "immutable"),
+    live("onFailure", "decides what a failure leads to, when it happens"),
     live("portalRef", "immutable"),
     live("reason", "for the audit trail"),
     live("retention", "what is kept is decided when it is dropped"),

@@ -10,7 +10,7 @@ use super::{
     plan::{Why, unwind},
     rest::at_rest,
 };
-use crate::api::{PhaseState, ReleaseState};
+use crate::api::{OnFailure, PhaseState, ReleaseState};
 
 /// Decides the next step.
 pub fn next(observed: &Observed) -> Step {
@@ -64,7 +64,13 @@ fn in_run(observed: &Observed, run: &RunRecord) -> Step {
         return Step::Refuse(refusal.clone());
     }
     if let Some(failed) = run.failed().filter(|failed| failed.failures >= facts(failed.name).attempts) {
-        return Step::End { state: ReleaseState::Failed, message: format!("{} failed: {}", failed.name, failed.message) };
+        let cause = format!("{} failed: {}", failed.name, failed.message);
+        let message = if run.is_automatic() {
+            format!("{}. onFailure is Rollback, and the rollback failed, too: {cause}. Raise retry to run the release again", run.message)
+        } else {
+            cause
+        };
+        return Step::End { state: ReleaseState::Failed, message };
     }
     if observed.spec.suspend && !observed.in_freeze() {
         return Step::Hold;
@@ -86,6 +92,10 @@ fn in_run(observed: &Observed, run: &RunRecord) -> Step {
 /// Every phase is done or skipped.
 fn finished(observed: &Observed, run: &RunRecord) -> Step {
     let (state, message) = match run.kind {
+        RunKind::Rollback if run.is_automatic() => (
+            ReleaseState::RolledBack,
+            format!("rolled back, as onFailure is Rollback: {}; raise retry to roll forward from the kept staging", run.message),
+        ),
         RunKind::Rollback => {
             (ReleaseState::RolledBack, "rolled back; clear spec.rollback to roll forward from the kept staging".to_owned())
         }
@@ -113,6 +123,27 @@ fn clean_up(observed: &Observed, run: &RunRecord, state: ReleaseState) -> Step {
     match unwind(run, why) {
         Some(_) if observed.lock != LockView::Held => Step::Acquire,
         Some(phase) => Step::Undo(phase),
+        None if state == ReleaseState::Failed && goes_back(observed, run) => on_failure(observed, run),
         None => Step::Close { state, message: run.message.clone() },
     }
+}
+
+/// The run has failed after its swap, and the release asks for a rollback then. A wish of the user goes before.
+fn goes_back(observed: &Observed, run: &RunRecord) -> bool {
+    observed.spec.on_failure == Some(OnFailure::Rollback)
+        && observed.spec.rollback.is_none()
+        && !observed.wants_retry()
+        && !observed.deleting
+        && observed.current
+        && run.kind != RunKind::Rollback
+        && run.has_swapped()
+        && run.failed().is_some_and(|failed| facts(failed.name).condemns)
+}
+
+fn on_failure(observed: &Observed, run: &RunRecord) -> Step {
+    if observed.backups.is_empty() {
+        let message = format!("{}; onFailure is Rollback, but there is no backup to roll back to: the data stays live", run.message);
+        return Step::Close { state: ReleaseState::Failed, message };
+    }
+    Step::RollBack { message: run.message.clone() }
 }

@@ -127,6 +127,8 @@ pub struct PhaseFacts {
     pub imports: bool,
     /// What a selection may do with it.
     pub selection: Selection,
+    /// Its failure after the swap is one of the release, which `onFailure` decides about; that of housekeeping is none.
+    pub condemns: bool,
     /// The end of the run does it, where it was not done before.
     pub done_by_closing: bool,
     /// Why it has nothing to do for this portal and release, if it has not.
@@ -162,6 +164,7 @@ const PLAIN: PhaseFacts = PhaseFacts {
     rebuilt: false,
     imports: false,
     selection: Selection::Free,
+    condemns: true,
     done_by_closing: false,
     idle: |_, _| None,
     done: "",
@@ -326,6 +329,7 @@ pub static PHASES: [PhaseFacts; PhaseName::ALL.len()] = [
     PhaseFacts {
         phase: PhaseName::CleanupAndRetention,
         irreversible: |_, _| Some("a backup that was dropped cannot be restored"),
+        condemns: false,
         done: "RetentionApplied",
         ..PLAIN
     },
@@ -336,11 +340,19 @@ pub static PHASES: [PhaseFacts; PhaseName::ALL.len()] = [
         in_rollback: InRollback::After,
         redo: Redo::Again,
         selection: Selection::Required,
+        condemns: false,
         done_by_closing: true,
         done: "LockReleased",
         ..PLAIN
     },
-    PhaseFacts { phase: PhaseName::ResetCheckpoints, needs: Needs::Nothing, redo: Redo::Again, done: "CheckpointsReset", ..PLAIN },
+    PhaseFacts {
+        phase: PhaseName::ResetCheckpoints,
+        needs: Needs::Nothing,
+        redo: Redo::Again,
+        condemns: false,
+        done: "CheckpointsReset",
+        ..PLAIN
+    },
 ];
 
 fn without_views(portal: &PortalSpec) -> Option<&'static str> {

@@ -153,6 +153,21 @@ impl From<Entry> for Start {
     }
 }
 
+/// What a new run starts from: all of the plan, or only what follows the swap, of a release that `is_live`.
+pub fn starts(planned: Vec<Entry>, is_live: bool) -> Vec<Start> {
+    let swap = planned.iter().position(|entry| entry.phase == PhaseName::FinaliseSwap).filter(|_| is_live);
+    let start = |(position, entry): (usize, Entry)| {
+        let done = swap.is_some_and(|swap| position <= swap) && facts(entry.phase).redo != Redo::Again && entry.skipped.is_none();
+        let start = Start::from(entry);
+        if done {
+            Start { state: PhaseState::Succeeded, message: "done by the run that made the release live".to_owned(), ..start }
+        } else {
+            start
+        }
+    };
+    planned.into_iter().enumerate().map(start).collect()
+}
+
 /// For what a run is opened again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {

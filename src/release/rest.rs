@@ -1,7 +1,7 @@
 //! The next step of a release that has no open run.
 
 use super::{
-    Blocker, Observed, RunKind, Step,
+    Blocker, Observed, RunKind, RunRecord, Step,
     observed::Refusal,
     phases::{Redo, facts},
     plan::{imports_again, plan},
@@ -25,6 +25,7 @@ pub(super) fn at_rest(observed: &Observed) -> Step {
     }
     let retry = observed.wants_retry();
     let kind = observed.run.as_ref().map_or(RunKind::Release, |run| run.kind);
+    let is_automatic = observed.run.as_ref().is_some_and(RunRecord::is_automatic);
     match release.state {
         ReleaseState::Pending => start(observed, Step::Open(RunKind::Release)),
         ReleaseState::Failed | ReleaseState::Live if observed.spec.rollback.is_some() && observed.current && !observed.has_failed_so() => {
@@ -40,6 +41,9 @@ pub(super) fn at_rest(observed: &Observed) -> Step {
                 })
             }
         }
+        // Nobody asked for the rollback, so nobody has withdrawn it: the failure of the release stands.
+        ReleaseState::Failed if is_automatic && observed.current && retry => start(observed, Step::Open(RunKind::Release)),
+        ReleaseState::Failed if is_automatic && observed.current => Step::Rest,
         ReleaseState::Failed if kind == RunKind::Rollback && observed.current && observed.spec.rollback.is_none() => Step::Settle,
         ReleaseState::Failed if kind == RunKind::RollForward && !observed.current && observed.spec.rollback.is_some() => Step::Settle,
         ReleaseState::Failed if kind == RunKind::RollForward && !observed.current && !observed.has_failed_so() => {
@@ -63,6 +67,9 @@ pub(super) fn at_rest(observed: &Observed) -> Step {
         }
         ReleaseState::DryRunComplete if !observed.spec.dry_run => start(observed, Step::Reopen),
         ReleaseState::Suspended if has_more_to_do(observed) => start(observed, Step::Reopen),
+        ReleaseState::RolledBack if is_automatic && observed.spec.rollback.is_some() => Step::Confirm,
+        // The spec that failed is applied again and again where it comes from Git: it takes a new wish to go forward.
+        ReleaseState::RolledBack if is_automatic && !retry => Step::Rest,
         ReleaseState::RolledBack if observed.spec.rollback.is_none() => {
             if release.parked.is_some() {
                 start(observed, Step::Open(RunKind::RollForward))

@@ -54,6 +54,13 @@ pub enum Step {
         /// Why.
         message: String,
     },
+    /// Close the failed run, and open the rollback that `onFailure` asks for, in one transaction: no other release comes between.
+    RollBack {
+        /// Why the run has failed.
+        message: String,
+    },
+    /// The spec asks for the rollback that `onFailure` has made: from now on it is as if it had asked first.
+    Confirm,
     /// A failed rollback or roll forward that is no longer wanted: the release is live, or rolled back, as before.
     Settle,
     /// Let the deleted object go.

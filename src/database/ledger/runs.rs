@@ -5,7 +5,7 @@ use sqlx::{Connection, PgConnection};
 use super::event;
 use crate::{
     api::{PhaseName, ReleaseState},
-    release::{Entry, RunKind, phases::phases, plan::Start},
+    release::{RunKind, phases::phases, plan::Start},
 };
 
 /// A run to be opened.
@@ -31,8 +31,10 @@ pub struct NewRun<'a> {
     pub retry: i64,
     /// The `spec.abort.reason` that it overrules.
     pub abort: Option<&'a str>,
-    /// Its plan.
-    pub plan: &'a [Entry],
+    /// Why nobody had to ask for it.
+    pub message: &'a str,
+    /// The phases that it starts from.
+    pub phases: &'a [Start],
 }
 
 /// Opens a run. `false`: another release of the portal has an open run.
@@ -66,7 +68,7 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
     .fetch_one(&mut *tx)
     .await?;
     let run: Option<i64> = sqlx::query_scalar(
-        "INSERT INTO portal_release.runs (release_id, portal, kind, target, accept_data_loss) VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO portal_release.runs (release_id, portal, kind, target, accept_data_loss, message) VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (portal) WHERE closed_at IS NULL DO NOTHING RETURNING id",
     )
     .bind(release)
@@ -74,19 +76,33 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
     .bind(new.kind.as_str())
     .bind(new.target)
     .bind(new.accept_data_loss)
+    .bind(new.message)
     .fetch_optional(&mut *tx)
     .await?;
     let Some(run) = run else { return Ok(false) };
-    let rows: Vec<Start> = new.plan.iter().cloned().map(Start::from).collect();
-    write_plan(&mut tx, run, &rows).await?;
+    write_plan(&mut tx, run, new.phases).await?;
     let started = match new.kind {
         RunKind::Release => "Started",
         RunKind::Rollback => "RollbackStarted",
         RunKind::RollForward => "RollForwardStarted",
     };
-    event(&mut tx, release, Some(run), started, None, new.reason.unwrap_or_default(), None).await?;
+    event(&mut tx, release, Some(run), started, None, new.reason.unwrap_or(new.message), None).await?;
     tx.commit().await?;
     Ok(true)
+}
+
+/// Closes a run whose release has failed, and opens the rollback of it: nobody else's run comes between. `false`: it was closed already.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn roll_back(connection: &mut PgConnection, failed: i64, rollback: &NewRun<'_>) -> Result<bool, sqlx::Error> {
+    let mut tx = connection.begin().await?;
+    close(&mut tx, failed, ReleaseState::Failed, rollback.message).await?;
+    let opened = open(&mut tx, rollback).await?;
+    if opened {
+        tx.commit().await?;
+    }
+    Ok(opened)
 }
 
 /// How a run is opened again.
@@ -246,6 +262,19 @@ pub async fn adopt(connection: &mut PgConnection, release: i64, name: &str, uid:
         .await?;
     super::imports::reset_imports(&mut tx, release).await?;
     event(&mut tx, release, None, "Adopted", None, &format!("by PortalRelease {name}, uid {uid}"), None).await?;
+    tx.commit().await
+}
+
+/// The rollback that a run has made by itself is asked for by now: the same destination, as if it had been asked for first.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn confirm(connection: &mut PgConnection, release: i64, run: i64, target: &str) -> Result<(), sqlx::Error> {
+    let message = "rolled back; clear spec.rollback to roll forward from the kept staging";
+    let mut tx = connection.begin().await?;
+    sqlx::query("UPDATE portal_release.runs SET target = $2 WHERE id = $1").bind(run).bind(target).execute(&mut *tx).await?;
+    sqlx::query("UPDATE portal_release.releases SET message = $2 WHERE id = $1").bind(release).bind(message).execute(&mut *tx).await?;
+    event(&mut tx, release, Some(run), "RollbackConfirmed", None, message, None).await?;
     tx.commit().await
 }
 

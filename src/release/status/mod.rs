@@ -25,6 +25,8 @@ pub struct Extras {
     pub frozen_workloads: Vec<FrozenWorkload>,
     /// The Portal or the release was edited since the open run was defined.
     pub edited: bool,
+    /// SHA-256 of what the open run works from.
+    pub definition: Option<String>,
     /// Where the manifest is served.
     pub manifest: Option<ManifestRef>,
     /// The status before.
@@ -54,7 +56,7 @@ pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleas
         completed_at: completed_at.map(Time),
         duration: started_at.zip(completed_at).map(|(start, end)| span(end.duration_since(start))),
         phases,
-        plan: plan(observed),
+        plan: plan(observed, extras.definition),
         imports: extras.imports,
         frozen_workloads: extras.frozen_workloads,
         backup: release.and_then(|release| release.backup.clone()),
@@ -66,7 +68,7 @@ pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleas
 }
 
 /// The steps of the run that is open, or comes next. A release that is over has none.
-fn plan(observed: &Observed) -> Option<PlanStatus> {
+fn plan(observed: &Observed, hash: Option<String>) -> Option<PlanStatus> {
     let (Ok(portal), true) = (&observed.portal, observed.release.is_none() || observed.is_ours()) else { return None };
     let over = observed.release.as_ref().is_some_and(|release| state::is_over(release.state));
     if over && observed.open_run().is_none() {
@@ -87,7 +89,7 @@ fn plan(observed: &Observed) -> Option<PlanStatus> {
         }
     };
     let steps = planned(kind, portal, &observed.spec).into_iter().filter(|entry| entry.skipped.is_none()).map(step).collect();
-    Some(PlanStatus { steps })
+    Some(PlanStatus { hash, steps })
 }
 
 /// The status of an object about which nothing could be observed: what is known stays, and the reason is said.

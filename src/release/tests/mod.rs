@@ -18,10 +18,12 @@ use super::{
     UndoneBy, Written, next,
     phases::{DryRun, PHASES, Selection, Undo, facts},
     plan as planned_run,
-    plan::{Again, Start, replan},
+    plan::{Again, Start, replan, starts},
     status::{Extras, project},
 };
-use crate::api::{Abort, FreezeBefore, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec, ReleaseState, RollForward, Rollback};
+use crate::api::{
+    Abort, FreezeBefore, OnFailure, PhaseName, PhaseState, PortalReleaseSpec, PortalSpec, ReleaseState, RollForward, Rollback,
+};
 
 const NOW: i64 = 1_800_000_000;
 

@@ -134,3 +134,64 @@ fn a_retry_overrules_the_abort_before_it_and_another_reason_aborts_again() {
         .for_each(|phase| phase.state = PhaseState::Skipped);
     assert_eq!(next(&held), Step::Reopen, "to be cleaned up");
 }
+
+#[test]
+fn a_failure_after_the_swap_leads_to_what_on_failure_says() {
+    let failed = |phase: PhaseName, on_failure| {
+        let mut observed = fail(at(phase, PhaseState::Failed), phase, i32::MAX, 0);
+        observed.spec.on_failure = on_failure;
+        observed.backups = vec![backup()];
+        with_run(observed, |run| (run.ending, run.message) = (Some(ReleaseState::Failed), "PostSwap failed: 500".to_owned()))
+    };
+    let halts = |observed: &Observed| matches!(next(observed), Step::Close { state: ReleaseState::Failed, .. });
+    let back = failed(PhaseName::PostSwap, Some(OnFailure::Rollback));
+    assert!(matches!(next(&back), Step::RollBack { message } if message == "PostSwap failed: 500"));
+    for on_failure in [None, Some(OnFailure::Halt)] {
+        assert!(halts(&failed(PhaseName::PostSwap, on_failure)));
+    }
+    assert!(halts(&failed(PhaseName::CleanupAndRetention, Some(OnFailure::Rollback))), "housekeeping takes nothing from readers");
+    let before = next(&failed(PhaseName::FinaliseSwap, Some(OnFailure::Rollback)));
+    assert_eq!(before, Step::Undo(PhaseName::Freeze), "nothing is live yet, and workers come back first");
+
+    let mut asked = back.clone();
+    asked.spec.retry = 1;
+    assert!(halts(&asked), "a retry is another wish");
+    asked = back.clone();
+    asked.spec.rollback = Some(rolling_back());
+    assert!(halts(&asked), "so is a rollback, which is opened as such");
+    asked = Observed { backups: Vec::new(), ..back };
+    assert!(matches!(next(&asked), Step::Close { message, .. } if message.contains("there is no backup to roll back to")));
+}
+
+#[test]
+fn a_rollback_that_nobody_asked_for_stays_until_somebody_asks_for_something() {
+    let ended = |state, current: bool, at| {
+        let swapped = ReleaseRecord { swapped: true, parked: (!current).then(|| "staging".to_owned()), ..record(state) };
+        let run =
+            RunRecord { open: false, message: "PostSwap failed: 500".to_owned(), ..run_at(RunKind::Rollback, at, PhaseState::Failed) };
+        Observed { release: Some(swapped), run: Some(run), current, backups: vec![backup()], ..fresh() }
+    };
+    let rolled_back = ended(ReleaseState::RolledBack, false, PhaseName::ReleaseLock);
+    assert_eq!(next(&rolled_back), Step::Rest, "the same spec, applied again from Git, goes nowhere");
+    let status = project(&rolled_back, &Step::Rest, Extras::default());
+    let is = |type_: &str, wanted: &str| status.conditions.iter().any(|found| found.type_ == type_ && found.status == wanted);
+    assert!(is("Ready", "False") && is("Stalled", "True"), "what the spec asks for is not so");
+
+    let mut retried = rolled_back.clone();
+    retried.spec.retry = 1;
+    assert_eq!(next(&retried), Step::Open(RunKind::RollForward));
+    let mut confirmed = rolled_back;
+    confirmed.spec.rollback = Some(rolling_back());
+    assert_eq!(next(&confirmed), Step::Confirm);
+
+    let mut refused = ended(ReleaseState::Failed, true, PhaseName::Preflight);
+    assert_eq!(next(&refused), Step::Rest, "the failure of the release stands");
+    refused.spec.rollback = Some(Rollback { accept_data_loss: true, ..rolling_back() });
+    assert_eq!(next(&refused), Step::Open(RunKind::Rollback));
+    refused.spec.rollback = None;
+    refused.spec.retry = 1;
+    assert_eq!(next(&refused), Step::Open(RunKind::Release));
+    let left = starts(planned_run(RunKind::Release, &portal(), &spec()), true);
+    let pending: Vec<PhaseName> = left.iter().filter(|start| start.state == PhaseState::Pending).map(|start| start.phase).collect();
+    assert!(pending.contains(&PhaseName::PostSwap) && !pending.contains(&PhaseName::FinaliseSwap) && !pending.contains(&PhaseName::Freeze));
+}

@@ -73,6 +73,7 @@ impl World {
             4 => spec.abort = Some(Abort { reason: format!("no {choice}") }),
             5 => spec.suspend = !spec.suspend,
             6 => self.observed.deleting = true,
+            7 => spec.on_failure = Some(OnFailure::Rollback),
             _ => {}
         }
     }
@@ -84,8 +85,10 @@ impl World {
             Step::Open(kind) => {
                 let before = self.observed.release.take().unwrap_or_else(|| record(ReleaseState::Running));
                 let abort_seen = spec.abort.as_ref().map(|abort| abort.reason.clone());
-                self.observed.release = Some(ReleaseRecord { state: ReleaseState::Running, retry_seen: spec.retry, abort_seen, ..before });
-                let starts = planned_run(*kind, &portal, &spec).into_iter().map(Start::from);
+                let record = ReleaseRecord { state: ReleaseState::Running, retry_seen: spec.retry, abort_seen, ..before.clone() };
+                self.observed.release = Some(record);
+                let is_live = *kind == RunKind::Release && before.state == ReleaseState::Failed && self.live;
+                let starts = starts(planned_run(*kind, &portal, &spec), is_live);
                 let target = spec.rollback.as_ref().map(|rollback| rollback.to.clone());
                 self.observed.run = Some(RunRecord {
                     kind: *kind,
@@ -93,6 +96,16 @@ impl World {
                     phases: records(&[], starts),
                     ..run_at(*kind, PhaseName::AcquireLock, PhaseState::Pending)
                 });
+            }
+            Step::RollBack { message } => {
+                assert!(self.live && spec.on_failure == Some(OnFailure::Rollback), "nobody asked for this rollback: {:?}", self.steps);
+                self.act(&Step::Close { state: ReleaseState::Failed, message: message.clone() }, choice);
+                self.act(&Step::Open(RunKind::Rollback), choice);
+                self.observed.run.as_mut().unwrap().message = message.clone();
+            }
+            Step::Confirm => {
+                let target = spec.rollback.as_ref().map(|rollback| rollback.to.clone());
+                self.observed.run.as_mut().unwrap().target = target;
             }
             Step::Reopen => {
                 let again = self.observed.again();
