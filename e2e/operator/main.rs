@@ -29,6 +29,7 @@ mod kills;
 mod leaders;
 mod lifecycle;
 mod locks;
+mod on_failure;
 mod queue;
 mod rest;
 mod retry;
