@@ -72,7 +72,7 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
     assert!(!report.contains(&stage.env["STAGE_DATABASE_URL"]), "no Secret is told");
     assert_eq!(stage.world().await, before, "nothing was written");
     let unknown = text(&doctor(&stage, &["protected-planet"]).await);
-    assert!(unknown.contains("import country_statistics: its file depends on the release; give a --label to check it"), "{unknown}");
+    assert!(unknown.contains("import country_statistics: its file depends on the release; add --label to check it"), "{unknown}");
     let absent = doctor(&stage, &["protected-planet", "--label", "Nov2031", "--allow-local-addresses"]).await;
     let (code, absent) = (absent.status.code(), text(&absent));
     assert!(

@@ -39,7 +39,7 @@ async fn a_finished_release_does_what_is_wanted_of_it_after_a_restart() {
 
     let before = (stage.version("jul2026").await, stage.version("aug2026").await, stage.version("sep2026").await);
     let operator = stage.operator_with("operator", &arguments).await;
-    operator.logs("the ledger has told of all finished releases").await;
+    operator.logs("all finished releases were read from the ledger").await;
     stage.at_rest().await;
     let after = (stage.version("jul2026").await, stage.version("aug2026").await, stage.version("sep2026").await);
     assert_eq!(before, after, "a restart writes nothing");

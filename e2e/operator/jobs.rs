@@ -111,7 +111,7 @@ async fn a_failed_job_tells_the_end_of_its_log_and_the_next_one_begins_anew_or_a
         "container importer of pod jul2026-pame-evaluations-1-",
         "exit code 3",
         "kubectl logs --namespace",
-        "raise retry",
+        "raise spec.retry",
         "from [], by",
         "| no checkpoint",
     ];

@@ -94,7 +94,7 @@ async fn prepare(context: &Context, object: &str, request: &HttpRequest, method:
         };
         outbound = outbound
             .trusting(pem.as_bytes())
-            .map_err(|_| failed("http.caFrom holds no CA certificate", "give it one in PEM, then raise spec.retry"))?;
+            .map_err(|_| failed("http.caFrom holds no CA certificate", "store a certificate in PEM there, then raise spec.retry"))?;
     }
     let method = match request.method.unwrap_or(method) {
         HttpMethod::GET => Method::GET,

@@ -220,7 +220,7 @@ pub(super) async fn look(shared: &Shared, portal: &Portal, database: &PortalData
         portal = database.key(),
         asked,
         woken = woken.len(),
-        "{}: the ledger has told of all finished releases",
+        "{}: all finished releases were read from the ledger",
         database.key()
     );
     for release in woken {

@@ -31,7 +31,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 pub enum ConnectError {
     /// It took the connection, and then nothing came.
     #[error(
-        "the database at {host}:{port} gave no answer within {seconds}s; check whether a session holds locks in schema portal_release, and the way to the server"
+        "the database at {host}:{port} did not answer within {seconds}s; check whether a session holds locks in schema portal_release, and the network path to the server"
     )]
     Silent {
         /// Host of the URL.

@@ -39,11 +39,11 @@ pub enum StagingError {
         dependents: String,
     },
     /// A lookup table has no primary key.
-    #[error("lookup table {0} has no primary key, so new rows cannot be distinguished from existing ones; give it one")]
+    #[error("look-up table {0} has no primary key, so new rows cannot be distinguished from existing ones; add a primary key")]
     NoPrimaryKey(String),
     /// New lookup rows contradict rows that have become live since.
     #[error(
-        "lookup table {table}: {rows} new row(s) collide with live rows that were added since staging was built ({detail}); import again"
+        "look-up table {table}: {rows} new row(s) collide with live rows that were added since staging was built ({detail}); import again"
     )]
     LookupConflict {
         /// The live table.
@@ -293,7 +293,7 @@ pub async fn build_lookup(conn: &mut PgConnection, schema: &str, lookup: &str) -
          INSERT INTO {twin} ({columns}) SELECT {columns} FROM {source}",
         columns = insertable(&mut tx, schema, lookup).await?
     );
-    run(&mut tx, lookup, "copying the lookup table", create).await?;
+    run(&mut tx, lookup, "copying the look-up table", create).await?;
     let kinds = ["owner", "row security", "policy", "grant", "index", "constraint"];
     for fact in live.facts.iter().filter(|fact| kinds.contains(&fact.kind())) {
         let sql = fact.definition.render(&Generation::Staging);

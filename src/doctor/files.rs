@@ -15,7 +15,7 @@ pub(super) async fn examine(target: &Target, place: Place<'_>, connection: &mut 
     for (import, csv) in imports.filter_map(|import| Some((import, import.csv.as_ref()?))) {
         let templates = target.templates(target.label.as_deref().unwrap_or_default());
         if target.label.is_none() && rendered(&templates, csv) != rendered(&target.templates("another"), csv) {
-            report.add(Line::ok("files", format!("import {}: its file depends on the release; give a --label to check it", import.name)));
+            report.add(Line::ok("files", format!("import {}: its file depends on the release; add --label to check it", import.name)));
             continue;
         }
         report.add(match look(target, place, &templates, import, csv, connection).await {

@@ -78,7 +78,7 @@ impl<'a> JobImport<'a> {
             Outcome::Interrupted(text) => return Err(PhaseError::Failed(format!("import {}: {text}", self.name()))),
             Outcome::Failed(report) => {
                 return Err(PhaseError::Refused(format!(
-                    "import {}: {}; {}, correct the image, its template or the source, then raise retry{}",
+                    "import {}: {}; {}, correct the image, its template or the source, then raise spec.retry{}",
                     self.name(),
                     report.problem(),
                     report.look(),
@@ -105,7 +105,7 @@ impl<'a> JobImport<'a> {
         }
         if rows != known.rows_before && known.rows_before > 0 {
             return Err(PhaseError::Refused(format!(
-                "import {}: an earlier Job has failed and changed {} from {} to {rows} rows, without a checkpoint; other rows are in that table, so the Job cannot start over; let it write in one transaction, or store checkpoints; then abort the release and raise retry",
+                "import {}: an earlier Job has failed and changed {} from {} to {rows} rows, without a checkpoint; other rows are in that table, so the Job cannot start over; let it write in one transaction, or store checkpoints; then abort the release and raise spec.retry",
                 self.name(),
                 self.staged,
                 known.rows_before
@@ -140,7 +140,7 @@ impl<'a> JobImport<'a> {
         let imported = row_count(work, self.schema(), &self.staged).await? - known.rows_before;
         if imported < 0 {
             return Err(PhaseError::Refused(format!(
-                "import {}: Job {}/{job} removed {} rows from {}; an import Job may only add rows; correct it, then abort the release and raise retry",
+                "import {}: Job {}/{job} removed {} rows from {}; an import Job may only add rows; correct it, then abort the release and raise spec.retry",
                 self.name(),
                 self.context.subject.namespace,
                 -imported,

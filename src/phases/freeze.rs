@@ -87,7 +87,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
         }
         if started.elapsed() > timeout {
             return Err(PhaseError::Refused(format!(
-                "database sessions of the workers are still open after {}s: {}; end them, then raise retry",
+                "database sessions of the workers are still open after {}s: {}; end them, then raise spec.retry",
                 timeout.as_secs(),
                 sessions.join(", ")
             )));

@@ -104,7 +104,7 @@ fn start(observed: &Observed, step: Step) -> Step {
         return Step::Refuse(Refusal {
             reason: "Aborted",
             message: format!(
-                "aborted before it started: {}; raise retry to run it",
+                "aborted before it started: {}; raise spec.retry to run it",
                 observed.spec.abort.as_ref().map(|abort| abort.reason.as_str()).unwrap_or_default()
             ),
         });

@@ -144,7 +144,7 @@ async fn resolve(context: &mut Context, former: Option<Stored>) -> Result<Pinned
     let changed = former.map(|former| former.pinned.rewritten(&portal, &spec).differences(&pinned)).unwrap_or_default();
     let run = &context.subject.run;
     let recheck = run.reads_source() && run.has_built() && !changed.is_empty();
-    let message = format!("changed since this run began or last stood still, and in effect from now on: {}", changed.join(", "));
+    let message = format!("changed since this run started or last stopped; in effect from now on: {}", changed.join(", "));
     let attempt = context.subject.attempt;
     let write = async {
         let mut tx = context.tools.database.pool().begin().await?;
