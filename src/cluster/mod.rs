@@ -150,7 +150,7 @@ impl Classify for ClusterError {
 }
 
 impl ClusterError {
-    /// The object or its key is not there: somebody has to create it.
+    /// The object or its key does not exist: a person has to create it.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::KeyMissing { .. } | Self::NotText { .. })
     }

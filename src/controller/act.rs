@@ -50,7 +50,7 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
     let rest = || Ok(Flow::Wait(Action::await_change()));
     match step {
         Step::Rest | Step::Refuse(_) | Step::Queue(_) => {
-            // The lock of a run that has ended, or that nobody owns any longer, is not kept.
+            // The lock of a run that has ended, or that has no owner any more, is not kept.
             if snapshot.observed.lock == LockView::Held && snapshot.ledger.open.is_none() {
                 snapshot.database.release().await;
             }

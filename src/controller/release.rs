@@ -57,7 +57,7 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
     let Some(mut before) = shown(shared, release).await? else { return Ok(Action::await_change()) };
     for _ in 0..STEPS {
         if shared.services.term.is_over() {
-            // Another operator may lead by now; this one hears of it in a moment.
+            // Another operator may lead already; this one will notice in a moment.
             return Ok(Action::requeue(PAUSE));
         }
         let look = shared.settled.look_number(release);
@@ -124,7 +124,7 @@ async fn write_status(
     }
     match cluster::patch_status(&shared.client, release, &status).await {
         Ok(_) => Ok(status),
-        // Deleted meanwhile: nobody is left to read it.
+        // Deleted meanwhile: the status has no reader any more.
         Err(error) if error.call().is_some_and(cluster::CallError::is_not_found) => Ok(status),
         Err(error) => Err(error.into()),
     }

@@ -35,7 +35,7 @@ async fn look(
     connection: &mut PgConnection,
 ) -> Result<(), PhaseError> {
     let file = open(place, templates, import, csv).await?;
-    // Rules may speak of staged tables, which are not there yet.
+    // Rules may name staged tables, which do not exist yet.
     file.check(connection, &target.relations.schema, import.into.as_str(), &[]).await
 }
 

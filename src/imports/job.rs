@@ -162,7 +162,7 @@ impl Prepare for JobImport<'_> {
     }
 }
 
-/// Takes away the Jobs of these imports: all, or only those that may still write.
+/// Deletes the Jobs of these imports: all, or only those that may still write.
 pub(crate) async fn stop(context: &Context, imports: &[String], running: bool) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let names = ledger::jobs::of_imports(&mut work, context.subject.release_id, imports, running).await?;

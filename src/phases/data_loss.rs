@@ -1,7 +1,7 @@
 //! What a rollback, or a roll forward, would take from readers: rows that were written to the live tables since these became live.
 //!
-//! It is counted three times: before anything is stopped; with the workers at rest, just before the locks; and under the locks, unless
-//! it is certain that nobody has written since. What it takes is not gone at once: it stays in the relations that live becomes.
+//! It is counted three times: before anything is stopped; with the workers stopped, just before the locks; and under the locks, unless
+//! it is certain that nothing was written since. Rows that a rollback discards are not gone at once: they stay in what was live.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -66,7 +66,7 @@ fn ordered(portal: &PortalSpec) -> Vec<PhaseName> {
     phases
 }
 
-/// What stands before what is undone, the undone phases of a release in the opposite order, what stands after.
+/// The phases before what is undone, the undone phases of a release in the opposite order, the phases after.
 fn rollback() -> Vec<(PhaseName, Direction)> {
     let of = |wanted: InRollback| PHASES.iter().filter(move |facts| facts.in_rollback == wanted).map(|facts| facts.phase);
     let undone: Vec<PhaseName> = of(InRollback::Undone).collect();

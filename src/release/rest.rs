@@ -84,7 +84,7 @@ pub(super) fn at_rest(observed: &Observed) -> Step {
     }
 }
 
-/// Its run was ended by a phase that others stood in the way of.
+/// Its run was ended by a phase that other sessions blocked.
 fn has_stopped(observed: &Observed) -> bool {
     observed.run.as_ref().is_some_and(|run| run.phases.iter().any(|phase| phase.state == PhaseState::Failed))
 }

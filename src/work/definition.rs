@@ -128,7 +128,7 @@ pub async fn pin(context: &mut Context) -> Result<(), PhaseError> {
 }
 
 async fn resolve(context: &mut Context, former: Option<Stored>) -> Result<Pinned, PhaseError> {
-    // Not at a safe point, only what did not exist is looked for again.
+    // Not at a safe point, only what did not exist is read again.
     let kept = former.as_ref().filter(|former| !former.stale).map(|former| &former.pinned);
     let (portal, spec) = match kept {
         Some(kept) => kept.specs(&context.subject.portal, &context.subject.spec).map_err(|error| unpinnable(&error))?,
@@ -173,7 +173,7 @@ fn unpinnable(error: &serde_json::Error) -> PhaseError {
     PhaseError::Refused(format!("the Portal and the release cannot be written down: {error}"))
 }
 
-/// Reads every text that the views, imports and gates of a Portal name, once; those in `kept` are there already.
+/// Reads every text that the views, imports and gates of a Portal name, once; those in `kept` are known already.
 async fn sources(context: &Context, portal: &PortalSpec, kept: Option<&Sources>) -> Result<Sources, PhaseError> {
     let queries = portal.materialized_views.iter().map(|view| (format!("materialized view {}", view.name), &view.query, &view.query_from));
     let imports = || portal.imports.core.iter().chain(&portal.imports.related);

@@ -39,7 +39,7 @@ named_enum! {
     /// The phase before which Freeze runs.
     #[derive(Default)]
     pub enum FreezeBefore {
-        /// The golden sequence: workers are stopped for the whole release.
+        /// Workers are stopped for nearly the whole release.
         Preflight,
         /// Workers are stopped while staged tables are built and filled.
         BuildStaging,

@@ -50,7 +50,7 @@ fn a_live_release_rolls_back_and_forward() {
     kept.blocker = Some(Blocker::Kept { name: "other".to_owned() });
     assert_eq!(next(&kept), Step::Open(RunKind::Rollback), "a kept dry run does not hold up a rollback");
 
-    // A rollback that failed is not tried again by itself; one to another backup is another wish.
+    // A rollback that failed is not retried by itself; one to another backup is another request.
     let mut failed = live(ReleaseState::Failed);
     failed.backups = vec![backup()];
     failed.spec.rollback = Some(rolling_back());

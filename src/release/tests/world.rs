@@ -22,7 +22,7 @@ impl World {
         Self { observed, built: BTreeSet::new(), live: false, steps: Vec::new() }
     }
 
-    /// Lets choices happen, then lets the release go on undisturbed until it rests.
+    /// Lets choices happen, then lets the release continue undisturbed until nothing is left to do.
     fn play(mut self, choices: &[u8]) -> Self {
         for &choice in choices {
             self.take_step(choice);
@@ -220,7 +220,7 @@ impl World {
     }
 }
 
-/// As the ledger writes a plan over the rows that there are: attempts go on counting.
+/// As the ledger writes a plan over the rows that exist: attempts keep counting.
 fn records(before: &[PhaseRecord], starts: impl IntoIterator<Item = Start>) -> Vec<PhaseRecord> {
     let attempts = |name| before.iter().find(|record| record.name == name).map_or(0, |record| record.attempts);
     let record =
