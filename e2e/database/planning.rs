@@ -101,7 +101,7 @@ fn what_changes_while_the_swap_waits_for_its_locks_makes_another_plan() {
 }
 
 #[test]
-fn a_relation_that_somebody_drops_after_the_plan_was_made_is_named() {
+fn a_relation_that_is_dropped_after_the_plan_was_made_is_named() {
     with_portal(async |portal| {
         portal.stage("second").await;
         let before = portal.named("relname !~ '^staging_'").await;

@@ -183,7 +183,7 @@ fn a_backup_of_another_tool_can_be_rolled_back_to() {
 }
 
 #[test]
-fn an_interrupted_build_goes_on_and_a_finished_one_does_nothing() {
+fn an_interrupted_build_resumes_and_a_finished_one_does_nothing() {
     with_portal(async |portal| {
         let mut conn = portal.pool.acquire().await.unwrap();
         staging::build(&mut conn, &portal.relations, true).await.unwrap();

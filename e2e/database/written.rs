@@ -21,8 +21,8 @@ async fn counted(portal: &Portal) -> Count {
 /// Such as `sources +1 -0`; unknown tables with a question mark.
 async fn written(portal: &Portal) -> Vec<String> {
     let written = counted(portal).await.written;
-    let told = |TableWrites { table, new, gone }: &TableWrites| format!("{table} +{new} -{gone}");
-    written.tables.iter().map(told).chain(written.unknown.iter().map(|table| format!("{table} ?"))).collect()
+    let described = |TableWrites { table, new, gone }: &TableWrites| format!("{table} +{new} -{gone}");
+    written.tables.iter().map(described).chain(written.unknown.iter().map(|table| format!("{table} ?"))).collect()
 }
 
 /// A release that is live, with writers that began before its swap: one with a savepoint.
@@ -92,7 +92,7 @@ fn every_write_since_the_swap_is_counted() {
 }
 
 #[test]
-fn a_count_holds_until_somebody_commits() {
+fn a_count_holds_until_another_session_commits() {
     with_portal(async |portal| {
         live(&portal).await;
         let holds = async |count: &Count| is_still_so(&mut portal.pool.acquire().await.unwrap(), count).await.unwrap();

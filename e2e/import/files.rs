@@ -180,7 +180,7 @@ async fn columns_are_mapped_by_name() {
 }
 
 #[tokio::test]
-async fn other_ways_to_write_csv_are_told() {
+async fn other_ways_to_write_csv_are_reported() {
     in_database(|db| async move {
         let mut conn = db.with(TABLE).await;
         let latin = Format {

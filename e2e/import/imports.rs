@@ -171,7 +171,7 @@ const SOURCE: &str =
 const QUERY: &str = "SELECT site_id, name, note FROM source AS s WHERE {{ range('s.site_id') }}";
 
 #[tokio::test]
-async fn a_killed_import_goes_on_and_ends_with_the_same_content() {
+async fn a_killed_import_resumes_and_ends_with_the_same_content() {
     in_database(|db| async move {
         let mut conn = db.with(&format!("{SOURCE}; {STAGING}; CREATE TABLE staging_at_once (LIKE staging_areas INCLUDING ALL); CREATE TABLE done (plan jsonb, range int)")).await;
         let content = |table: &str| format!("SELECT site_id, name, note FROM {table}");

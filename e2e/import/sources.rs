@@ -171,7 +171,7 @@ async fn failing(db: &Database, server: &Server) -> FileError {
 }
 
 #[tokio::test]
-async fn servers_that_fail_are_told_apart() {
+async fn servers_that_fail_are_distinguished() {
     in_database(|db| async move {
         let body = lines(20_000);
         let half = &body[..body.len() / 2];

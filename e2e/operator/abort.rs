@@ -18,7 +18,7 @@ impl Stage {
 const ABORT: &str = r#"{"abort": {"reason": "a typo in the press release"}}"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_abort_cuts_off_the_running_import_and_a_retry_begins_anew() {
+async fn an_abort_cuts_off_the_running_import_and_a_retry_starts_over() {
     let stage = Stage::new("abortimport").await;
     let _operator = stage.operator().await;
     let before = stage.world().await;
@@ -65,7 +65,7 @@ async fn an_abort_while_workers_are_frozen_brings_them_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_still_can_be_aborted_and_what_has_swapped_cannot() {
+async fn a_stopped_release_can_be_aborted_and_one_that_has_swapped_cannot() {
     let stage = Stage::new("abortstill").await;
     let operator = stage.operator_with("operator", &["--halt-at", "CreateDownloadsView:begin"]).await;
     let before = stage.world().await;

@@ -61,7 +61,7 @@ async fn a_dry_run_goes_live_with_the_rows_that_it_imported_and_holds_its_place_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_whose_source_portal_or_tables_have_changed_says_so_and_is_built_anew() {
+async fn a_dry_run_whose_source_portal_or_tables_have_changed_says_so_and_is_rebuilt() {
     let stage = Stage::new("stale").await;
     let _operator = stage.operator_alone().await;
 

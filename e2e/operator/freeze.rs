@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_stand_still_from_the_end_of_freeze_until_scale_begins() {
+async fn workers_are_stopped_from_the_end_of_freeze_until_scale_begins() {
     let stage = Stage::new("freeze").await;
     stage.workers_run().await;
     let portal_api = stage.portal_api().await;
@@ -54,7 +54,7 @@ async fn workers_stand_still_from_the_end_of_freeze_until_scale_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn freeze_before_preflight_rests_the_workers_early_and_leaves_resting_ones_at_rest() {
+async fn freeze_before_preflight_stops_the_workers_early_and_leaves_stopped_ones_stopped() {
     let stage = Stage::new("early").await;
     stage.edit_portal(r#"{"freeze":{"before":"Preflight"}}"#).await;
     // Somebody else stopped these two: they are not ours to wake.

@@ -85,7 +85,7 @@ async fn a_job_fills_a_staged_table_and_its_rows_go_live() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_job_tells_the_end_of_its_log_and_the_next_one_begins_anew_or_at_its_checkpoint() {
+async fn a_failed_job_reports_the_end_of_its_log_and_the_next_one_starts_over_or_at_its_checkpoint() {
     let stage = Stage::new("jobfail").await;
     let containers = Containers::of(&stage);
     let operator = stage.operator().await;
@@ -278,7 +278,7 @@ async fn templates_that_cannot_be_meant_are_refused_in_preflight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_jobs_pod_waits_for_is_told_and_a_deleted_job_is_made_again() {
+async fn what_a_jobs_pod_waits_for_is_reported_and_a_deleted_job_is_recreated() {
     let stage = Stage::new("jobwait").await;
     let _operator = stage.operator().await;
     let stuck = job("true").replace("\"e2e.local/run-delay\": \"24h\"", "\"e2e.local/start\": \"never\"");

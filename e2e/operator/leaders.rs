@@ -40,7 +40,7 @@ async fn assert_live_once(stage: &Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_works_and_the_other_goes_on_when_it_is_killed() {
+async fn one_works_and_the_other_takes_over_when_it_is_killed() {
     let stage = Stage::new("pair").await;
     let first = stage.operator_with("first", &["--halt-at", "ImportCore:begin"]).await;
     wait_holder(&stage, "first").await;
@@ -64,7 +64,7 @@ async fn one_works_and_the_other_goes_on_when_it_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_asked_to_stop_ends_well_and_leaves_everything_free() {
+async fn a_leader_that_is_stopped_ends_well_and_leaves_everything_free() {
     let stage = Stage::new("term").await;
     // It stands in the middle of a transaction.
     let first = stage.operator_with("first", &["--halt-at", "ImportCore:end"]).await;

@@ -31,7 +31,7 @@ async fn a_second_release_waits_and_then_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_stops_where_it_is_told_and_goes_on_from_there() {
+async fn a_release_stops_where_it_should_and_resumes_from_there() {
     let stage = Stage::new("stop").await;
     let _operator = stage.operator().await;
     // Suspended before it starts: nothing happens.

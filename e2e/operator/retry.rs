@@ -32,7 +32,7 @@ impl Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_goes_on_from_the_failed_phase() {
+async fn a_retry_resumes_from_the_failed_phase() {
     let stage = Stage::new("retry").await;
     let _operator = stage.operator().await;
 

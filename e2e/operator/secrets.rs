@@ -81,7 +81,7 @@ async fn everywhere(stage: &Stage, operators: &[&Operator], receivers: &[&Receiv
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_told_whatever_goes_wrong_with_it() {
+async fn no_secret_is_revealed_whatever_goes_wrong_with_it() {
     let stage = Stage::new("canary").await;
     let address = stage.env["STAGE_DATABASE_URL"].split('@').nth(1).expect("an address").to_owned();
     let role = stage.env["STAGE_DATABASE"].replace("portal_", "canary_");

@@ -46,7 +46,7 @@ async fn event(stage: &Stage, reason: &str, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_in_the_way_is_named_and_the_release_stands_still_with_its_staging() {
+async fn a_blocking_session_is_named_and_the_release_is_suspended_with_its_staging() {
     let stage = Stage::new("blocked").await;
     stage.edit_portal(r#"{"database": {"lockTimeout": "6s"}}"#).await;
     let _operator = stage.operator().await;
@@ -137,7 +137,7 @@ async fn a_snapshot_from_before_the_import_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_sessions_of_the_named_roles_are_sent_away() {
+async fn only_sessions_of_the_named_roles_are_cancelled() {
     let stage = Stage::new("sentaway").await;
     stage.edit_portal(r#"{"database": {"lockTimeout": "4s", "cancelBlockers": {"roles": ["portal_reader"], "after": "1s"}}}"#).await;
     stage.execute("GRANT pg_signal_backend TO portal_owner").await;
@@ -203,7 +203,7 @@ async fn the_downloads_view_changes_with_the_swap_and_goes_back_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_changes_right_after_the_swap_is_noticed() {
+async fn what_another_session_changes_right_after_the_swap_is_noticed() {
     let stage = Stage::new("differs").await;
     let halted = stage.operator_with("halted", &["--leader-election=false", "--halt-at", "Scale:begin"]).await;
     stage.make_release("jul2026", "Jul2026", "").await;

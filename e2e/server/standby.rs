@@ -34,10 +34,10 @@ async fn a_reader_on_a_standby_is_named_until_it_ends() {
     portal.stage("second").await;
     let horizon = swap::horizon(&mut portal.owner.acquire().await.unwrap()).await.unwrap();
     // Both have replayed the load, and have said since then what their readers need.
-    let told = "SELECT count(*) = 2 FROM pg_stat_replication LEFT JOIN pg_replication_slots ON active_pid = pid
+    let feedback = "SELECT count(*) = 2 FROM pg_stat_replication LEFT JOIN pg_replication_slots ON active_pid = pid
                 WHERE replay_lsn >= $1::pg_lsn AND age(coalesce(xmin, backend_xmin)) > 0";
     let load = portal.text("SELECT pg_current_wal_lsn()").await;
-    until("feedback of both", async || portal.text(&told.replace("$1", &format!("'{load}'"))).await == "true").await;
+    until("feedback of both", async || portal.text(&feedback.replace("$1", &format!("'{load}'"))).await == "true").await;
 
     let found = old_snapshots(&portal, &horizon).await;
     assert_eq!(found.len(), 2, "{found:?}");

@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_told_from_what_stays() {
+    fn what_may_pass_is_distinguished_from_what_stays() {
         for (code, reason, message, transient) in [
             (409, "Conflict", "the object has been modified", true),
             (409, "Conflict", "Precondition failed: UID in precondition", false),

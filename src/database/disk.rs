@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_not_told() {
+    fn what_is_unknown_is_not_reported() {
         assert_eq!(room(None).to_string(), "needs about 3.0 GiB of disk");
         assert_eq!(room(Some(5)).to_string(), "needs about 3.0 GiB of disk, 5 B are free");
     }

@@ -18,7 +18,7 @@ pub(super) async fn examine(target: &Target, place: Place<'_>, connection: &mut 
             report.add(Line::ok("files", format!("import {}: its file depends on the release; add --label to check it", import.name)));
             continue;
         }
-        report.add(match look(target, place, &templates, import, csv, connection).await {
+        report.add(match check(target, place, &templates, import, csv, connection).await {
             Ok(()) => Line::ok("files", format!("the file of import {} can be read, and its header fits", import.name)),
             Err(error) => Line::fail("files", error.to_string(), "Preflight would fail with this message"),
         });
@@ -26,7 +26,7 @@ pub(super) async fn examine(target: &Target, place: Place<'_>, connection: &mut 
 }
 
 /// Opens the file, and compares its header with the live table, whose columns its staged twin will have.
-async fn look(
+async fn check(
     target: &Target,
     place: Place<'_>,
     templates: &TemplateContext,

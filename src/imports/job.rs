@@ -81,7 +81,7 @@ impl<'a> JobImport<'a> {
                     "import {}: {}; {}, correct the image, its template or the source, then raise spec.retry{}",
                     self.name(),
                     report.problem(),
-                    report.look(),
+                    report.log_command(),
                     report.log()
                 )));
             }

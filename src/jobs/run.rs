@@ -71,7 +71,7 @@ impl Report {
     }
 
     /// How to see the whole log.
-    pub(crate) fn look(&self) -> String {
+    pub(crate) fn log_command(&self) -> String {
         format!("see kubectl logs --namespace {} job/{}", self.namespace, self.job)
     }
 

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_told_exactly() {
+    fn what_was_written_is_described_exactly() {
         let writes = |table: &str, new, gone| TableWrites { table: table.to_owned(), new, gone };
         let at = Timestamp::from_second(1_800_000_000).unwrap();
         let mut written = Written { at, since: Some(at), tables: Vec::new(), unknown: Vec::new() };

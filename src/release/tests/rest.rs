@@ -12,7 +12,7 @@ fn a_release_waits_for_whoever_is_before_it() {
 }
 
 #[test]
-fn a_stopped_release_goes_on_only_when_asked() {
+fn a_stopped_release_resumes_only_on_request() {
     let resting = |state| {
         with_run(Observed { release: Some(record(state)), ..at(PhaseName::ReleaseLock, PhaseState::Succeeded) }, |run| run.open = false)
     };

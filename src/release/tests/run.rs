@@ -73,7 +73,7 @@ fn a_failed_run_brings_the_workers_back_and_keeps_the_staging() {
 }
 
 #[test]
-fn an_aborted_run_is_taken_back_from_its_end() {
+fn an_aborted_run_is_undone_from_its_end() {
     let mut observed = with_run(at(PhaseName::FinaliseSwap, PhaseState::Pending), |run| run.ending = Some(ReleaseState::Aborted));
     for expected in [
         PhaseName::Freeze,

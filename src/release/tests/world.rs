@@ -44,7 +44,7 @@ impl World {
         let step = next(&self.observed);
         self.observed.now += SignedDuration::from_secs(60);
         if self.rests(&step) {
-            self.look_at_rest(&step);
+            self.check_at_rest(&step);
             self.wish(choice);
         } else {
             self.act(&step, choice);
@@ -55,7 +55,7 @@ impl World {
     }
 
     /// What must be true whenever nothing moves.
-    fn look_at_rest(&self, step: &Step) {
+    fn check_at_rest(&self, step: &Step) {
         assert!(!self.observed.workers_frozen, "workers are at zero at rest: {step:?} after {:?}", self.steps);
         let Some(release) = &self.observed.release else { return };
         if release.state == ReleaseState::Aborted || (*step == Step::Finalize && !release.swapped) {
