@@ -1,4 +1,4 @@
-//! The record of stopped workers, which an operator of before keeps in another table.
+//! The record of stopped workers, which an older operator keeps in another table.
 
 use std::path::Path;
 

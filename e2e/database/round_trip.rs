@@ -102,7 +102,7 @@ fn a_second_release_and_retention_leave_live_alone() {
         assert_eq!(portal.named("relname ~ '^(staging_|bk)'").await, []);
         assert_eq!(portal.release().await, "third");
         same(&before, &portal.catalogue().await);
-        // Ids were never used before, and go on being given.
+        // Ids were never used before, and numbering continues.
         let highest: i64 = portal.get("SELECT max(id) FROM protected_areas").await;
         let fresh: i64 = portal.get("INSERT INTO protected_areas (site_id, release) VALUES (9000, 'third') RETURNING id").await;
         assert!(fresh > highest && highest > 200, "{fresh} after {highest}");

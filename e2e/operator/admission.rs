@@ -121,7 +121,7 @@ async fn an_abort_is_kept_until_the_release_has_ended_or_is_to_run_again() {
             set_status(&stage, name, json!({"startedAt": "2026-07-01T12:00:00Z"})).await;
         }
     };
-    // It may not have been seen yet, be under way, or have come before the first run: without it the release would start.
+    // It may not have been observed yet, be under way, or have come before the first run: without it the release would start.
     let early =
         [(None, false), (Some(ReleaseState::Running), true), (Some(ReleaseState::Suspended), true), (Some(ReleaseState::Aborted), false)];
     for (n, (state, started)) in early.into_iter().enumerate() {
@@ -130,7 +130,7 @@ async fn an_abort_is_kept_until_the_release_has_ended_or_is_to_run_again() {
         refused_change(&stage, &name, remove, sentence).await;
         change(&stage, &name, r#"{"abort":null,"retry":1}"#).await.expect("a retry makes it run again");
     }
-    // One that came too late stands in the way of no rollback.
+    // One that came too late blocks no rollback.
     aborted("late", Some(ReleaseState::Live), true).await;
     let both = "set only one of them (abort may be removed once the release has ended)";
     refused_change(&stage, "late", r#"{"rollback":{"to":"Previous"}}"#, both).await;

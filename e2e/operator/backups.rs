@@ -133,7 +133,7 @@ async fn a_backup_of_another_tool_is_rolled_back_to_past_a_newer_one() {
         stage.edit("aug2026", r#"{"rollback":null}"#).await;
         stage.wait_state("aug2026", ReleaseState::Live).await;
         assert_same(&stage.live().await, &august, "August is live again");
-        // The data of before is now the backup of the roll forward; it is given the tool's timestamp again.
+        // The former data is now the backup of the roll forward; it is given the tool's timestamp again.
         let now = stage.status("aug2026").await.backup.expect("a backup");
         stage.execute(&AS_ANOTHER_TOOL.replace("STAMP", &now)).await;
     }

@@ -37,7 +37,7 @@ async fn edits_in_the_middle_of_a_run_are_reported_and_taken_up_at_the_next_safe
     until("an event", || async { (stage.event_notes("jul2026", "DefinitionEdited").await == [reported.clone()]).then_some(()) }).await;
     operator.kill().await;
 
-    // Another process goes on from the same definition, although the queries are gone.
+    // Another process continues from the same definition, although the queries are gone.
     let _operator = stage.operator_alone().await;
     let status = stage.wait_state("jul2026", ReleaseState::DryRunComplete).await;
     assert!(!status.message.contains("takes effect"), "{}", status.message);

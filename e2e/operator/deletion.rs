@@ -64,7 +64,7 @@ async fn a_release_deleted_before_its_swap_leaves_nothing() {
     let operator = stage.halting(&points).await;
     let before = stage.world().await;
     for point in points {
-        // The same name and the same label each time: what was deleted before it went live is run anew.
+        // The same name and the same label each time: what was deleted before it went live runs again.
         stage.make_release("jul2026", "Jul2026", "").await;
         operator.logs(&format!("halted at {point}")).await;
         stage.delete("jul2026").await;
@@ -111,7 +111,7 @@ async fn a_release_deleted_after_its_swap_stays_live() {
         assert_eq!(stage.current().await, format!("{label} Live"), "after {point}");
         stage.assert_finalized(&format!("the deletion at {point}")).await;
     }
-    // Whatever was left out goes with the next release.
+    // Whatever was skipped is cleaned up by the next release.
     stage.make_release("next", "Nxt0001", WITHOUT_FILES).await;
     stage.wait_state("next", ReleaseState::Live).await;
     assert_eq!(stage.staging().await, "");

@@ -1,4 +1,4 @@
-//! Notifications: each kind comes to whoever wants it, none holds a release up, and nothing in them speaks to all of Slack.
+//! Notifications: each kind reaches whoever wants it, none delays a release, and nothing in them mentions a whole Slack channel.
 
 use portal_release_operator::api::{PhaseName, PhaseState, ReleaseState};
 
@@ -118,7 +118,7 @@ async fn a_webhook_that_is_silent_or_fails_neither_slows_nor_fails_a_release() {
     assert!(status.phases.iter().all(|phase| phase.attempts <= 1), "{:?}", status.phases);
     assert!(!silent.requests().is_empty(), "it was tried");
     let messages = status.phases.len();
-    assert!(silent.requests().len() < messages, "nobody waits for an answer before the release goes on");
+    assert!(silent.requests().len() < messages, "the release does not wait for an answer");
     operator.logs("a notification was not delivered").await;
     operator.logs("notification unknown was not sent").await;
     assert!(broken.requests().len() > 1, "a failure of the server is tried again");

@@ -1,4 +1,4 @@
-//! Others stand in the way of the swap: who they are is said, nothing is lost, and the Portal decides what follows.
+//! Other sessions block the swap: they are named, nothing is lost, and the Portal decides what follows.
 
 use portal_release_operator::api::{PhaseName, PhaseState, PortalReleaseStatus, ReleaseState};
 use sqlx::{Connection, PgConnection};
@@ -81,13 +81,13 @@ async fn a_blocking_session_is_named_and_the_release_is_suspended_with_its_stagi
         ("Unknown", "True", "False")
     );
     assert_eq!(stage.workers().await, Stage::WORKERS);
-    assert_ne!(stage.staging().await, "", "the staging stands");
+    assert_ne!(stage.staging().await, "", "the staging exists");
     assert_eq!(stage.live_month().await, "0");
     assert!(!stage.is_locked().await, "the advisory lock is free");
     stage.make_release("aug2026", "Aug2026", "").await;
     stage.wait_state("aug2026", ReleaseState::Queued).await;
 
-    // It goes on from there, and imports nothing again.
+    // It resumes from there, and imports nothing again.
     reader.leave().await;
     stage.edit("jul2026", r#"{"retry": 1}"#).await;
     let status = stage.wait("jul2026", "live", |status| matches!(status.state, Some(ReleaseState::Live | ReleaseState::Superseded))).await;
@@ -166,7 +166,7 @@ const GRANTS: &str = "SELECT relacl::text FROM pg_class WHERE oid = 'portal_down
 async fn the_downloads_view_changes_with_the_swap_and_goes_back_with_it() {
     let stage = Stage::new("downloads").await;
     let (first, grants) = (stage.text(DOWNLOADS).await, stage.text(GRANTS).await);
-    // Fewer columns than before: the view has to be made anew.
+    // Fewer columns than before: the view has to be recreated.
     stage
         .edit_portal(r#"{"downloadsView": {"name": "portal_downloads_protected_areas", "query": "SELECT site_id, release_month FROM {{ live(\"protected_areas\") }}"}}"#)
         .await;

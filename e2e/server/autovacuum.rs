@@ -1,4 +1,4 @@
-//! Autovacuum at work on a table that is to be swapped: it gives way only to somebody who has waited for `deadlock_timeout`.
+//! Autovacuum at work on a table that is to be swapped: it yields only to a session that has waited for `deadlock_timeout`.
 
 use crate::portal::{OWNER, Portal, backup, run, until};
 use crate::server::Server;

@@ -64,7 +64,7 @@ fn a_live_release_rolls_back_and_forward() {
     failed.spec.rollback = Some(Rollback { to: "2607011200".to_owned(), reason: None, accept_data_loss: false });
     assert_eq!(next(&failed), Step::Open(RunKind::Rollback));
     failed.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None, accept_data_loss: true });
-    assert_eq!(next(&failed), Step::Open(RunKind::Rollback), "a loss that is accepted by now is another wish");
+    assert_eq!(next(&failed), Step::Open(RunKind::Rollback), "a loss that is accepted since is another request");
     failed.spec.rollback = None;
     assert_eq!(next(&failed), Step::Settle);
 

@@ -32,7 +32,7 @@ impl World {
             self.take_step(0);
         }
         assert!(self.observed.open_run().is_none(), "the run never ends: {:?}", self.steps);
-        assert!(self.rests(&next(&self.observed)), "it never rests: {:?}", self.steps);
+        assert!(self.rests(&next(&self.observed)), "it never settles: {:?}", self.steps);
         self
     }
 
@@ -56,7 +56,7 @@ impl World {
 
     /// What must be true whenever nothing moves.
     fn check_at_rest(&self, step: &Step) {
-        assert!(!self.observed.workers_frozen, "workers are at zero at rest: {step:?} after {:?}", self.steps);
+        assert!(!self.observed.workers_frozen, "workers are at zero with nothing left to do: {step:?} after {:?}", self.steps);
         let Some(release) = &self.observed.release else { return };
         if release.state == ReleaseState::Aborted || (*step == Step::Finalize && !release.swapped) {
             assert!(self.built.is_empty(), "{:?} is left behind after {:?}", self.built, self.steps);
