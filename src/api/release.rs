@@ -91,11 +91,11 @@ pub struct PortalReleaseSpec {
 }
 
 named_enum! {
-    /// What a failure after the swap leads to.
+    /// What a failure after the swap does.
     pub enum OnFailure {
-        /// The data stays live.
+        /// The new data stays live.
         Halt,
-        /// The data of before is live again.
+        /// The former data becomes live again.
         Rollback,
     }
 }

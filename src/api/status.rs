@@ -110,7 +110,7 @@ named_enum! {
 /// What a run consists of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct PlanStatus {
-    /// SHA-256 of what the run works from: the Portal, the release, the queries and templates, as they were when it began. Absent until
+    /// SHA-256 of what the run works from: the Portal, the release, the queries and templates, as they were when it started. Absent until
     /// its first phase has resolved them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

@@ -132,7 +132,7 @@ fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result
     let (what, verb, instead) = match context.subject.run.incoming() {
         Incoming::Parked => ("a roll forward", "roll forward", "set spec.rollback again"),
         Incoming::Staging | Incoming::Backup if context.subject.run.is_automatic() => {
-            ("a rollback", "roll back", "raise retry to run the release again")
+            ("a rollback", "roll back", "raise spec.retry to run the release again")
         }
         Incoming::Staging | Incoming::Backup => ("a rollback", "roll back", "remove spec.rollback"),
     };

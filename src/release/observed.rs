@@ -216,7 +216,7 @@ pub struct RunRecord {
     pub id: i64,
     /// What it does.
     pub kind: RunKind,
-    /// A rollback's destination: `Previous` or a backup's timestamp; none of one that nobody asked for.
+    /// A rollback's destination: `Previous` or a backup's timestamp; `None` for an automatic one.
     pub target: Option<String>,
     /// The data loss that it was opened to accept.
     #[serde(default)]
@@ -300,7 +300,7 @@ impl RunRecord {
         self.state_of(PhaseName::Freeze) == Some(PhaseState::Running)
     }
 
-    /// A rollback that nobody asked for: the release failed, and `onFailure` is `Rollback`. Its message is the failure.
+    /// An automatic rollback: the release failed, and `onFailure` is `Rollback`. Its message is the failure.
     pub fn is_automatic(&self) -> bool {
         self.kind == RunKind::Rollback && self.target.is_none()
     }

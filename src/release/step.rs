@@ -59,7 +59,7 @@ pub enum Step {
         /// Why the run has failed.
         message: String,
     },
-    /// The spec asks for the rollback that `onFailure` has made: from now on it is as if it had asked first.
+    /// The spec asks for the rollback that `onFailure` has made: from now on it counts as requested.
     Confirm,
     /// A failed rollback or roll forward that is no longer wanted: the release is live, or rolled back, as before.
     Settle,

@@ -13,10 +13,10 @@ use crate::api::{ItemName, JobSource};
 pub struct Hook {
     /// Its name in messages.
     pub name: ItemName,
-    /// An HTTP request. While its answer is not as expected it is retried a few times; then the release fails, and its data stays live.
+    /// An HTTP request. While its answer is not as expected it is retried a few times; then the release fails, as `onFailure` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpRequest>,
-    /// A Kubernetes Job. If it fails, the release fails and its data stays live; the Job runs again once `retry` is raised.
+    /// A Kubernetes Job. If it fails, the release fails, as `onFailure` says; the Job runs again once `retry` is raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSource>,
 }
