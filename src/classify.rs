@@ -1,4 +1,4 @@
-//! Errors that say of themselves whether they may pass.
+//! Errors that know whether they may pass by themselves.
 
 /// An error that knows whether the same work may succeed later without anyone changing anything.
 pub trait Classify: std::error::Error {

@@ -75,14 +75,14 @@ pub struct RunArgs {
     /// Name of the Lease.
     #[arg(long, default_value = "portal-release-operator")]
     pub lease_name: String,
-    /// Address to serve /healthz, /readyz, /metrics and /manifests.
+    /// Address at which /healthz, /readyz, /metrics and /manifests are served.
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub http_addr: String,
     /// URL of that port from outside, the base of `status.manifest.url` [default: http:// and the address].
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
-    /// Allow hooks, files and object stores at addresses of this host, at link-local addresses and at metadata services of clouds. For
-    /// tests, and for servers beside the operator: whoever may write a Portal can then reach what only this host can.
+    /// Allow gates, hooks, files and object stores at addresses of this host, at link-local addresses and at cloud metadata services. For
+    /// tests, and for servers beside the operator: whoever may write a Portal can then reach what only this host can reach.
     #[arg(long)]
     pub allow_local_addresses: bool,
     /// Format of log lines: for people or for machines.

@@ -1,4 +1,4 @@
-//! Fault injection for tests: halts a phase, or its taking back, at its beginning or just before its end commits, so that a test
+//! Fault injection for tests: halts a phase, or its undo, at its beginning or just before its end commits, so that a test
 //! can kill the process there. Without `--halt-at` it does nothing.
 
 use std::sync::Mutex;

@@ -1,4 +1,4 @@
-//! What a check found. Its text is made where people read it, and nowhere earlier.
+//! What a check found. It becomes text only where people read it.
 
 use std::fmt;
 

@@ -123,9 +123,9 @@ fn the_table_of_modules_is_true() {
         let module = columns[0].trim_end_matches("`]");
         let listed: BTreeSet<String> =
             columns[2].split(',').map(|name| name.trim().trim_matches('`').to_owned()).filter(|name| !name.is_empty()).collect();
-        let found = imports.remove(module).unwrap_or_else(|| panic!("{module} is in the table of lib.rs and not in src"));
+        let found = imports.remove(module).unwrap_or_else(|| panic!("{module} is in the table of lib.rs but not in src"));
         assert_eq!(listed, found, "what {module} imports: the table of lib.rs, and the use lines");
-        assert!(found.is_subset(&above), "{module} imports {:?}, which does not stand above it in lib.rs", found.difference(&above));
+        assert!(found.is_subset(&above), "{module} imports {:?}, which is not above it in lib.rs", found.difference(&above));
         above.insert(module.to_owned());
     }
     assert!(imports.is_empty(), "not in the table of lib.rs: {:?}", imports.keys());

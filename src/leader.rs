@@ -1,6 +1,6 @@
 //! One working operator at a time, by a Lease.
 //!
-//! kube-lease-manager takes, renews and releases the Lease. It tells its holder about a loss only once the API server
+//! kube-lease-manager takes, renews and releases the Lease. It reports a loss to its holder only once the API server
 //! answers again, so [`guard`] watches the time: a leader that cannot prove that its Lease was renewed stops before the
 //! Lease runs out. A lease is not a fence: changes to a portal's database check the ledger's epoch besides.
 
@@ -156,7 +156,7 @@ async fn elected(
     }
 }
 
-/// Ends once nobody holds the Lease.
+/// Ends once no process holds the Lease.
 async fn vacant(api: &Api<Lease>, lease_name: &str) {
     loop {
         sleep(STANDBY_PAUSE).await;

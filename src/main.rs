@@ -162,6 +162,6 @@ async fn until_signalled(shutdown: CancellationToken) {
         () = terminated => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    tracing::info!("asked to stop");
+    tracing::info!("stopping on a signal");
     shutdown.cancel();
 }

@@ -59,7 +59,7 @@ pub enum LockAttempt {
 pub enum Delivery {
     /// The receiver took it.
     Sent,
-    /// The receiver refused it or did not answer, also when asked again.
+    /// The receiver refused it or did not answer, also when it was sent again.
     Failed,
     /// The queue was full.
     Dropped,

@@ -66,7 +66,7 @@ pub struct Known {
     pub database: Arc<PortalDatabase>,
 }
 
-/// The databases by `namespace/name` of their portal. Each has a lock of its own: one that hangs holds up nobody who wants another.
+/// The databases by `namespace/name` of their portal. Each has its own lock: one that hangs does not delay the others.
 pub struct Portals {
     client: Client,
     namespaces: Vec<String>,
@@ -191,18 +191,18 @@ impl Portals {
 }
 
 async fn close(cell: Arc<Cell>) {
-    // Nobody finds it any more; one that is still being opened ends with its last handle.
+    // It can no longer be found; one that is still being opened ends with its last handle.
     let Ok(mut opened) = tokio::time::timeout(CLOSE_TIMEOUT, cell.opened.lock()).await else { return };
     if let Some(opened) = opened.take() {
         opened.known.database.close().await;
     }
 }
 
-/// Manifests are read from the ledger when somebody asks.
+/// Manifests are read from the ledger on request.
 impl ManifestSource for Portals {
     fn manifest<'a>(&'a self, namespace: &'a str, portal: &'a str, label: &'a str) -> BoxFuture<'a, Result<Option<String>, String>> {
         Box::pin(async move {
-            // Strangers may ask for anything: only what this process serves is looked for.
+            // Anyone may request anything: only what this process serves is looked up.
             if !self.namespaces.is_empty() && !self.namespaces.iter().any(|served| served == namespace) {
                 return Ok(None);
             }

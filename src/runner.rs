@@ -27,7 +27,7 @@ use crate::{
     work::{Context, Done, PhaseError, Progress, definition},
 };
 
-/// Pause before the taking back of a phase is tried again.
+/// Pause before the undo of a phase is retried.
 const UNDO_PAUSE: Duration = Duration::from_secs(2);
 /// One running task.
 struct Running {
@@ -221,9 +221,9 @@ async fn conclude(context: &Context, result: Result<Done, PhaseError>, took: Dur
 /// What a failed attempt means for the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
-    /// It is tried again, but not for ever.
+    /// It is retried, up to a number of attempts.
     Counted,
-    /// It is tried again, however often it takes.
+    /// It is retried without a limit.
     Uncounted,
     /// The release fails.
     Final,

@@ -39,12 +39,12 @@ pub struct Services {
 
 impl Services {
     /// The namespace is being deleted: its Secrets, and the right to read them or to write events, go away in any order. A request
-    /// would be refused, and there is nobody left to notify.
+    /// would be refused, and nobody is left to be notified.
     async fn is_going(&self, namespace: &str) -> bool {
         cluster::is_terminating(&self.client, namespace).await
     }
 
-    /// Tells everyone who wants to know, in the background: nothing waits for it.
+    /// Sends a notice to everyone who wants it, in the background: nothing waits for it.
     pub fn notify(self: &Arc<Self>, audience: Audience, notice: Notice) {
         if !audience.notifications.iter().any(|notification| notice.is_wanted(notification)) {
             return;

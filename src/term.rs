@@ -7,7 +7,7 @@ use std::{
 
 /// Until when this process surely leads. Clones share it.
 ///
-/// A process that slept past its Lease goes on exactly where it was when it wakes, before anything tells it about the loss. So
+/// A process that slept past its Lease continues exactly where it was when it wakes, before anything reports the loss to it. So
 /// whoever is about to act, and above all to end a predecessor's sessions, asks the clock first.
 #[derive(Clone, Debug, Default)]
 pub struct Term(Arc<Mutex<End>>);

@@ -49,7 +49,7 @@ impl Candidate {
 }
 
 #[tokio::test]
-async fn the_lease_goes_on_at_once_at_a_clean_stop() {
+async fn the_lease_passes_on_at_once_at_a_clean_stop() {
     in_namespace(async |c| {
         let mut first = Candidate::start(c, "first");
         first.leads_within(5).await;

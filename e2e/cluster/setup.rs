@@ -106,7 +106,7 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-/// Looks until `check` gives something, for at most `limit`.
+/// Polls until `check` returns something, for at most `limit`.
 pub async fn eventually<T>(what: &str, limit: Duration, check: impl AsyncFn() -> Option<T>) -> T {
     let mut ticks = tokio::time::interval(Duration::from_millis(50));
     let looks = async {

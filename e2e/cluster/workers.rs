@@ -150,7 +150,7 @@ async fn a_woken_worker_is_set_back() {
 }
 
 #[tokio::test]
-async fn missing_workers_are_named_and_hold_nobody_up() {
+async fn missing_workers_are_named_and_delay_no_other() {
     in_namespace(async |c| {
         let (client, ns, never) = (&c.operator, c.namespace.as_str(), CancellationToken::new());
         c.apply::<Deployment>("web", deployment("web", 0, json!({}))).await;
@@ -174,7 +174,7 @@ async fn missing_workers_are_named_and_hold_nobody_up() {
 }
 
 #[tokio::test]
-async fn workers_that_do_not_come_back_are_told_and_waiting_can_be_cancelled() {
+async fn workers_that_do_not_come_back_are_reported_and_waiting_can_be_cancelled() {
     in_namespace(async |c| {
         let (client, ns, cancel) = (&c.operator, c.namespace.as_str(), CancellationToken::new());
         c.apply::<Deployment>("web", deployment("web", 2, json!({ "e2e.local/start": "never" }))).await;

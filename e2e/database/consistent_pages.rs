@@ -116,7 +116,7 @@ fn a_transaction_that_holds_a_table_reads_one_release() {
 }
 
 #[test]
-fn everybody_may_ask_and_nobody_sees_more() {
+fn every_role_may_call_it_and_sees_no_more() {
     with_portal(async |portal| {
         portal.with_ledger().await;
         let pool = reader(&portal).await;

@@ -1,4 +1,4 @@
-//! One of everything that stands on the swapped tables, carried there, back and forth again.
+//! One of each kind of object that depends on the swapped tables, carried over by a swap, a rollback and a roll forward.
 
 use portal_release_operator::database::catalog;
 use portal_release_operator::database::identifiers::Generation;

@@ -1,4 +1,4 @@
--- What stands on the tables of schema.sql and is carried over by being written again, handed over or made anew.
+-- What depends on the tables of schema.sql and is carried over by being rewritten, handed over or recreated.
 CREATE TABLE history (what text);
 CREATE FUNCTION pass() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
 
@@ -44,7 +44,7 @@ ALTER TABLE comments ADD COLUMN areas bigint DEFAULT area_count() CONSTRAINT som
 CREATE FUNCTION titled() RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT (jsonb_populate_record(NULL::sources, '{"title": "no title"}')).title; END;
 CREATE VIEW places AS SELECT 'sources'::regclass::oid AS sources, 'sources_id_seq'::regclass::oid AS ids, (NULL::sources).title AS none;
 
--- Row types in columns of views, and what stands on these.
+-- Row types in columns of views, and what depends on these.
 CREATE VIEW whole WITH (security_barrier = true) AS SELECT s, s.title FROM sources s;
 ALTER VIEW whole ALTER COLUMN title SET DEFAULT 'by default';
 COMMENT ON VIEW whole IS 'whole rows';

@@ -1,4 +1,4 @@
-//! The record of stopped workers, which an operator of before keeps in another table.
+//! The record of stopped workers, which an older operator keeps in another table.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::{
 const BEFORE: i64 = 5;
 
 impl Portal {
-    async fn with_the_ledger_of_before(&self) {
+    async fn with_the_older_ledger(&self) {
         let mut migrator = Migrator::new(Path::new("migrations")).await.unwrap();
         migrator.migrations.to_mut().retain(|migration| migration.version <= BEFORE);
         migrator.create_schema("portal_release");
@@ -51,9 +51,9 @@ fn workload(kind: WorkerKind, name: &str, replicas: i32) -> FrozenWorkload {
 }
 
 #[test]
-fn an_operator_of_before_and_this_one_see_each_others_record() {
+fn an_older_operator_and_this_one_see_each_others_record() {
     with_portal(async |portal| {
-        portal.with_the_ledger_of_before().await;
+        portal.with_the_older_ledger().await;
         portal.stage("second").await;
         let (first, second) = (portal.release_row("Jul2026").await, portal.release_row("Aug2026").await);
         portal.record_as_before("Deployment", "importer", 3, first).await;

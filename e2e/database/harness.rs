@@ -110,7 +110,7 @@ pub(crate) fn same(before: &[String], after: &[String]) {
     assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
 }
 
-/// Looks until it is so.
+/// Polls until it is so.
 pub(crate) async fn until_true(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let mut ticks = tokio::time::interval(std::time::Duration::from_millis(50));
     for _ in 0..400 {
@@ -119,7 +119,7 @@ pub(crate) async fn until_true(what: &str, mut look: impl AsyncFnMut() -> bool) 
         }
         ticks.tick().await;
     }
-    panic!("looked in vain for {what}");
+    panic!("timed out waiting for {what}");
 }
 
 impl Portal {
@@ -200,7 +200,7 @@ impl Portal {
     }
 
     /// Every relation of the schema that is neither staging nor backup, with its OID. Without the views of whole rows, which a
-    /// swap must make anew.
+    /// swap must recreate.
     pub(crate) async fn oids(&self) -> Vec<(String, Oid)> {
         self.named("relname !~ '^(staging_|bk[0-9]{10}_|whole)'").await
     }

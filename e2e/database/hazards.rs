@@ -1,4 +1,4 @@
-//! Hazards of a rename swap that are no matter of structure: plans kept by sessions, long names, drift while staging stands.
+//! Hazards of a rename swap apart from structure: plans kept by sessions, long names, drift while staging exists.
 
 use std::collections::BTreeSet;
 
@@ -179,7 +179,7 @@ fn what_comes_to_live_while_staging_stands_is_missed_by_nobody() {
             staging::complete(&mut conn, &portal.relations).await.unwrap();
             assert_eq!(catalog::diff(&mut conn, &portal.relations, &Generation::Staging).await.unwrap(), [], "{sql}");
         }
-        // What stands on a table is looked for under the lock.
+        // Dependent objects of a table are looked up under the lock.
         portal
             .run(
                 "CREATE VIEW late AS SELECT release FROM sources; CREATE FUNCTION late(area_totals) RETURNS text LANGUAGE sql AS 'SELECT $1.release';

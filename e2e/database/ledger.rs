@@ -24,7 +24,7 @@ impl Portal {
         self.run(&format!("INSERT INTO portal_release.portals (portal) VALUES ('{KEY}')")).await;
     }
 
-    /// A release of the ledger that is about to swap, with the rows of its staging in its manifest. Gives its id.
+    /// A release of the ledger that is about to swap, with the rows of its staging in its manifest. Returns its id.
     pub(crate) async fn release_row(&self, label: &str) -> i64 {
         let rows: String = self
             .get(

@@ -1,4 +1,4 @@
-//! The swap is planned before anything is locked: what changes in between is seen under the locks, and planned again.
+//! The swap is planned before anything is locked: a change in between is noticed under the locks, and the swap is planned again.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{order, until_true, with_portal};
 
-/// Somebody changes the database right after the swap was planned, once.
+/// Another session changes the database right after the swap was planned, once.
 struct Meddler<'a> {
     pool: &'a PgPool,
     sql: Mutex<Option<String>>,
@@ -69,7 +69,7 @@ fn what_changes_after_the_plan_was_made_makes_another_plan() {
     });
 }
 
-/// The catalogue is looked at before the locks are asked for; under them only when a transaction has ended since.
+/// The catalogue is checked before the locks are requested; under them only when a transaction has ended since.
 #[test]
 fn what_changes_while_the_swap_waits_for_its_locks_makes_another_plan() {
     with_portal(async |portal| {
@@ -101,7 +101,7 @@ fn what_changes_while_the_swap_waits_for_its_locks_makes_another_plan() {
 }
 
 #[test]
-fn a_relation_that_somebody_drops_after_the_plan_was_made_is_named() {
+fn a_relation_that_is_dropped_after_the_plan_was_made_is_named() {
     with_portal(async |portal| {
         portal.stage("second").await;
         let before = portal.named("relname !~ '^staging_'").await;

@@ -18,7 +18,7 @@ fn backup() -> Generation {
     Generation::Backup(BACKUP.parse().unwrap())
 }
 
-/// Joins in different orders, through views and materialized views. Each gives the releases that it saw.
+/// Joins in different orders, through views and materialized views. Each returns the releases that it saw.
 const QUERIES: [&str; 6] = [
     "SELECT DISTINCT concat_ws(' ', a.release, s.release) FROM protected_areas a JOIN countries_pas j ON j.protected_area_id = a.id JOIN sources s ON s.id = j.source_id",
     "SELECT DISTINCT concat_ws(' ', s.release, a.release) FROM sources s JOIN countries_pas j ON j.source_id = s.id JOIN protected_areas a ON a.id = j.protected_area_id",
@@ -28,7 +28,7 @@ const QUERIES: [&str; 6] = [
     "SELECT DISTINCT concat_ws(' ', r.release, n.release) FROM report_of_reports r, area_names n, sources s",
 ];
 
-/// Transactions of several statements, which hold the first relation while they go on to the next, in both orders.
+/// Transactions of several statements, which hold the first relation while they read the next, in both orders.
 const TRANSACTIONS: [&[&str]; 2] = [&["sources", "area_names", "area_report"], &["report_of_reports", "protected_areas", "sources"]];
 
 #[test]

@@ -108,7 +108,7 @@ fn every_obstacle_is_named() {
             ),
             (
                 "CREATE TABLE labelled (label text DEFAULT label(NULL))",
-                "default value for column label of table public.labelled depends on function public.label(public.sources,text)",
+                "table public.labelled depends on function public.label(public.sources,text), which uses a row type",
                 "DROP TABLE labelled",
             ),
             (
@@ -139,10 +139,14 @@ fn every_obstacle_is_named() {
             ),
             (
                 "CREATE TABLE lord (id serial); ALTER TABLE countries_pas ALTER COLUMN source_id SET DEFAULT nextval('lord_id_seq')",
-                "table public.countries_pas draws from public.lord_id_seq, which belongs to another table",
+                "table public.countries_pas uses public.lord_id_seq, which belongs to another table",
                 "ALTER TABLE countries_pas ALTER COLUMN source_id DROP DEFAULT; DROP TABLE lord",
             ),
-            ("CREATE TABLE lender (id int DEFAULT nextval('sources_id_seq'))", "draws from public.sources_id_seq", "DROP TABLE lender"),
+            (
+                "CREATE TABLE lender (id int DEFAULT nextval('sources_id_seq'))",
+                "uses public.sources_id_seq, which stays with the backup",
+                "DROP TABLE lender",
+            ),
         ];
         for (sql, expected, undo) in cases {
             portal.run(sql).await;

@@ -102,7 +102,7 @@ fn a_second_release_and_retention_leave_live_alone() {
         assert_eq!(portal.named("relname ~ '^(staging_|bk)'").await, []);
         assert_eq!(portal.release().await, "third");
         same(&before, &portal.catalogue().await);
-        // Ids were never used before, and go on being given.
+        // Ids were never used before, and numbering continues.
         let highest: i64 = portal.get("SELECT max(id) FROM protected_areas").await;
         let fresh: i64 = portal.get("INSERT INTO protected_areas (site_id, release) VALUES (9000, 'third') RETURNING id").await;
         assert!(fresh > highest && highest > 200, "{fresh} after {highest}");
@@ -183,7 +183,7 @@ fn a_backup_of_another_tool_can_be_rolled_back_to() {
 }
 
 #[test]
-fn an_interrupted_build_goes_on_and_a_finished_one_does_nothing() {
+fn an_interrupted_build_resumes_and_a_finished_one_does_nothing() {
     with_portal(async |portal| {
         let mut conn = portal.pool.acquire().await.unwrap();
         staging::build(&mut conn, &portal.relations, true).await.unwrap();

@@ -21,8 +21,8 @@ async fn counted(portal: &Portal) -> Count {
 /// Such as `sources +1 -0`; unknown tables with a question mark.
 async fn written(portal: &Portal) -> Vec<String> {
     let written = counted(portal).await.written;
-    let told = |TableWrites { table, new, gone }: &TableWrites| format!("{table} +{new} -{gone}");
-    written.tables.iter().map(told).chain(written.unknown.iter().map(|table| format!("{table} ?"))).collect()
+    let described = |TableWrites { table, new, gone }: &TableWrites| format!("{table} +{new} -{gone}");
+    written.tables.iter().map(described).chain(written.unknown.iter().map(|table| format!("{table} ?"))).collect()
 }
 
 /// A release that is live, with writers that began before its swap: one with a savepoint.
@@ -78,21 +78,21 @@ fn every_write_since_the_swap_is_counted() {
         let sentence = counted(&portal).await.written.sentence();
         assert!(sentence.starts_with("1 row inserted or updated, and 4 existing rows updated or deleted, in sources, 4 rows inserted or updated, and 4 existing rows updated or deleted, in protected_areas, 1 row inserted in countries_pas since 20"), "{sentence}");
 
-        // Back and forward: what was written there meanwhile counts anew.
+        // Back and forward: what was written there meanwhile counts again.
         portal.recorded_exchange(release, RunKind::Rollback, &backup(0), &Generation::Staging).await;
         assert_eq!(written(&portal).await, Vec::<String>::new());
         portal.run("INSERT INTO sources (title, release) VALUES ('after the rollback', 'first')").await;
         assert_eq!(written(&portal).await, ["sources +1 -0"]);
         portal.recorded_exchange(release, RunKind::RollForward, &Generation::Staging, &backup(1)).await;
-        assert_eq!(written(&portal).await, Vec::<String>::new(), "what was there is there again");
-        // A table that somebody else puts in the place of the live one has no past.
+        assert_eq!(written(&portal).await, Vec::<String>::new(), "what existed exists again");
+        // A table that another tool puts in the place of the live one has no history.
         portal.run("ALTER TABLE countries_pas RENAME TO mine; CREATE TABLE countries_pas (LIKE mine)").await;
         assert_eq!(written(&portal).await, ["countries_pas ?"]);
     });
 }
 
 #[test]
-fn a_count_holds_until_somebody_commits() {
+fn a_count_holds_until_another_session_commits() {
     with_portal(async |portal| {
         live(&portal).await;
         let holds = async |count: &Count| is_still_so(&mut portal.pool.acquire().await.unwrap(), count).await.unwrap();
@@ -108,7 +108,7 @@ fn a_count_holds_until_somebody_commits() {
         assert!(!holds(&before).await, "it began after the count");
         assert!(!holds(&during).await, "it was open during the count");
         assert_eq!(written(&portal).await, ["sources +1 -0"]);
-        // A row that was written and taken back leaves nothing to lose.
+        // A row that was written and rolled back leaves nothing to lose.
         crate::harness::until_true("a count that holds over a rollback", async || {
             let count = counted(&portal).await;
             let mut aborted = portal.pool.acquire().await.unwrap();

@@ -69,7 +69,7 @@ async fn geometries_are_counted_by_what_is_wrong_with_them() {
         let wrong = GeometryRule { column: "shape", ..rule };
         let mut tx = conn.begin().await.unwrap();
         assert_says(checks::geometry(&mut tx, "public", "areas", wrong).await.unwrap_err(), &["areas.shape", "does not exist"]);
-        assert_eq!(count(&mut tx, "SELECT 1::bigint").await, 1, "the caller's transaction goes on");
+        assert_eq!(count(&mut tx, "SELECT 1::bigint").await, 1, "the caller's transaction continues");
         tx.rollback().await.unwrap();
 
         run(&mut conn, "DROP EXTENSION postgis CASCADE").await;
@@ -161,7 +161,7 @@ async fn a_gate_passes_only_with_one_true() {
             let Answer::Failed(finding) = ask_sql(&mut tx, "gate broken", sql).await else { panic!("{sql}") };
             assert_finding(&finding, &["gate broken failed", says, "correct its sql"]);
         }
-        assert_eq!(count(&mut tx, "SELECT count(*) FROM marks").await, 1, "the caller's transaction goes on, with its changes");
+        assert_eq!(count(&mut tx, "SELECT count(*) FROM marks").await, 1, "the caller's transaction continues, with its changes");
         run(&mut tx, "INSERT INTO marks VALUES (2)").await;
         tx.commit().await.unwrap();
     })
@@ -183,7 +183,7 @@ async fn a_gate_cannot_write() {
 }
 
 #[tokio::test]
-async fn a_gate_that_cannot_be_asked_did_not_say_no() {
+async fn a_gate_that_cannot_be_evaluated_has_not_failed() {
     in_database(|db| async move {
         let mut conn = db.with("SET statement_timeout = '50ms'").await;
         let answer = ask_sql(&mut conn, "gate slow", "SELECT count(*) > 0 FROM generate_series(1, 1000000000)").await;

@@ -238,7 +238,7 @@ impl Dice {
 }
 
 #[tokio::test]
-async fn rows_are_told_apart_as_copy_tells_them_apart() {
+async fn rows_are_separated_as_copy_separates_them() {
     in_database(|db| async move {
         let mut conn = db.with_ledger("CREATE TABLE staging_stats (a text, b text, id serial)").await;
         let mut dice = Dice(42);
@@ -287,7 +287,7 @@ async fn rows_are_told_apart_as_copy_tells_them_apart() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_told_apart_or_is_all_wrong_fails_as_a_whole() {
+async fn a_file_that_cannot_be_separated_or_is_all_wrong_fails_as_a_whole() {
     in_database(|db| async move {
         let mut conn = prepared(&db).await;
         let plain = Loading { format: &Format::default(), rules: &[], lookup: false, sample: None };

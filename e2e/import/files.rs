@@ -109,7 +109,7 @@ async fn a_bad_line_is_named_and_nothing_remains() {
     .await;
 }
 
-/// A file that begins so and goes on for ever without a line's end.
+/// A file that begins so and continues for ever without a line's end.
 pub fn endless(start: &'static str) -> File {
     let more = stream::repeat_with(|| Ok(Bytes::from_static(&[b'x'; 1 << 16])));
     File::new(NAME, stream::once(async move { Ok(Bytes::from_static(start.as_bytes())) }).chain(more))
@@ -180,7 +180,7 @@ async fn columns_are_mapped_by_name() {
 }
 
 #[tokio::test]
-async fn other_ways_to_write_csv_are_told() {
+async fn other_ways_to_write_csv_are_reported() {
     in_database(|db| async move {
         let mut conn = db.with(TABLE).await;
         let latin = Format {

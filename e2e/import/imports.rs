@@ -40,7 +40,7 @@ async fn columns_are_matched_by_name() {
         assert_says(error, &["column id is numbered by the database itself", "strict"]);
         let error = import::columns(&mut tx, target("staging_gone"), "SELECT 1 AS id").await.unwrap_err();
         assert_says(error, &["import areas", "staging_gone does not exist", "build staging first"]);
-        assert_eq!(count(&mut tx, "SELECT count(*) FROM staging_areas").await, 1, "the caller's transaction goes on");
+        assert_eq!(count(&mut tx, "SELECT count(*) FROM staging_areas").await, 1, "the caller's transaction continues");
         tx.rollback().await.unwrap();
     })
     .await;
@@ -64,7 +64,7 @@ async fn a_query_is_described_without_being_run() {
     .await;
 }
 
-/// Imports all ranges of `source` into a copy and checks that every row of the source is there once.
+/// Imports all ranges of `source` into a copy and checks that every row of the source exists once.
 async fn assert_covered(conn: &mut PgConnection, source: &str, key: &str, batch_rows: i64, at_least: usize) -> Vec<KeyRange> {
     run(conn, &format!("DROP TABLE IF EXISTS staging_copy; CREATE TABLE staging_copy (LIKE {source})")).await;
     let query = format!("SELECT * FROM {source}");
@@ -72,7 +72,7 @@ async fn assert_covered(conn: &mut PgConnection, source: &str, key: &str, batch_
     let plan = import::plan_ranges(conn, "areas", &query, key, batch_rows).await.unwrap();
     let ranges = plan.ranges;
     assert_eq!(strings(conn, "SHOW DateStyle").await, ["SQL, DMY"], "the caller's settings come back");
-    // Whoever goes on with the plan may have other settings.
+    // The process that continues the plan may have other settings.
     run(conn, "SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'ISO, MDY'").await;
     assert!(ranges.len() >= at_least, "{source}: {ranges:?}");
     let mut rows = 0;
@@ -171,7 +171,7 @@ const SOURCE: &str =
 const QUERY: &str = "SELECT site_id, name, note FROM source AS s WHERE {{ range('s.site_id') }}";
 
 #[tokio::test]
-async fn a_killed_import_goes_on_and_ends_with_the_same_content() {
+async fn a_killed_import_resumes_and_ends_with_the_same_content() {
     in_database(|db| async move {
         let mut conn = db.with(&format!("{SOURCE}; {STAGING}; CREATE TABLE staging_at_once (LIKE staging_areas INCLUDING ALL); CREATE TABLE done (plan jsonb, range int)")).await;
         let content = |table: &str| format!("SELECT site_id, name, note FROM {table}");
@@ -198,7 +198,7 @@ async fn a_killed_import_goes_on_and_ends_with_the_same_content() {
             }
             tx.commit().await.unwrap();
         }
-        // Another process reads the ledger and goes on.
+        // Another process reads the ledger and continues.
         let mut conn = db.connect().await;
         let plan: serde_json::Value = sqlx::query_scalar("SELECT plan FROM done WHERE plan IS NOT NULL").fetch_one(&mut conn).await.unwrap();
         let plan: Vec<KeyRange> = serde_json::from_value(plan).unwrap();

@@ -30,7 +30,7 @@ async fn only_what_is_not_there_is_inserted() {
 }
 
 #[tokio::test]
-async fn every_covered_key_tells_rows_apart() {
+async fn every_covered_key_distinguishes_rows() {
     in_database(|db| async move {
         let mut conn = db.with_ledger(&format!("{LOOKUP}; ALTER TABLE staging_designations ADD UNIQUE (name)")).await;
         let query = "SELECT * FROM (VALUES ('X', 'Area'), ('A', 'New'), ('Y', 'Yard')) AS v(code, name)";

@@ -73,7 +73,7 @@ async fn a_contract_names_every_difference() {
         assert_failed(&answer, &["gate contract failed"]);
         let answer = contract(&mut conn, json!({})).await;
         assert!(matches!(answer, Answer::NoData(_)), "{answer:?}");
-        // Cut off while it waits, nothing is known; once nothing is in the way, the answer comes.
+        // Cut off while it waits, nothing is known; once nothing blocks it, the answer comes.
         let mut other = db.connect().await;
         run(&mut other, "BEGIN; LOCK TABLE ops.jobs IN ACCESS EXCLUSIVE MODE; LOCK TABLE pg_attribute IN ACCESS EXCLUSIVE MODE").await;
         run(&mut conn, "SET lock_timeout = '50ms'").await;

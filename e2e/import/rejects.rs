@@ -64,7 +64,7 @@ async fn rows_on_which_the_query_itself_fails_are_found_by_their_key() {
         let mut conn = prepared(&db, source).await;
         let query = "SELECT site_id, name, make_date(year, 1, 1) AS since FROM source";
         let counts = range(&mut conn, query, "site_id", "integer").await.unwrap();
-        // The other row of 407 cannot be told from the broken one.
+        // The other row of 407 cannot be distinguished from the broken one.
         assert_eq!(counts, Counts { read: 1004, imported: 998, rejected: 6 });
         let rejected = strings(&mut conn, "SELECT concat_ws('|', coalesce(key, 'none'), sqlstate, reason) FROM portal_release.rejected_rows ORDER BY id").await;
         let keys: Vec<&str> = rejected.iter().map(|line| line.split('|').next().unwrap()).collect();
@@ -74,7 +74,7 @@ async fn rows_on_which_the_query_itself_fails_are_found_by_their_key() {
         assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_areas").await, 998);
         assert_eq!(strings(&mut conn, "SELECT row::text FROM portal_release.rejected_rows WHERE key = '807'").await, [r#"{"site_id": "807"}"#]);
 
-        // Where nothing tells rows apart, or all of them are broken, nothing is guessed.
+        // Where nothing distinguishes rows, or all of them are broken, nothing is guessed.
         let case = Case { table: "staging_areas", query, ..Case::default() };
         let error = committed(&mut conn, case).await.unwrap_err();
         assert_says(&error, &["import areas", "a row that cannot be identified", "date field value out of range", "give the import a `key`"]);
@@ -99,7 +99,7 @@ async fn rules_turn_rows_away_in_their_order() {
         let sums = "SELECT reason || ' ' || count(*) || coalesce(min(sqlstate), '') FROM portal_release.rejected_rows GROUP BY reason ORDER BY reason";
         assert_eq!(strings(&mut conn, sums).await, ["a code that is not in the list 20", "an even site 40"]);
 
-        // The same when the database refuses one more row, which no rule turns away.
+        // The same when the database rejects one more row, which no rule rejects.
         super::run(&mut conn, "TRUNCATE staging_areas, portal_release.rejected_rows").await;
         let odd = query.replace("<> 50", "<> 51");
         let counts = committed(&mut conn, Case { query: &odd, ..case }).await.unwrap();

@@ -171,7 +171,7 @@ async fn failing(db: &Database, server: &Server) -> FileError {
 }
 
 #[tokio::test]
-async fn servers_that_fail_are_told_apart() {
+async fn servers_that_fail_are_distinguished() {
     in_database(|db| async move {
         let body = lines(20_000);
         let half = &body[..body.len() / 2];
@@ -243,7 +243,7 @@ async fn a_url_is_read_with_its_secret_header() {
     .await;
 }
 
-/// A store that breaks off in mid-object: the transfer goes on where it was, and where that cannot be, nothing remains.
+/// A store that breaks off in mid-object: the transfer resumes where it was, and where that is impossible, nothing remains.
 #[tokio::test]
 async fn a_store_that_breaks_off_is_read_on() {
     in_database(|db| async move {
@@ -281,7 +281,7 @@ async fn a_store_that_breaks_off_is_read_on() {
                 let error = loaded.unwrap_err();
                 assert!(matches!(&error, CsvError::Read { source, .. } if source.transient), "{error}");
                 assert_says(error, &["s3://data/in/stats.csv", "the transfer was interrupted"]);
-                assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 20_000, "those of before");
+                assert_eq!(count(&mut conn, "SELECT count(*) FROM staging_stats").await, 20_000, "the former ones");
             }
         }
     })

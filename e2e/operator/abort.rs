@@ -5,7 +5,7 @@ use portal_release_operator::api::{PhaseName, ReleaseState};
 use crate::support::{Stage, until, world::World};
 
 impl Stage {
-    /// Waits until the release is Aborted, and looks whether anything is left of it.
+    /// Waits until the release is Aborted, and checks whether anything is left of it.
     async fn wait_aborted(&self, name: &str, before: &World) {
         let status = self.wait_state(name, ReleaseState::Aborted).await;
         assert!(status.message.contains("a typo in the press release"), "{}", status.message);
@@ -18,7 +18,7 @@ impl Stage {
 const ABORT: &str = r#"{"abort": {"reason": "a typo in the press release"}}"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_abort_cuts_off_the_running_import_and_a_retry_begins_anew() {
+async fn an_abort_cuts_off_the_running_import_and_a_retry_starts_over() {
     let stage = Stage::new("abortimport").await;
     let _operator = stage.operator().await;
     let before = stage.world().await;
@@ -44,7 +44,7 @@ async fn an_abort_cuts_off_the_running_import_and_a_retry_begins_anew() {
 
     // Aborting what is live is refused, with a pointer to the way back.
     stage.edit("jul2026", r#"{"abort": {"reason": "too late"}}"#).await;
-    let status = stage.wait("jul2026", "told of rollback", |status| status.message.contains("abort is refused")).await;
+    let status = stage.wait("jul2026", "the message points to rollback", |status| status.message.contains("abort is refused")).await;
     assert_eq!(status.state, Some(ReleaseState::Live));
     assert!(status.message.contains("use spec.rollback"), "{}", status.message);
     assert_eq!(stage.live_month().await, "1");
@@ -65,7 +65,7 @@ async fn an_abort_while_workers_are_frozen_brings_them_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_still_can_be_aborted_and_what_has_swapped_cannot() {
+async fn a_stopped_release_can_be_aborted_and_one_that_has_swapped_cannot() {
     let stage = Stage::new("abortstill").await;
     let operator = stage.operator_with("operator", &["--halt-at", "CreateDownloadsView:begin"]).await;
     let before = stage.world().await;
@@ -95,11 +95,11 @@ async fn what_stands_still_can_be_aborted_and_what_has_swapped_cannot() {
     stage.edit("stopped", ABORT).await;
     stage.wait_aborted("stopped", &before).await;
 
-    // After the swap it is refused, and the release goes on.
+    // After the swap it is refused, and the release continues.
     stage.make_release("live", "Nov2026", "imports: {skip: [country_statistics]}").await;
     operator.logs("halted at CreateDownloadsView:begin").await;
     stage.edit("live", ABORT).await;
-    let status = stage.wait("live", "told of rollback", |status| status.message.contains("abort is refused")).await;
+    let status = stage.wait("live", "the message points to rollback", |status| status.message.contains("abort is refused")).await;
     assert_eq!(status.state, Some(ReleaseState::Running));
     assert!(status.message.contains("use spec.rollback"), "{}", status.message);
     operator.kill().await;

@@ -10,8 +10,8 @@ use crate::support::{Stage, stage::release_yaml};
 const NEW_RELEASES: &[(&str, &str)] = &[
     ("startAt: Scale\nstopAfter: Preflight", "phases.startAt comes after phases.stopAfter: no phase would run"),
     ("startAt: Deploy", "Unsupported value: \"Deploy\""),
-    ("only: [ImportCore]\nstartAt: Preflight", "phases.only stands alone: leave out startAt, stopAfter and skip"),
-    ("only: [ImportCore]\nskip: [Preflight]", "phases.only stands alone"),
+    ("only: [ImportCore]\nstartAt: Preflight", "phases.only cannot be combined with startAt, stopAfter and skip"),
+    ("only: [ImportCore]\nskip: [Preflight]", "phases.only cannot be combined"),
     ("skip: [FinaliseSwap]", "they keep the data safe (use stopAfter to end before the swap)"),
     ("skip: [Freeze]", "phases.skip may not name AcquireLock, Preflight, ValidateAndManifest"),
     ("skip: [PostSwap, PostSwap]", "spec.phases.skip[1]: Duplicate value"),
@@ -44,7 +44,7 @@ async fn impossible_specs_are_refused_with_a_sentence() {
     for (more, sentence) in [
         ("imports: {only: [sources], skip: [realms]}", "imports.only and imports.skip exclude each other"),
         ("imports: {sample: 0}", "spec.imports.sample in body should be greater than or equal to 1"),
-        ("abort: {reason: wrong}\nrollback: {to: Previous}", "give only one of them"),
+        ("abort: {reason: wrong}\nrollback: {to: Previous}", "set only one of them"),
         ("abort: {}", "spec.abort.reason: Required value"),
         ("retention: {keepBackups: -1}", "should be greater than or equal to 0"),
         ("dryrun: true", "unknown field \"spec.dryrun\""),
@@ -68,7 +68,7 @@ async fn impossible_specs_are_refused_with_a_sentence() {
         (r#"{"label":"Aug2026"}"#, "label is immutable: make a new PortalRelease for another label"),
         (r#"{"portalRef":{"name":"other"}}"#, "portalRef.name is immutable: make a new PortalRelease for another portal"),
         (r#"{"retry":1}"#, "retry can only be raised"),
-        (r#"{"abort":{"reason":"wrong"}}"#, "give only one of them"),
+        (r#"{"abort":{"reason":"wrong"}}"#, "set only one of them"),
     ] {
         refused_change(&stage, "good", change, sentence).await;
     }
@@ -121,7 +121,7 @@ async fn an_abort_is_kept_until_the_release_has_ended_or_is_to_run_again() {
             set_status(&stage, name, json!({"startedAt": "2026-07-01T12:00:00Z"})).await;
         }
     };
-    // It may not have been seen yet, be under way, or have come before the first run: without it the release would start.
+    // It may not have been observed yet, be under way, or have come before the first run: without it the release would start.
     let early =
         [(None, false), (Some(ReleaseState::Running), true), (Some(ReleaseState::Suspended), true), (Some(ReleaseState::Aborted), false)];
     for (n, (state, started)) in early.into_iter().enumerate() {
@@ -130,9 +130,9 @@ async fn an_abort_is_kept_until_the_release_has_ended_or_is_to_run_again() {
         refused_change(&stage, &name, remove, sentence).await;
         change(&stage, &name, r#"{"abort":null,"retry":1}"#).await.expect("a retry makes it run again");
     }
-    // One that came too late stands in the way of no rollback.
+    // One that came too late blocks no rollback.
     aborted("late", Some(ReleaseState::Live), true).await;
-    let both = "give only one of them (abort may be removed once the release has ended)";
+    let both = "set only one of them (abort may be removed once the release has ended)";
     refused_change(&stage, "late", r#"{"rollback":{"to":"Previous"}}"#, both).await;
     change(&stage, "late", r#"{"abort":null,"rollback":{"to":"Previous"}}"#).await.expect("a live release can be rolled back");
     aborted("ended", Some(ReleaseState::Aborted), true).await;

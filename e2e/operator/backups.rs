@@ -10,7 +10,7 @@ async fn portal_status(stage: &Stage, what: &str, wanted: impl Fn(&PortalStatus)
 }
 
 /// Timestamp, whose data, who made it.
-fn told(backup: &BackupStatus) -> (&str, Option<&str>, Option<&str>) {
+fn described(backup: &BackupStatus) -> (&str, Option<&str>, Option<&str>) {
     (&backup.timestamp, backup.release.as_deref(), backup.made_by.as_deref())
 }
 
@@ -19,7 +19,7 @@ fn retention(status: &PortalReleaseStatus) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn backups_are_listed_and_one_that_something_stands_on_is_kept() {
+async fn backups_are_listed_and_one_that_something_depends_on_is_kept() {
     let stage = Stage::new("backups").await;
     let _operator = stage.operator_alone().await;
     stage.edit_portal(r#"{"database":{"lockTimeout":"3s"}}"#).await;
@@ -27,7 +27,7 @@ async fn backups_are_listed_and_one_that_something_stands_on_is_kept() {
     let june = stage.wait_state("jul2026", ReleaseState::Live).await.backup.expect("June's backup");
     let status = portal_status(&stage, "June's backup in the Portal", |status| status.backup_count == 1).await;
     let [backup] = status.backups.as_slice() else { panic!("one backup: {:?}", status.backups) };
-    assert_eq!(told(backup), (june.as_str(), None, Some("Jul2026")));
+    assert_eq!(described(backup), (june.as_str(), None, Some("Jul2026")));
     assert_eq!((backup.tables, backup.complete, backup.held_by.as_deref()), (16, true, None));
     let size = stage
         .text(&format!("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname LIKE 'bk{june}\\_%' AND relkind IN ('r', 'm')"))
@@ -123,7 +123,7 @@ async fn a_backup_of_another_tool_is_rolled_back_to_past_a_newer_one() {
         if round == "first" {
             assert!(preflight.message.contains(&format!("the newer backups are kept: {july}")), "{}", preflight.message);
             let status = portal_status(&stage, "July's backup alone", |status| status.backup_count == 1).await;
-            assert_eq!(told(&status.backups[0]).0, july);
+            assert_eq!(described(&status.backups[0]).0, july);
             // Once more changes nothing.
             let world = stage.world().await;
             stage.edit("aug2026", r#"{"rollback":{"to":"2605010800","reason":"said again"}}"#).await;
@@ -133,7 +133,7 @@ async fn a_backup_of_another_tool_is_rolled_back_to_past_a_newer_one() {
         stage.edit("aug2026", r#"{"rollback":null}"#).await;
         stage.wait_state("aug2026", ReleaseState::Live).await;
         assert_same(&stage.live().await, &august, "August is live again");
-        // The data of before is now the backup of the roll forward; it is given the tool's timestamp again.
+        // The former data is now the backup of the roll forward; it is given the tool's timestamp again.
         let now = stage.status("aug2026").await.backup.expect("a backup");
         stage.execute(&AS_ANOTHER_TOOL.replace("STAMP", &now)).await;
     }

@@ -1,4 +1,4 @@
-//! COMMIT of the swap was sent, and no answer came: what became of it is looked up, never guessed.
+//! COMMIT of the swap was sent, and no answer came: the operator looks up what became of it, and never guesses.
 //!
 //! The local Postgres names a synchronous standby that does not exist. A transaction that asks for it hangs in COMMIT after it has
 //! committed; one with a deferred trigger that sleeps hangs in COMMIT before it has.
@@ -10,7 +10,7 @@ use crate::support::{Operator, Stage, until};
 /// Where the swap's COMMIT hangs.
 #[derive(Clone, Copy, PartialEq)]
 enum Hangs {
-    /// What it committed is there.
+    /// What it committed exists.
     Committed,
     /// It will be rolled back.
     Undone,
@@ -48,7 +48,7 @@ impl Hangs {
             .await;
     }
 
-    /// Waits until the swap hangs in COMMIT; gives the backend.
+    /// Waits until the swap hangs in COMMIT; returns the backend.
     async fn backend(self, stage: &Stage) -> String {
         let sql = format!(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT' AND wait_event = '{}'",

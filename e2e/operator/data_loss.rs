@@ -62,7 +62,7 @@ async fn rows_written_since_the_swap_are_named_and_lost_only_when_that_is_accept
     assert_same(&stage.live().await, &july, "nothing has changed");
     assert!(!stage.is_locked().await);
 
-    // Given up, it is live as before; accepted, it goes on by itself, and what it took is in staging.
+    // Given up, it is live as before; accepted, it continues by itself, and the discarded rows are in staging.
     stage.edit("jul2026", r#"{"rollback":null}"#).await;
     stage.wait_state("jul2026", ReleaseState::Live).await;
     stage.edit("jul2026", r#"{"rollback":{"to":"Previous"}}"#).await;
@@ -108,7 +108,7 @@ async fn rows_written_at_the_last_moment_are_not_lost_either() {
     stage.wait_state("jul2026", ReleaseState::Live).await;
     operator.kill().await;
 
-    // After the preflight, when the workers rest already.
+    // After the preflight, when the workers are stopped already.
     stage.edit("jul2026", r#"{"rollback":{"to":"Previous"}}"#).await;
     let operator = stage.halted_at("FinaliseSwap:begin").await;
     assert_eq!(stage.workers().await, Stage::FROZEN);
@@ -123,7 +123,7 @@ async fn rows_written_at_the_last_moment_are_not_lost_either() {
     stage.edit("jul2026", r#"{"rollback":null}"#).await;
     stage.wait_state("jul2026", ReleaseState::Live).await;
 
-    // While the swap waits for its locks: nobody sees the row before its writer commits, and then the swap has what it waited for.
+    // While the swap waits for its locks: no session sees the row before its writer commits, and then the swap gets its locks.
     let mut writer = stage.database.begin().await.expect("a transaction");
     writer.execute(CORRECTION).await.expect("a row");
     stage.edit("jul2026", r#"{"rollback":{"to":"Previous"}}"#).await;

@@ -4,7 +4,7 @@ use portal_release_operator::api::{Gate, PhaseName, ReleaseState};
 
 use crate::support::Stage;
 
-/// Staging relations that look like the portal's and are somebody else's.
+/// Staging relations that look like the portal's and belong to another tool.
 const OF_OTHERS: &str = "
     CREATE TABLE staging_of_somebody AS SELECT 1 AS kept;
     CREATE SCHEMA other_portal;
@@ -26,7 +26,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
     stage.must_fail("Bad0001", PhaseName::Preflight, &["portal_standard_greenlist does not exist; create it"]).await;
     stage.execute("ALTER MATERIALIZED VIEW gone RENAME TO portal_standard_greenlist").await;
 
-    // A foreign table is missing, and then what it stands for.
+    // A foreign table is missing, and then the table behind it.
     stage.execute("ALTER FOREIGN TABLE portal_fdw.greenlist RENAME TO gone").await;
     stage
         .must_fail("Bad0002", PhaseName::CreateStagingViews, &["portal_standard_greenlist", "\"portal_fdw.greenlist\" does not exist"])
@@ -82,7 +82,7 @@ async fn defective_data_is_refused_before_anything_is_imported() {
         .await;
     let words = ["staging_portal_standard_points (site_id, site_pid) has 2 duplicate keys (4 rows)", "site_id = "];
     stage.must_fail("Bad0007", PhaseName::CreateStagingViews, &words).await;
-    // Where no unique index stands in the way, the preflight finds them.
+    // Where no unique index rejects them, the preflight finds them.
     stage.execute("DROP INDEX portal_standard_points_site_id_site_pid_idx").await;
     stage.must_fail("Bad0017", PhaseName::Preflight, &words).await;
     stage.change_source("DELETE FROM wdpa.wdpas WHERE id < 0").await;
@@ -163,7 +163,7 @@ async fn a_defective_portal_is_refused_before_anything_is_imported() {
     stage.must_fail("Bad0006", PhaseName::CreateStagingViews, &words).await;
     repaired().await;
 
-    // Postgres would let it read the backup after the swap, and nobody can write it again in place.
+    // Postgres would let it read the backup after the swap, and it cannot be rewritten in place.
     stage.execute("CREATE MATERIALIZED VIEW sites_by_type AS SELECT site_type, count(*) FROM protected_areas GROUP BY 1").await;
     stage.must_fail("Bad0005", PhaseName::Preflight, &["materialized view public.sites_by_type reads live relations"]).await;
 }

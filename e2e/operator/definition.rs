@@ -30,14 +30,14 @@ async fn edits_in_the_middle_of_a_run_are_reported_and_taken_up_at_the_next_safe
     stage.edit_the_links().await;
     let data = stage.config_map().await;
     stage.kubectl(&["delete", "configmap", "portal-sql"], "").await.expect("the ConfigMap is gone");
-    let status = stage.wait("jul2026", "told of the edit", |status| status.message.contains("takes effect at the next retry")).await;
+    let status = stage.wait("jul2026", "the edit is reported", |status| status.message.contains("takes effect at the next retry")).await;
     assert_eq!(status.state, Some(ReleaseState::Running));
-    let told = stage.audit("Jul2026", "DefinitionEdited").await;
-    assert!(told.starts_with("spec.imports of the Portal edited; this run works from the definition of 20"), "{told}");
-    until("an event", || async { (stage.event_notes("jul2026", "DefinitionEdited").await == [told.clone()]).then_some(()) }).await;
+    let reported = stage.audit("Jul2026", "DefinitionEdited").await;
+    assert!(reported.starts_with("spec.imports of the Portal edited; this run works from the definition of 20"), "{reported}");
+    until("an event", || async { (stage.event_notes("jul2026", "DefinitionEdited").await == [reported.clone()]).then_some(()) }).await;
     operator.kill().await;
 
-    // Another process goes on from the same definition, although the queries are gone.
+    // Another process continues from the same definition, although the queries are gone.
     let _operator = stage.operator_alone().await;
     let status = stage.wait_state("jul2026", ReleaseState::DryRunComplete).await;
     assert!(!status.message.contains("takes effect"), "{}", status.message);

@@ -32,7 +32,7 @@ impl Stage {
         self.operator_with("operator", &arguments).await
     }
 
-    async fn assert_let_go(&self, after: &str) {
+    async fn assert_finalized(&self, after: &str) {
         assert_eq!(self.workers().await, Self::WORKERS, "workers are back after {after}");
         assert!(!self.is_locked().await, "the lock is free after {after}");
         assert_eq!(self.open_runs().await, "0", "no run is open after {after}");
@@ -64,7 +64,7 @@ async fn a_release_deleted_before_its_swap_leaves_nothing() {
     let operator = stage.halting(&points).await;
     let before = stage.world().await;
     for point in points {
-        // The same name and the same label each time: what was deleted before it went live is run anew.
+        // The same name and the same label each time: what was deleted before it went live runs again.
         stage.make_release("jul2026", "Jul2026", "").await;
         operator.logs(&format!("halted at {point}")).await;
         stage.delete("jul2026").await;
@@ -109,9 +109,9 @@ async fn a_release_deleted_after_its_swap_stays_live() {
         stage.wait_gone("after").await;
         assert_eq!(stage.live_month().await, "1", "readers see the new data after {point}");
         assert_eq!(stage.current().await, format!("{label} Live"), "after {point}");
-        stage.assert_let_go(&format!("the deletion at {point}")).await;
+        stage.assert_finalized(&format!("the deletion at {point}")).await;
     }
-    // Whatever was left out goes with the next release.
+    // Whatever was skipped is cleaned up by the next release.
     stage.make_release("next", "Nxt0001", WITHOUT_FILES).await;
     stage.wait_state("next", ReleaseState::Live).await;
     assert_eq!(stage.staging().await, "");
@@ -122,7 +122,7 @@ async fn a_release_deleted_after_its_swap_stays_live() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_stands_still_is_deleted_with_its_staging() {
+async fn a_stopped_release_is_deleted_with_its_staging() {
     let stage = Stage::new("delstill").await;
     let _operator = stage.operator().await;
     let before = stage.world().await;
@@ -168,7 +168,7 @@ async fn a_deletion_needs_neither_the_portal_nor_its_secret() {
     stage.delete("jul2026").await;
     stage.wait_gone("jul2026").await;
     assert_eq!(stage.staging().await, "");
-    stage.assert_let_go("a deletion without a Portal").await;
+    stage.assert_finalized("a deletion without a Portal").await;
     assert_eq!(stage.live_month().await, "0");
 }
 
@@ -251,7 +251,7 @@ async fn a_release_deleted_by_force_is_cleaned_up_for_the_next_one() {
     let status = stage.wait_state("next", ReleaseState::Live).await;
     assert!(status.current);
     assert_eq!(stage.staging().await, "");
-    stage.assert_let_go("the release after two that were torn away").await;
+    stage.assert_finalized("the release after two that were torn away").await;
     let cleaned_up =
         stage.text("SELECT count(*) FROM portal_release.release_events WHERE event = 'Aborted' AND message LIKE '%deleted while the operator was down%'").await;
     assert_eq!(cleaned_up, "2");

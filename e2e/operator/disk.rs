@@ -1,4 +1,4 @@
-//! Room on the disk: told in Preflight, and a release that does not fit is refused there.
+//! Disk space: Preflight reports it, and refuses a release that does not fit.
 
 use portal_release_operator::api::{PhaseName, ReleaseState};
 

@@ -1,4 +1,4 @@
-//! `doctor` finds what stands against a release, says what to do, and writes nothing.
+//! `doctor` finds what blocks a release, says what to do, and writes nothing.
 
 use std::process::Output;
 
@@ -69,10 +69,10 @@ async fn a_good_portal_is_found_good_and_nothing_is_written() {
         assert!(report.contains(words), "'{words}' is missing in\n{report}");
     }
     assert!(!report.contains("FAIL"), "{report}");
-    assert!(!report.contains(&stage.env["STAGE_DATABASE_URL"]), "no Secret is told");
+    assert!(!report.contains(&stage.env["STAGE_DATABASE_URL"]), "no Secret is revealed");
     assert_eq!(stage.world().await, before, "nothing was written");
     let unknown = text(&doctor(&stage, &["protected-planet"]).await);
-    assert!(unknown.contains("import country_statistics: its file depends on the release; give a --label to check it"), "{unknown}");
+    assert!(unknown.contains("import country_statistics: its file depends on the release; add --label to check it"), "{unknown}");
     let absent = doctor(&stage, &["protected-planet", "--label", "Nov2031", "--allow-local-addresses"]).await;
     let (code, absent) = (absent.status.code(), text(&absent));
     assert!(
@@ -115,7 +115,7 @@ async fn every_defect_is_named_with_the_next_step() {
     assert_found(&found, "ok", &["names: ", "an_index_whose_name_is_so_long_that_a_backup_of_it_is_cut as bk"]);
     holder.close().await.expect("the session ends");
 
-    // A role that may nothing: told what to grant.
+    // A role without rights: doctor says what to grant.
     let role = format!("stranger_{}", stage.namespace.replace('-', "_"));
     stage.execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'canary-of-the-doctor'")).await;
     let (_, place) = stage.env["STAGE_DATABASE_URL"].rsplit_once('@').expect("a URL with a user");
@@ -130,7 +130,7 @@ async fn every_defect_is_named_with_the_next_step() {
     assert_found(&found, "warn", &["autovacuum: ", "GRANT SET ON PARAMETER deadlock_timeout"]);
     assert_found(&found, "warn", &["statistics: ", "GRANT pg_read_all_stats"]);
 
-    // Somebody reads only from here on.
+    // Read-only from here on.
     stage.apply(&secret(&stage.env["STAGE_DATABASE_URL"])).await;
     let database = &stage.env["STAGE_DATABASE"];
     stage.execute(&format!("ALTER ROLE portal_owner IN DATABASE {database} SET default_transaction_read_only = on")).await;
@@ -138,7 +138,7 @@ async fn every_defect_is_named_with_the_next_step() {
     assert_found(&found, "fail", &["primary: ", "default_transaction_read_only=on", "RESET"]);
     stage.execute(&format!("ALTER ROLE portal_owner IN DATABASE {database} RESET default_transaction_read_only")).await;
 
-    // It could not look: that is told apart, and tells no password.
+    // It could not check: that is reported as such, without a password.
     stage.apply(&secret("postgres://portal_owner:canary-of-the-doctor@127.0.0.1:9/nowhere")).await;
     let output = doctor(&stage, &["protected-planet"]).await;
     let error = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,4 +1,4 @@
-//! A dry run stops before readers could notice; what it has built is used, or visibly built anew.
+//! A dry run stops before readers could notice; what it has built is used, or visibly rebuilt.
 
 use portal_release_operator::api::{PhaseName, ReleaseState};
 
@@ -23,7 +23,7 @@ async fn a_dry_run_goes_live_with_the_rows_that_it_imported_and_holds_its_place_
     assert_eq!(stage.live_month().await, "0", "readers notice nothing");
     assert_eq!(stage.workers().await, Stage::WORKERS);
     assert!(!stage.is_locked().await);
-    assert_eq!(stage.text("SELECT DISTINCT release_month FROM staging_protected_areas").await, "1", "staging is there to be looked at");
+    assert_eq!(stage.text("SELECT DISTINCT release_month FROM staging_protected_areas").await, "1", "staging exists for inspection");
     assert!(status.manifest.is_some());
     let cold = "SELECT string_agg(relname, ', ') FROM pg_class WHERE relname LIKE 'staging\\_%' AND relkind IN ('r', 'm')
                 AND relname !~ '_(countries|designations|governances|iucn_categories|legal_statuses|realms)$' AND (reltuples < 0 OR relallvisible < relpages)";
@@ -54,14 +54,14 @@ async fn a_dry_run_goes_live_with_the_rows_that_it_imported_and_holds_its_place_
     let status = stage.wait("sep2026", "queued", |status| status.state == Some(ReleaseState::Queued)).await;
     assert!(status.message.contains("waiting for PortalRelease aug-again: the staging that it keeps would be lost"), "{}", status.message);
     assert_eq!((condition(&status, "Ready").as_str(), condition(&status, "Reconciling").as_str()), ("Unknown", "True"));
-    assert_ne!(stage.staging().await, "", "the dry run's staging stands");
+    assert_ne!(stage.staging().await, "", "the dry run's staging exists");
     stage.delete_and_wait("aug-again").await;
     stage.wait_state("sep2026", ReleaseState::Live).await;
     assert_eq!(stage.live_month().await, "2");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_whose_source_portal_or_tables_have_changed_says_so_and_is_built_anew() {
+async fn a_dry_run_whose_source_portal_or_tables_have_changed_says_so_and_is_rebuilt() {
     let stage = Stage::new("stale").await;
     let _operator = stage.operator_alone().await;
 

@@ -153,7 +153,7 @@ async fn files_come_from_urls_and_config_maps() {
     })
     .await;
     for (place, text) in [("events", events), ("log", operator.log()), ("log", careful_log)] {
-        assert!(!text.contains("canary"), "a secret is told: {place}: {:?}", text.lines().find(|line| line.contains("canary")));
+        assert!(!text.contains("canary"), "a secret is revealed: {place}: {:?}", text.lines().find(|line| line.contains("canary")));
     }
 }
 

@@ -39,7 +39,7 @@ async fn a_finished_release_does_what_is_wanted_of_it_after_a_restart() {
 
     let before = (stage.version("jul2026").await, stage.version("aug2026").await, stage.version("sep2026").await);
     let operator = stage.operator_with("operator", &arguments).await;
-    operator.logs("the ledger has told of all finished releases").await;
+    operator.logs("all finished releases were read from the ledger").await;
     stage.at_rest().await;
     let after = (stage.version("jul2026").await, stage.version("aug2026").await, stage.version("sep2026").await);
     assert_eq!(before, after, "a restart writes nothing");
@@ -48,7 +48,7 @@ async fn a_finished_release_does_what_is_wanted_of_it_after_a_restart() {
 
     // Another object with a label that has been through.
     stage.make_release("again", "Jul2026", "").await;
-    stage.wait("again", "told that the label is taken", |status| status.message.contains("by PortalRelease jul2026")).await;
+    stage.wait("again", "the message says that the label is taken", |status| status.message.contains("by PortalRelease jul2026")).await;
 
     // A hand in the status, and one in the ledger.
     let patch = r#"{"status":{"message":"all is well"}}"#;
@@ -71,7 +71,7 @@ async fn a_finished_release_does_what_is_wanted_of_it_after_a_restart() {
     stage.wait("jul2026", "superseded", |status| !status.current && status.state == Some(ReleaseState::Superseded)).await;
 
     stage.delete_and_wait("jul2026").await;
-    stage.wait("again", "still told so", |status| status.state == Some(ReleaseState::Superseded)).await;
+    stage.wait("again", "it still says so", |status| status.state == Some(ReleaseState::Superseded)).await;
     stage.at_rest().await;
 }
 

@@ -1,4 +1,4 @@
-//! Workers stand still exactly while the swap needs it, and come back exactly as they were.
+//! Workers are stopped exactly while the swap needs it, and come back exactly as they were.
 
 use kube::{
     Api,
@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_stand_still_from_the_end_of_freeze_until_scale_begins() {
+async fn workers_are_stopped_from_the_end_of_freeze_until_scale_begins() {
     let stage = Stage::new("freeze").await;
     stage.workers_run().await;
     let portal_api = stage.portal_api().await;
@@ -54,10 +54,10 @@ async fn workers_stand_still_from_the_end_of_freeze_until_scale_begins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn freeze_before_preflight_rests_the_workers_early_and_leaves_resting_ones_at_rest() {
+async fn freeze_before_preflight_stops_the_workers_early_and_leaves_stopped_ones_stopped() {
     let stage = Stage::new("early").await;
     stage.edit_portal(r#"{"freeze":{"before":"Preflight"}}"#).await;
-    // Somebody else stopped these two: they are not ours to wake.
+    // Another tool stopped these two: they are not ours to start.
     stage.kubectl(&["scale", "statefulset", "tile-worker", "--replicas", "0"], "").await.expect("scaled");
     stage.kubectl(&["patch", "cronjob", "nightly-exports", "-p", r#"{"spec":{"suspend":true}}"#], "").await.expect("suspended");
     let before = stage.workers().await;
@@ -72,7 +72,7 @@ async fn freeze_before_preflight_rests_the_workers_early_and_leaves_resting_ones
 
     let _operator = stage.operator_alone().await;
     stage.wait_state("jul2026", ReleaseState::Live).await;
-    assert_eq!(stage.workers().await, before, "what rested before rests again");
+    assert_eq!(stage.workers().await, before, "what was stopped before is stopped again");
     assert_eq!(before, "importer-worker=3 tile-worker=0 nightly-exports=suspended");
 }
 
@@ -147,7 +147,7 @@ async fn an_emergency_freeze_holds_the_workers_with_and_without_a_release() {
     assert_eq!(stage.workers().await, Stage::FROZEN);
     stage.edit_portal(r#"{"frozen":false}"#).await;
     stage.portal_frozen("False").await;
-    assert_eq!(stage.workers().await, Stage::WORKERS, "the numbers of before the release, not its zeros");
+    assert_eq!(stage.workers().await, Stage::WORKERS, "the numbers from before the release, not its zeros");
     operator.kill().await;
 
     // It ends while a release has the workers stopped: the release brings them back.
@@ -179,7 +179,7 @@ async fn forgotten(stage: &Stage) -> Portal {
     .await
 }
 
-/// An admission policy of the stage's namespace, for writes that somebody else refuses.
+/// An admission policy of the stage's namespace, for writes that something else refuses.
 struct Policy {
     client: kube::Client,
     name: String,

@@ -24,7 +24,7 @@ impl Stage {
         String::from_utf8(output.stdout).expect("text").trim().to_owned()
     }
 
-    /// Pods of tile-worker take this long to stop, from the next ones on; waits until they are there.
+    /// Pods of tile-worker take this long to stop, from the next ones on; waits until they exist.
     async fn tiles_stop_after(&self, delay: &str) {
         let sets: Api<StatefulSet> = Api::namespaced(self.client.clone(), &self.namespace);
         let template = json!({ "spec": { "template": { "metadata": { "annotations": { "e2e.local/stop-delay": delay } } } } });

@@ -1,4 +1,4 @@
-//! Imports under stress: ranges at once, killed ones, and rows that are turned away.
+//! Imports under stress: ranges at once, killed ones, and rows that are rejected.
 
 use portal_release_operator::api::{ImportStatus, PhaseName, RejectRule, ReleaseState};
 use sqlx::{Connection, PgConnection};
@@ -92,8 +92,8 @@ async fn as_many_ranges_run_as_the_portal_allows_and_all_of_them_stop() {
 
     // A suspension waits for them, and begins no others; some that follow may have begun before it was heard.
     stage.edit("jul2026", r#"{"suspend": true}"#).await;
-    stage.wait("jul2026", "seen by the operator", |_| true).await;
-    keeper.close().await.expect("they go on");
+    stage.wait("jul2026", "observed by the operator", |_| true).await;
+    keeper.close().await.expect("they continue");
     stage.wait_state("jul2026", ReleaseState::Suspended).await;
     let done = "SELECT count(completed_at) FROM portal_release.checkpoints WHERE import = 'protected_areas'";
     let committed = stage.text(done).await.parse::<i64>().expect("a number");
@@ -115,7 +115,7 @@ async fn as_many_ranges_run_as_the_portal_allows_and_all_of_them_stop() {
     .await;
     assert_eq!(stage.text(done).await, committed.to_string(), "nothing of them was committed");
 
-    // It is tried again, and an abort ends all of them at once.
+    // It is retried, and an abort ends all of them at once.
     until("they run again", || async { (held_up(&stage).await == "3").then_some(()) }).await;
     stage.edit("jul2026", r#"{"abort": {"reason": "enough"}}"#).await;
     stage.wait_state("jul2026", ReleaseState::Aborted).await;
@@ -161,7 +161,7 @@ async fn rejected_rows_fail_a_release_beyond_the_limit_and_are_accounted_for_wit
     let keys = "SELECT string_agg(key, ',' ORDER BY key) FROM portal_release.rejected_rows";
     assert_eq!(stage.text(keys).await, stage.text("SELECT string_agg(site_id::text, ',' ORDER BY site_id) FROM ops.bad").await);
 
-    // A higher limit is enough to go on with what was imported.
+    // A higher limit is enough to continue with what was imported.
     stage.change_portal(|portal| import(portal, "protected_areas").max_rejected = "1%".into()).await;
     stage.edit("jul2026", r#"{"retry": 1}"#).await;
     let status = stage.wait_state("jul2026", ReleaseState::DryRunComplete).await;

@@ -1,4 +1,4 @@
-//! One import again into a staging that stands; and from how many moments of the source the data is.
+//! One import again into an existing staging; and from how many moments of the source the data is.
 
 use portal_release_operator::api::{PhaseName, ReleaseState};
 
@@ -78,7 +78,7 @@ async fn the_staged_views_are_of_one_moment_also_where_they_read_this_very_datab
     })
     .await;
     stage.execute("INSERT INTO ops.moment VALUES (1)").await;
-    keeper.close().await.expect("it goes on");
+    keeper.close().await.expect("it continues");
     stage.wait_state("jul2026", ReleaseState::Suspended).await;
     assert_ne!(
         stage.text("SELECT count(*) FROM staging_portal_standard_greenlist").await,
@@ -137,7 +137,7 @@ async fn one_import_runs_again_into_a_staging_that_stands() {
     stage.wait_failed("jul2026", PhaseName::ImportCore, &words).await;
     assert_eq!(rows_but(&stage, "story_map_links").await, others, "nothing was touched");
 
-    // All of them together may be, although foreign keys stand on them.
+    // All of them together may be, although foreign keys depend on them.
     let all =
         r#"{"imports": {"only": ["pame_evaluations", "countries_pame_evaluations", "pame_statistics", "global_statistics"]}, "retry": 3}"#;
     stage.edit("jul2026", all).await;

@@ -201,7 +201,7 @@ async fn a_hooks_job_that_fails_leaves_the_data_live_and_is_run_again_on_request
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_abort_takes_a_gates_job_away() {
+async fn an_abort_deletes_a_gates_job() {
     let stage = Stage::new("gateabort").await;
     let containers = Containers::of(&stage);
     let _operator = stage.operator().await;

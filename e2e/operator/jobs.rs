@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 impl Stage {
-    /// Pods of the operator's Jobs that are there.
+    /// Pods of the operator's Jobs that exist.
     async fn job_pods(&self) -> Vec<Pod> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let params = ListParams::default().labels("portalrelease.dev/import=pame_evaluations");
@@ -49,7 +49,7 @@ async fn a_job_fills_a_staged_table_and_its_rows_go_live() {
     stage.make_release("jul2026", "Jul2026", "").await;
     gate.someone(&stage).await;
     let status = stage
-        .wait("jul2026", "told of its Job", |status| {
+        .wait("jul2026", "the status names its Job", |status| {
             status.imports.iter().any(|import| import.job.is_some()) && status.message.contains("Job")
         })
         .await;
@@ -85,7 +85,7 @@ async fn a_job_fills_a_staged_table_and_its_rows_go_live() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_job_tells_the_end_of_its_log_and_the_next_one_begins_anew_or_at_its_checkpoint() {
+async fn a_failed_job_reports_the_end_of_its_log_and_the_next_one_starts_over_or_at_its_checkpoint() {
     let stage = Stage::new("jobfail").await;
     let containers = Containers::of(&stage);
     let operator = stage.operator().await;
@@ -111,13 +111,13 @@ async fn a_failed_job_tells_the_end_of_its_log_and_the_next_one_begins_anew_or_a
         "container importer of pod jul2026-pame-evaluations-1-",
         "exit code 3",
         "kubectl logs --namespace",
-        "raise retry",
+        "raise spec.retry",
         "from [], by",
         "| no checkpoint",
     ];
     let status = stage.wait_failed("jul2026", PhaseName::ImportRelated, &words).await;
     let failed = stage.jobs().await;
-    assert_eq!(failed.len(), 1, "it is kept to be looked at: {failed:?}");
+    assert_eq!(failed.len(), 1, "it is kept for inspection: {failed:?}");
     assert!(status.message.contains(&failed[0]), "{}", status.message);
     assert_eq!(stage.staged_evaluations().await, "3");
     let notes = until("the event is written", || async {
@@ -134,7 +134,7 @@ async fn a_failed_job_tells_the_end_of_its_log_and_the_next_one_begins_anew_or_a
     assert_eq!(stage.staged_evaluations().await, "5", "the 3 rows of the first Job are gone");
     assert_eq!(stage.jobs().await.len(), 1, "the first Job is gone");
 
-    // A Job that was given up cannot go on.
+    // A Job that was given up cannot continue.
     let late = stage.text(&format!("SELECT running FROM portal_release.import_jobs WHERE job = '{}'", stage.jobs().await[0])).await;
     assert_eq!(late, "false");
     let refused = sqlx::query("SELECT portal_release.set_checkpoint($1, 'x')").bind(&stage.jobs().await[0]).execute(&stage.database).await;
@@ -156,11 +156,11 @@ async fn a_failed_job_tells_the_end_of_its_log_and_the_next_one_begins_anew_or_a
     let password = stage.env["STAGE_DATABASE_URL"].split(['@', ':']).nth(2).expect("its password").to_owned();
     assert!(password.len() > 3, "a password that can be looked for");
     for (place, text) in [("objects", stage.readable().await), ("log", operator.log())] {
-        assert!(!text.contains(&password), "the password is told: {place}: {:?}", text.lines().find(|line| line.contains(&password)));
+        assert!(!text.contains(&password), "the password is revealed: {place}: {:?}", text.lines().find(|line| line.contains(&password)));
         assert!(text.contains("by [secret]"), "{place}");
     }
 
-    // Another template is another import: the staging is built again.
+    // Another template is another import: the staging is rebuilt.
     stage.job_template(&job(&format!("{PSQL} -c \"{EVALUATIONS}\""))).await;
     stage.edit("jul2026", r#"{"dryRun": false}"#).await;
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;
@@ -190,7 +190,7 @@ async fn an_operator_killed_around_a_job_leaves_one_job() {
     operator.kill().await;
     assert_eq!(stage.jobs().await.join(" "), announced);
 
-    // Over while nobody looks.
+    // It ends while no operator watches.
     let operator = stage.operator_alone().await;
     stage.wait("jul2026", "waiting for its Job", |status| status.message.contains(&format!("Job {announced} runs"))).await;
     assert_eq!(gate.someone(&stage).await, worker, "the same session is at work");
@@ -208,7 +208,7 @@ async fn an_operator_killed_around_a_job_leaves_one_job() {
     assert_eq!(stage.text("SELECT attempt FROM portal_release.jobs").await, "1");
     let former = "SELECT bool_and(i.attempt = j.attempt AND i.job IS NOT DISTINCT FROM j.job AND i.running = (j.state = 'Running'))
         FROM portal_release.import_jobs i JOIN portal_release.jobs j ON j.release_id = i.release_id AND j.purpose = 'import' AND j.item = i.import";
-    assert_eq!(stage.text(former).await, "true", "an operator of before reads the same in its table");
+    assert_eq!(stage.text(former).await, "true", "an older operator reads the same in its table");
     assert_eq!(stage.text("SELECT count(*) - count(DISTINCT asmt_id) FROM pame_evaluations").await, "0");
 }
 
@@ -267,9 +267,9 @@ async fn templates_that_cannot_be_meant_are_refused_in_preflight() {
         .await
         .expect("the key is gone");
     stage.edit("jul2026", r#"{"retry": 99}"#).await;
-    // Nobody knows the imports any more, so whichever phase looks first says so.
+    // The imports are no longer known, so whichever phase comes first says so.
     let status = stage
-        .wait("jul2026", "told of the key", |status| {
+        .wait("jul2026", "the message names the key", |status| {
             status.state == Some(ReleaseState::Failed) && status.message.contains("has no value under the key job.yaml")
         })
         .await;
@@ -278,13 +278,13 @@ async fn templates_that_cannot_be_meant_are_refused_in_preflight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_jobs_pod_waits_for_is_told_and_a_deleted_job_is_made_again() {
+async fn what_a_jobs_pod_waits_for_is_reported_and_a_deleted_job_is_recreated() {
     let stage = Stage::new("jobwait").await;
     let _operator = stage.operator().await;
     let stuck = job("true").replace("\"e2e.local/run-delay\": \"24h\"", "\"e2e.local/start\": \"never\"");
     stage.evaluations_by(&stuck.replace("\"restartPolicy\"", "\"nodeSelector\": {\"disk\": \"fast\"}, \"restartPolicy\"")).await;
     stage.make_release("jul2026", "Jul2026", "").await;
-    let status = stage.wait("jul2026", "told of the scheduler", |status| status.message.contains("cannot be scheduled")).await;
+    let status = stage.wait("jul2026", "the message quotes the scheduler", |status| status.message.contains("cannot be scheduled")).await;
     assert!(status.message.contains("Unschedulable: 0/"), "{}", status.message);
     stage.edit("jul2026", r#"{"abort": {"reason": "no such node"}}"#).await;
     stage.wait_state("jul2026", ReleaseState::Aborted).await;
@@ -298,12 +298,12 @@ async fn what_a_jobs_pod_waits_for_is_told_and_a_deleted_job_is_made_again() {
     let waiting = json!({"reason": "ImagePullBackOff", "message": "Back-off pulling image \"postgres:15\""});
     let container = json!({"name": "importer", "image": "postgres:15", "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": waiting}});
     set_status(&stage.client, &stage.namespace, &pod.name_any(), json!({"containerStatuses": [container]})).await;
-    let status = stage.wait("jul2026", "told of the image", |status| status.message.contains("ImagePullBackOff")).await;
+    let status = stage.wait("jul2026", "the message names the image", |status| status.message.contains("ImagePullBackOff")).await;
     let sentence =
         format!("pod {} is waiting for container importer (postgres:15): ImagePullBackOff: Back-off pulling image", pod.name_any());
     assert!(status.message.contains(&sentence), "{}", status.message);
 
-    // Somebody takes it away: another one is made.
+    // It is deleted: another one is created.
     let first = stage.jobs().await;
     stage.kubectl(&["delete", "job", &first[0]], "").await.expect("deleted");
     until("another Job", || async { stage.jobs().await.into_iter().find(|job| !first.contains(job)) }).await;

@@ -84,7 +84,7 @@ async fn a_rollback_and_a_roll_forward_killed_at_every_phase_end_as_undisturbed_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_abort_killed_while_each_phase_is_taken_back_leaves_nothing_behind() {
+async fn an_abort_killed_while_each_phase_is_undone_leaves_nothing_behind() {
     let stage = Stage::new("killundo").await;
     let operator = stage.operator_with("first", &[ALONE, "--halt-at", "FinaliseSwap:begin"]).await;
     let before = snapshot::of(&stage).await;

@@ -1,4 +1,4 @@
-//! Two operators on one Lease: one works, the other stands by and goes on when the first is gone, or has only slept.
+//! Two operators on one Lease: one works, the other is on standby and takes over when the first is gone, or has only slept.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
@@ -40,7 +40,7 @@ async fn assert_live_once(stage: &Stage) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_works_and_the_other_goes_on_when_it_is_killed() {
+async fn one_works_and_the_other_takes_over_when_it_is_killed() {
     let stage = Stage::new("pair").await;
     let first = stage.operator_with("first", &["--halt-at", "ImportCore:begin"]).await;
     wait_holder(&stage, "first").await;
@@ -48,7 +48,7 @@ async fn one_works_and_the_other_goes_on_when_it_is_killed() {
     stage.make_release("jul2026", "Jul2026", "").await;
     first.logs("halted at").await;
     assert!(is_ready(&first).await && is_ready(&second).await, "standing by is ready too");
-    assert!(!second.log().contains("reconciling"), "who stands by does nothing");
+    assert!(!second.log().contains("reconciling"), "a standby does nothing");
     assert_eq!(stage.text(&sessions_of("second")).await, "0");
 
     first.kill().await;
@@ -64,9 +64,9 @@ async fn one_works_and_the_other_goes_on_when_it_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_asked_to_stop_ends_well_and_leaves_everything_free() {
+async fn a_leader_that_is_stopped_ends_well_and_leaves_everything_free() {
     let stage = Stage::new("term").await;
-    // It stands in the middle of a transaction.
+    // It is halted in the middle of a transaction.
     let first = stage.operator_with("first", &["--halt-at", "ImportCore:end"]).await;
     stage.make_release("jul2026", "Jul2026", "").await;
     first.logs("halted at").await;
@@ -95,7 +95,7 @@ async fn a_leader_that_slept_past_its_lease_changes_nothing_when_it_wakes() {
     let gate = Gate::shut(&stage, "protected_areas").await;
     let second = stage.operator_with("second", &["--halt-at", "ValidateAndManifest:begin"]).await;
     stage.make_release("jul2026", "Jul2026", "").await;
-    // Not halted: it is in the middle of a statement, and will go on as soon as it wakes.
+    // Not halted: it is in the middle of a statement, and will continue as soon as it wakes.
     gate.someone(&stage).await;
     signal(first.pid(), "STOP");
 

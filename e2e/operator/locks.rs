@@ -110,7 +110,7 @@ async fn a_lock_that_is_lost_in_mid_run_and_taken_by_others_is_waited_for_again(
     other.leave().await;
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;
     assert_live(&stage, &status).await;
-    assert_eq!(attempts(&status, PhaseName::ImportCore), 2, "it went on in the same phase");
+    assert_eq!(attempts(&status, PhaseName::ImportCore), 2, "it continued in the same phase");
     assert_eq!(stage.text("SELECT epoch FROM portal_release.portals").await, "2", "the lock was taken twice");
 }
 

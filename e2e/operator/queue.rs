@@ -31,7 +31,7 @@ async fn a_second_release_waits_and_then_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_stops_where_it_is_told_and_goes_on_from_there() {
+async fn a_release_stops_where_it_should_and_resumes_from_there() {
     let stage = Stage::new("stop").await;
     let _operator = stage.operator().await;
     // Suspended before it starts: nothing happens.
@@ -48,7 +48,7 @@ async fn a_release_stops_where_it_is_told_and_goes_on_from_there() {
         .await;
     assert!(!stopped.current);
     assert_eq!(stage.live_month().await, "0", "nothing went live");
-    assert!(!stage.is_locked().await, "nobody else is kept out meanwhile");
+    assert!(!stage.is_locked().await, "no other tool is kept out meanwhile");
     let imported = |stage: &Stage| {
         let (sql, database) = ("SELECT attempts FROM portal_release.imports WHERE import = 'protected_areas'", stage.database.clone());
         async move { sqlx::query_scalar::<_, i32>(sql).fetch_one(&database).await.expect("the ledger") }

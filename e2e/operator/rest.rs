@@ -1,4 +1,4 @@
-//! What waits, waits; what is done, rests.
+//! What waits, waits; what is done costs nothing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -52,12 +52,12 @@ async fn kubectl_wait_returns_at_live_and_then_nothing_moves() {
     let operator = stage.operator().await;
     operator.logs("this process is the leader").await;
     let seen = stage.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", "portal/protected-planet"], "").await;
-    seen.expect("the restarted operator has looked at the portal");
+    seen.expect("the restarted operator has observed the portal");
     settled(&stage).await;
-    until("no connection at rest", || async { (sessions(&stage).await == "none").then_some(()) }).await;
+    until("no connection is open", || async { (sessions(&stage).await == "none").then_some(()) }).await;
 
     let before = versions(&stage).await;
-    // A window of observations; the operator has timers of 2 to 20 seconds, of which none may run at rest.
+    // A window of observations; the operator has timers of 2 to 20 seconds, of which none may run while nothing is to do.
     let mut ticks = stream::unfold(interval(Duration::from_secs(1)), async |mut ticks| {
         ticks.tick().await;
         Some(((), ticks))
@@ -66,14 +66,14 @@ async fn kubectl_wait_returns_at_live_and_then_nothing_moves() {
     .boxed();
     while ticks.next().await.is_some() {
         let now = sessions(&stage).await;
-        assert_eq!(now, "none", "SQL ran at rest");
+        assert_eq!(now, "none", "SQL ran with nothing to do");
     }
     let after = versions(&stage).await;
     let moved: Vec<_> = after.iter().filter(|(name, version)| before.get(*name) != Some(*version)).collect();
-    assert!(moved.is_empty(), "objects moved at rest: {moved:?}");
+    assert!(moved.is_empty(), "objects changed with nothing to do: {moved:?}");
 }
 
-/// Waits until what the restart itself did is over: two looks that see the same.
+/// Waits until what the restart itself did is over: two observations that are the same.
 async fn settled(stage: &Stage) {
     let mut ticks = interval(Duration::from_secs(2));
     ticks.tick().await;
@@ -86,5 +86,5 @@ async fn settled(stage: &Stage) {
         }
         before = now;
     }
-    panic!("it never comes to rest: {before:?}");
+    panic!("it never settles: {before:?}");
 }

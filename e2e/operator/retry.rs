@@ -1,4 +1,4 @@
-//! A failed release, its cause repaired and `retry` raised, goes on from where it failed: what still holds is not done again.
+//! A failed release, its cause repaired and `retry` raised, resumes from where it failed: what still holds is not done again.
 
 use portal_release_operator::api::{PhaseName, PortalReleaseStatus, ReleaseState};
 use sha2::{Digest, Sha256};
@@ -32,7 +32,7 @@ impl Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_goes_on_from_the_failed_phase() {
+async fn a_retry_resumes_from_the_failed_phase() {
     let stage = Stage::new("retry").await;
     let _operator = stage.operator().await;
 
@@ -106,7 +106,7 @@ async fn a_retry_goes_on_from_the_failed_phase() {
     assert_eq!(stage.swaps().await, "1", "one swap");
     assert_eq!(attempts(&status, PhaseName::FinaliseSwap), 1);
     assert_eq!(attempts(&status, PhaseName::Freeze), 1, "workers were not stopped again");
-    stage.assert_untouched(&live, "going on after the swap").await;
+    stage.assert_untouched(&live, "continuing after the swap").await;
     assert_eq!(stage.staging().await, "");
 }
 
@@ -178,7 +178,7 @@ async fn what_is_imported_is_checked_before_it_may_go_live() {
     stage.must_fail("Jul2026", PhaseName::ValidateAndManifest, &words).await;
     stage.assert_untouched(&before, "all of it").await;
 
-    // The loss is meant: the limit is raised, and the release goes on.
+    // The loss is intended: the limit is raised, and the release continues.
     stage.change_portal(|portal| portal.validation.max_shrink.values_mut().for_each(|share| *share = "20%".into())).await;
     stage.edit("jul2026", r#"{"retry": 1}"#).await;
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;

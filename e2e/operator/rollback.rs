@@ -88,7 +88,7 @@ async fn a_rollback_goes_to_a_named_backup_and_nowhere_else() {
     stage.edit("aug2026", r#"{"rollback":null}"#).await;
     stage.wait_state("aug2026", ReleaseState::Live).await;
 
-    // Corrected instead of removed, it goes where it says; the name alone tells a backup, whoever made it.
+    // Corrected instead of removed, it goes where it says; the name alone identifies a backup, whoever made it.
     stage.execute("DELETE FROM portal_release.backups").await;
     stage.edit("aug2026", r#"{"rollback":{"to":"2001010000"}}"#).await;
     stage.wait("aug2026", "refused", stalled).await;

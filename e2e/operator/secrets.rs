@@ -1,4 +1,4 @@
-//! Whatever goes wrong with what a Secret holds, nobody reads it anywhere but in the Secret.
+//! Whatever goes wrong with a Secret's value, it is readable nowhere but in the Secret.
 
 use portal_release_operator::api::ReleaseState;
 use sqlx::AssertSqlSafe;
@@ -81,7 +81,7 @@ async fn everywhere(stage: &Stage, operators: &[&Operator], receivers: &[&Receiv
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_told_whatever_goes_wrong_with_it() {
+async fn no_secret_is_revealed_whatever_goes_wrong_with_it() {
     let stage = Stage::new("canary").await;
     let address = stage.env["STAGE_DATABASE_URL"].split('@').nth(1).expect("an address").to_owned();
     let role = stage.env["STAGE_DATABASE"].replace("portal_", "canary_");
@@ -133,7 +133,7 @@ async fn no_secret_is_told_whatever_goes_wrong_with_it() {
     portal_says(&stage, "does not hold a postgres:// URL").await;
     set_secret(&stage, "portal-db", &[("url", &format!("postgresql://{role}:{WRONG}@{address}"))]).await;
     portal_says(&stage, "password authentication failed").await;
-    let status = stage.wait("jul2026", "told why", |status| status.message.contains("password authentication failed")).await;
+    let status = stage.wait("jul2026", "the message says why", |status| status.message.contains("password authentication failed")).await;
     assert_eq!(status.state, Some(ReleaseState::Pending));
     set_secret(&stage, "portal-db", &[("url", &format!("postgresql://{role}:{DATABASE}@{address}"))]).await;
 
@@ -148,7 +148,7 @@ async fn no_secret_is_told_whatever_goes_wrong_with_it() {
     stage.receiver.set(Mood::Fine);
     stage.wait_state("jul2026", ReleaseState::Live).await;
     assert!(stage.receiver.requests().len() >= 2, "the hook was called again");
-    until("Slack was told", || async { (slack.requests().len() > 3).then_some(()) }).await;
+    until("Slack was notified", || async { (slack.requests().len() > 3).then_some(()) }).await;
     assert!(slack.requests().iter().all(|request| request.line == format!("POST /services/{SLACK}")), "{:?}", slack.requests());
 
     let places = everywhere(&stage, &[&operator], &[&slack]).await;

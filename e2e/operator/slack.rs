@@ -1,4 +1,4 @@
-//! Notifications: each kind comes to whoever wants it, none holds a release up, and nothing in them speaks to all of Slack.
+//! Notifications: each kind reaches whoever wants it, none delays a release, and nothing in them mentions a whole Slack channel.
 
 use portal_release_operator::api::{PhaseName, PhaseState, ReleaseState};
 
@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// The texts that came to a path, in order.
-fn told(receiver: &Receiver, path: &str) -> Vec<String> {
+fn texts(receiver: &Receiver, path: &str) -> Vec<String> {
     let to_path = |line: &str| line.split(' ').nth(1) == Some(path);
     let text = |body: &str| serde_json::from_str::<serde_json::Value>(body).expect("JSON")["text"].as_str().expect("a text").to_owned();
     receiver.requests().iter().filter(|request| to_path(&request.line)).map(|request| text(&request.body)).collect()
@@ -62,13 +62,13 @@ async fn each_kind_of_notification_comes_to_those_who_want_it() {
     let status = stage.wait_state("jul2026", ReleaseState::Live).await;
 
     let receiver = &stage.receiver;
-    until("the last notification", || async { (told(receiver, "/success").len() == 1).then_some(()) }).await;
-    assert_eq!(told(receiver, "/start"), ["Release Jul2026 of protected-planet has started."]);
-    let success = told(receiver, "/success");
+    until("the last notification", || async { (texts(receiver, "/success").len() == 1).then_some(()) }).await;
+    assert_eq!(texts(receiver, "/start"), ["Release Jul2026 of protected-planet has started."]);
+    let success = texts(receiver, "/success");
     assert!(success[0].starts_with("Release Jul2026 of protected-planet is live after "), "{success:?}");
     assert!(success[0].ends_with(" rows were imported."), "{success:?}");
 
-    let failures = told(receiver, "/failure");
+    let failures = texts(receiver, "/failure");
     assert_eq!(failures.len(), 2, "{failures:?}");
     assert!(failures[0].contains("aborted: &lt;!channel&gt; see &lt;https://evil.example|here&gt; &amp; *there* @all"), "{failures:?}");
     for part in ["Jul2026 of protected-planet failed in Preflight", "recent-backup", "\nRaise spec.retry to resume from the failed phase."]
@@ -77,20 +77,20 @@ async fn each_kind_of_notification_comes_to_those_who_want_it() {
     }
 
     until("a message about each phase", || async {
-        let phases = told(receiver, "/phaseComplete");
+        let phases = texts(receiver, "/phaseComplete");
         let done = status.phases.iter().filter(|phase| phase.state == PhaseState::Succeeded && phase.name != PhaseName::ReleaseLock);
         let all = done.map(|phase| format!("protected-planet Jul2026: {} is complete after ", phase.name));
         all.into_iter().all(|start| phases.iter().any(|text| text.starts_with(&start))).then_some(())
     })
     .await;
-    let imports = told(receiver, "/importProgress");
+    let imports = texts(receiver, "/importProgress");
     for import in &status.imports {
         let start = format!("protected-planet Jul2026: import {}: {}", import.name, import.rows);
         assert!(imports.iter().any(|text| text.starts_with(&start)), "'{start}' in {imports:?}");
     }
-    assert!(told(receiver, "/phaseComplete").iter().all(|text| text.contains(" is complete after ")));
+    assert!(texts(receiver, "/phaseComplete").iter().all(|text| text.contains(" is complete after ")));
     assert!(imports.iter().all(|text| text.contains(": import ")));
-    assert_eq!(told(receiver, "/none"), [""; 0], "who wants nothing hears nothing");
+    assert_eq!(texts(receiver, "/none"), [""; 0], "who wants nothing hears nothing");
     let loud: Vec<String> = receiver.requests().into_iter().map(|request| request.body).filter(|body| body.contains(['<', '>'])).collect();
     assert_eq!(loud, [""; 0]);
 }
@@ -118,7 +118,7 @@ async fn a_webhook_that_is_silent_or_fails_neither_slows_nor_fails_a_release() {
     assert!(status.phases.iter().all(|phase| phase.attempts <= 1), "{:?}", status.phases);
     assert!(!silent.requests().is_empty(), "it was tried");
     let messages = status.phases.len();
-    assert!(silent.requests().len() < messages, "nobody waits for an answer before the release goes on");
+    assert!(silent.requests().len() < messages, "the release does not wait for an answer");
     operator.logs("a notification was not delivered").await;
     operator.logs("notification unknown was not sent").await;
     assert!(broken.requests().len() > 1, "a failure of the server is tried again");

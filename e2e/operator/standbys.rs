@@ -44,7 +44,7 @@ async fn a_standby_that_is_behind_is_waited_for_or_ignored() {
         .await;
     assert!(status.message.contains("bytes of WAL behind; wait for it, or set database.standbys"), "{}", status.message);
     assert_eq!(stage.live_month().await, "0");
-    sqlx::query("SELECT pg_wal_replay_resume()").execute(&there).await.expect("the replay goes on");
+    sqlx::query("SELECT pg_wal_replay_resume()").execute(&there).await.expect("the replay continues");
     stage.wait_state("jul2026", ReleaseState::Live).await;
     assert_eq!(stage.live_month().await, "1");
     until("the standby has the release", || async { (month_there().await == "1").then_some(()) }).await;

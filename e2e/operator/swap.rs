@@ -1,4 +1,4 @@
-//! Others stand in the way of the swap: who they are is said, nothing is lost, and the Portal decides what follows.
+//! Other sessions block the swap: they are named, nothing is lost, and the Portal decides what follows.
 
 use portal_release_operator::api::{PhaseName, PhaseState, PortalReleaseStatus, ReleaseState};
 use sqlx::{Connection, PgConnection};
@@ -46,7 +46,7 @@ async fn event(stage: &Stage, reason: &str, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_in_the_way_is_named_and_the_release_stands_still_with_its_staging() {
+async fn a_blocking_session_is_named_and_the_release_is_suspended_with_its_staging() {
     let stage = Stage::new("blocked").await;
     stage.edit_portal(r#"{"database": {"lockTimeout": "6s"}}"#).await;
     let _operator = stage.operator().await;
@@ -81,13 +81,13 @@ async fn a_session_in_the_way_is_named_and_the_release_stands_still_with_its_sta
         ("Unknown", "True", "False")
     );
     assert_eq!(stage.workers().await, Stage::WORKERS);
-    assert_ne!(stage.staging().await, "", "the staging stands");
+    assert_ne!(stage.staging().await, "", "the staging exists");
     assert_eq!(stage.live_month().await, "0");
     assert!(!stage.is_locked().await, "the advisory lock is free");
     stage.make_release("aug2026", "Aug2026", "").await;
     stage.wait_state("aug2026", ReleaseState::Queued).await;
 
-    // It goes on from there, and imports nothing again.
+    // It resumes from there, and imports nothing again.
     reader.leave().await;
     stage.edit("jul2026", r#"{"retry": 1}"#).await;
     let status = stage.wait("jul2026", "live", |status| matches!(status.state, Some(ReleaseState::Live | ReleaseState::Superseded))).await;
@@ -137,7 +137,7 @@ async fn a_snapshot_from_before_the_import_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_sessions_of_the_named_roles_are_sent_away() {
+async fn only_sessions_of_the_named_roles_are_cancelled() {
     let stage = Stage::new("sentaway").await;
     stage.edit_portal(r#"{"database": {"lockTimeout": "4s", "cancelBlockers": {"roles": ["portal_reader"], "after": "1s"}}}"#).await;
     stage.execute("GRANT pg_signal_backend TO portal_owner").await;
@@ -166,7 +166,7 @@ const GRANTS: &str = "SELECT relacl::text FROM pg_class WHERE oid = 'portal_down
 async fn the_downloads_view_changes_with_the_swap_and_goes_back_with_it() {
     let stage = Stage::new("downloads").await;
     let (first, grants) = (stage.text(DOWNLOADS).await, stage.text(GRANTS).await);
-    // Fewer columns than before: the view has to be made anew.
+    // Fewer columns than before: the view has to be recreated.
     stage
         .edit_portal(r#"{"downloadsView": {"name": "portal_downloads_protected_areas", "query": "SELECT site_id, release_month FROM {{ live(\"protected_areas\") }}"}}"#)
         .await;
@@ -203,7 +203,7 @@ async fn the_downloads_view_changes_with_the_swap_and_goes_back_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_somebody_changes_right_after_the_swap_is_noticed() {
+async fn what_another_session_changes_right_after_the_swap_is_noticed() {
     let stage = Stage::new("differs").await;
     let halted = stage.operator_with("halted", &["--leader-election=false", "--halt-at", "Scale:begin"]).await;
     stage.make_release("jul2026", "Jul2026", "").await;

@@ -1,4 +1,4 @@
-//! Autovacuum at work on a table that is to be swapped: it gives way only to somebody who has waited for `deadlock_timeout`.
+//! Autovacuum at work on a table that is to be swapped: it yields only to a session that has waited for `deadlock_timeout`.
 
 use crate::portal::{OWNER, Portal, backup, run, until};
 use crate::server::Server;
@@ -9,7 +9,7 @@ const THROTTLED: &str = "ALTER TABLE areas SET (autovacuum_vacuum_cost_delay = 1
                          INSERT INTO areas (source_id, release) SELECT min(id), 'first' FROM sources, generate_series(1, 50000) n GROUP BY n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_throttled_autovacuum_is_sent_away() {
+async fn a_throttled_autovacuum_is_cancelled() {
     let server = Server::start(&["autovacuum_naptime=1s"]).await;
     let portal = Portal::create(&server, "pg_default").await;
     run(&portal.admin, &format!("GRANT SET ON PARAMETER deadlock_timeout TO {OWNER}")).await;

@@ -19,7 +19,7 @@ const HANG: &str = "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS";
 const ON: &str = "FOR EACH ROW WHEN (OLD.current_release IS DISTINCT FROM NEW.current_release) EXECUTE FUNCTION hang()";
 
 impl Hangs {
-    /// Lets the next swap hang in COMMIT; gives what its backend waits for then.
+    /// Lets the next swap hang in COMMIT; returns what its backend waits for then.
     async fn arm(self, portal: &Portal) -> &'static str {
         let (sql, event) = match self {
             Self::Committed => (

@@ -1,4 +1,4 @@
-//! A small disk: the estimate refuses a release before it begins, and where nobody estimates, a disk that fills up costs nothing.
+//! A small disk: the estimate refuses a release before it begins, and without an estimate a disk that fills up loses nothing.
 //!
 //! The disk is a tmpfs of 24 MiB, which only root can mount.
 
@@ -110,7 +110,7 @@ async fn a_release_that_does_not_fit_is_refused_before_it_begins() {
     let found = room(&mut conn, relations, Some(query)).await.unwrap();
     assert_eq!(found.refusal(), None, "{found:?}");
 
-    // The estimate is near what the build really takes, and what is there is not asked for again.
+    // The estimate is near what the build really takes, and what exists is not counted again.
     staging::build(&mut conn, relations, true).await.unwrap();
     small.portal.run("INSERT INTO staging_sources (id, release) VALUES (1, 'second')").await;
     load(&mut conn).await.unwrap();
@@ -149,7 +149,7 @@ async fn a_disk_that_fills_up_in_the_middle_changes_nothing_live() {
     assert!(error.to_string().starts_with("areas: index ") && error.to_string().contains("areas_notes failed: "), "{error}");
     assert_eq!(small.live().await, before);
 
-    // After room is made the build goes on where it was.
+    // Once space is freed the build resumes where it was.
     let indexes =
         "SELECT string_agg(format('%s %s', relname, oid), ' ' ORDER BY oid) FROM pg_class WHERE relkind = 'i' AND relname LIKE 'staging%'";
     let built = small.portal.text(indexes).await;

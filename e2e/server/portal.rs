@@ -79,7 +79,7 @@ impl Portal {
         .await;
     }
 
-    /// A complete staging of a release, and its row in the ledger. Gives its id there.
+    /// A complete staging of a release, and its row in the ledger. Returns its id there.
     pub(crate) async fn stage(&self, release: &str) -> i64 {
         let mut conn = self.owner.acquire().await.unwrap();
         staging::build(&mut conn, &self.relations, true).await.unwrap();
@@ -172,7 +172,7 @@ pub(crate) async fn text(pool: &PgPool, sql: &str) -> String {
     value.unwrap_or_default()
 }
 
-/// Looks until it is so.
+/// Polls until it is so.
 pub(crate) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let mut ticks = tokio::time::interval(std::time::Duration::from_millis(50));
     for _ in 0..1200 {
@@ -181,5 +181,5 @@ pub(crate) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
         }
         ticks.tick().await;
     }
-    panic!("looked in vain for {what}");
+    panic!("timed out waiting for {what}");
 }

@@ -63,7 +63,7 @@ impl Server {
             if server.is_up().await {
                 return server;
             }
-            // Somebody else may have taken the port meanwhile.
+            // Another process may have taken the port meanwhile.
             server.kill();
             server.port = free_port();
             server.postmaster = server.directory.postgres(server.port, settings, disk);
@@ -235,7 +235,7 @@ impl Directory {
     fn postgres(&self, port: u16, settings: Settings<'_>, disk: Option<u32>) -> Child {
         let mut command = match disk {
             None => self.command(pg_bin().join("postgres")),
-            // The mount is seen by this process and its children only, and goes with them.
+            // Only this process and its children see the mount, and it ends with them.
             Some(mib) => {
                 let mut command = Command::new("unshare");
                 command.args(["--mount", "sh", "-c", MOUNT, "sh"]);

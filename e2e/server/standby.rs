@@ -1,4 +1,4 @@
-//! Real hot standbys: who reads there is seen on the primary, how far one is behind is seen, and a swap arrives there as a whole.
+//! Real hot standbys: the primary sees who reads there and how far they are behind, and a swap arrives there as a whole.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -34,10 +34,10 @@ async fn a_reader_on_a_standby_is_named_until_it_ends() {
     portal.stage("second").await;
     let horizon = swap::horizon(&mut portal.owner.acquire().await.unwrap()).await.unwrap();
     // Both have replayed the load, and have said since then what their readers need.
-    let told = "SELECT count(*) = 2 FROM pg_stat_replication LEFT JOIN pg_replication_slots ON active_pid = pid
+    let feedback = "SELECT count(*) = 2 FROM pg_stat_replication LEFT JOIN pg_replication_slots ON active_pid = pid
                 WHERE replay_lsn >= $1::pg_lsn AND age(coalesce(xmin, backend_xmin)) > 0";
     let load = portal.text("SELECT pg_current_wal_lsn()").await;
-    until("feedback of both", async || portal.text(&told.replace("$1", &format!("'{load}'"))).await == "true").await;
+    until("feedback of both", async || portal.text(&feedback.replace("$1", &format!("'{load}'"))).await == "true").await;
 
     let found = old_snapshots(&portal, &horizon).await;
     assert_eq!(found.len(), 2, "{found:?}");
@@ -59,7 +59,7 @@ async fn a_standby_that_is_behind_says_how_far() {
     let primary = Server::start(&[]).await;
     let portal = Portal::create(&primary, "pg_default").await;
     let replica = primary.standby("replica", None, &["wal_receiver_status_interval=1s"]).await;
-    // It takes WAL for an archive and has no readers, so it is in nobody's way.
+    // It takes WAL for an archive and has no readers, so it delays nothing.
     let _archive = primary.program("pg_receivewal", &[]);
     until("both follow", async || portal.text("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'").await == "2").await;
     let behind = async |pool: &PgPool| {
@@ -75,7 +75,7 @@ async fn a_standby_that_is_behind_says_how_far() {
     let standbys = swap::standbys(&portal.admin).await.unwrap();
     assert!(standbys[0].to_string().contains("standby replica is "), "{}", standbys[0]);
 
-    // A role that may not know is told that it may not.
+    // A role without the right learns that it lacks it.
     let hidden = swap::standbys(&portal.owner).await.unwrap();
     assert!(!hidden.is_empty() && hidden.iter().all(|standby| standby.behind.is_none()), "{hidden:?}");
     assert!(hidden[0].to_string().contains("pg_read_all_stats"), "{}", hidden[0]);
@@ -91,7 +91,7 @@ struct Seen {
     errors: BTreeMap<String, u32>,
 }
 
-/// Reads until it is told to stop: every statement over all relations, joined in one order or the other.
+/// Reads until it is stopped: every statement over all relations, joined in one order or the other.
 async fn read(pool: PgPool, sql: String, stop: &AtomicBool, reads: &AtomicU32) -> Seen {
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
@@ -149,7 +149,7 @@ async fn readers_of_a_standby_see_one_release_or_the_other() {
             assert_eq!(names.len(), 1, "one statement saw a mix: {answer}");
             releases.insert(names[0].to_owned());
         }
-        // A query that is in the way of the replay for too long, or locks in another order than it, is cancelled by the standby.
+        // A query that blocks the replay for too long, or locks in another order than it, is cancelled by the standby.
         let others: Vec<_> = seen.errors.iter().filter(|(code, _)| !["40001", "40P01"].contains(&code.as_str())).collect();
         assert!(others.is_empty(), "{others:?}");
     }

@@ -50,8 +50,8 @@ fn completed(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     crd
 }
 
-/// A default in the schema is written into every stored object, so that a later version could not tell it from a user's wish. What a
-/// user did not write stays out; the operator fills it in when it reads, and the description says with what.
+/// A default in the schema is written into every stored object, so that a later version could not distinguish it from what a user wrote.
+/// What a user did not write is not stored; the operator fills it in when it reads, and the description says with what.
 fn kept_as_written(schema: &mut JSONSchemaProps) {
     // A null is then the same as nothing, to the rules too.
     schema.nullable = None;

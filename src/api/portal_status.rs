@@ -14,10 +14,10 @@ pub const LISTED_BACKUPS: usize = 32;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalStatus {
-    /// The generation that this status describes; -1 until the operator has seen the object.
+    /// The generation that this status describes; -1 until the operator has observed the object.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Label of the release that readers see.
+    /// Label of the release that readers see; absent while they see data from before the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_label: Option<Label>,
     /// Number of backups, including those of other tools.
@@ -64,13 +64,13 @@ pub struct BackupStatus {
     /// Disk space with indexes, such as `1.4 GiB`.
     #[schemars(length(max = 16))]
     pub size: String,
-    /// The same in bytes.
+    /// Disk space with indexes, in bytes.
     pub bytes: i64,
     /// Number of the Portal's tables in it.
     pub tables: i32,
-    /// Whether it has every table and view that the Portal swaps today. A backup without some table cannot be rolled back to.
+    /// Whether it has every table and view that the Portal swaps today. Only a complete backup can be rolled back to.
     pub complete: bool,
-    /// The objects that depend on it and prevent retention from dropping it.
+    /// The objects that depend on it and prevent retention from dropping it; absent if there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub held_by: Option<String>,

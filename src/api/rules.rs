@@ -8,7 +8,7 @@ use super::ReleaseState;
 
 /// Fields of a release that say what its run does.
 const DEFINITION: [&str; 4] = ["phases", "imports", "views", "staging"];
-/// The states in which a run is under way. Whatever the status says, a run works from what it was started with; this rule only tells
+/// The states in which a run is under way. Whatever the status says, a run works from what it was started with; this rule only says to
 /// people at once that an edit would change nothing.
 const UNDER_WAY: [ReleaseState; 2] = [ReleaseState::Running, ReleaseState::RollingBack];
 /// The states in which a release that has run will do nothing more by itself.
@@ -31,7 +31,7 @@ pub(super) fn definition_is_steady() -> Rule {
     ))
 }
 
-/// `abort` is obeyed before it may be removed. One that came before the first run is no exception: without it the release would start.
+/// `abort` takes effect before it may be removed. One that came before the first run is no exception: without it the release would start.
 pub(super) fn abort_is_kept() -> Rule {
     let raised = "has(self.spec.retry) && self.spec.retry > 0";
     Rule::new(format!(

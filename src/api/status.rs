@@ -16,43 +16,43 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalReleaseStatus {
-    /// The generation that this status describes; -1 until the operator has seen the object.
+    /// The generation that this status describes; -1 until the operator has observed the object.
     #[serde(default)]
     pub observed_generation: i64,
     /// Pending, Queued, Running, Suspended, DryRunComplete, Live, Superseded, RollingBack, RolledBack, Aborted or Failed. A later version
     /// may add others.
     #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub state: Option<ReleaseState>,
-    /// The phase that runs now, or at which the release stopped; absent once it is done.
+    /// The phase that runs now, or at which the release stopped; absent once the release is finished.
     #[serde(default, deserialize_with = "known", skip_serializing_if = "Option::is_none")]
     pub phase: Option<PhaseName>,
     /// Percent of the plan that is done.
     #[serde(default)]
     #[schemars(range(min = 0, max = 100))]
     pub progress: i32,
-    /// What is happening, or what to do about it.
+    /// What happens now, or what went wrong and what to do about it.
     #[serde(default)]
     #[schemars(length(max = 2048))]
     pub message: String,
     /// Whether this release is what readers see.
     #[serde(default)]
     pub current: bool,
-    /// When its first phase started.
+    /// When its first phase started; absent before that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
-    /// When its last run ended.
+    /// When its last run ended; absent while one is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
     /// From start to completion, such as `3m12s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub duration: Option<String>,
-    /// The plan: every phase in order, with its state.
+    /// Every phase of the run in order, with its state.
     #[serde(default, deserialize_with = "known_items")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub phases: Vec<PhaseStatus>,
-    /// What the run that is open, or comes next, consists of, and what undoes it.
+    /// The steps of the run that is open, or of the next one, and what undoes each; absent once the release is finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanStatus>,
     /// The imports, with their state.
@@ -65,11 +65,11 @@ pub struct PortalReleaseStatus {
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub frozen_workloads: Vec<FrozenWorkload>,
-    /// Timestamp `YYMMDDHHMM` of the backup that this release's swap made.
+    /// Timestamp `YYMMDDHHMM` of the backup that this release's swap made; absent before the swap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 10))]
     pub backup: Option<String>,
-    /// The manifest.
+    /// Where the manifest is; absent until it is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<ManifestRef>,
     /// `Ready`, `Reconciling`, `Stalled` (kstatus) and the release's own conditions.
@@ -110,7 +110,7 @@ named_enum! {
 /// What a run consists of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct PlanStatus {
-    /// SHA-256 of what the run works from: the Portal, the release, the queries and templates, as they were when it began. Absent until
+    /// SHA-256 of what the run works from: the Portal, the release, the queries and templates, as they were when it started. Absent until
     /// its first phase has resolved them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
@@ -135,7 +135,7 @@ pub struct PlanStep {
     /// Whether the step can be undone: `Possible`, `Impossible`, or `NotNeeded`, where it leaves nothing behind.
     #[schemars(length(max = 16))]
     pub undo: String,
-    /// What undoes the step, or why nothing can.
+    /// What undoes the step, or why nothing can; absent if nothing is left to undo.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 256))]
     pub undone_by: String,
@@ -149,10 +149,10 @@ pub struct PhaseStatus {
     pub name: PhaseName,
     /// Pending, Running, Succeeded, Failed, Skipped or Undone.
     pub state: PhaseState,
-    /// When its last attempt started.
+    /// When its last attempt started; absent before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
-    /// When it ended.
+    /// When its last attempt ended; absent while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Time>,
     /// Number of attempts.
@@ -201,10 +201,10 @@ pub struct ImportStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub percent: Option<i32>,
-    /// Rows a second in this attempt.
+    /// Rows per second in this attempt; absent while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_per_second: Option<i64>,
-    /// Seconds until it is done at this rate.
+    /// Estimated seconds until it is done, at this rate; absent while unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remaining_seconds: Option<i64>,
     /// The Job that runs it, while there is one.
@@ -227,7 +227,7 @@ pub struct FrozenWorkload {
     /// Its name.
     #[schemars(length(max = 253))]
     pub name: String,
-    /// Replicas before the freeze; for a CronJob 1 when it was active and 0 when it was suspended already.
+    /// Replicas before the freeze; for a CronJob 1 if it was active and 0 if it was suspended already.
     pub replicas: i32,
 }
 

@@ -58,7 +58,7 @@ struct Prepared {
 async fn prepare(context: &Context, object: &str, request: &HttpRequest, method: HttpMethod) -> Result<Prepared, Box<Answer>> {
     let (client, namespace) = (&context.tools.client, context.subject.namespace.as_str());
     let failed = |problem: &str, next: &str| Box::new(Answer::Failed(Finding::fail(object, format!("failed: {problem}"), next)));
-    // What somebody has to create is final; a right may be granted and the API server may come back.
+    // What does not exist is final until a person creates it; a missing right or an API server that does not answer is retried.
     let unreadable = |error: ClusterError| {
         Box::new(match error.is_missing() {
             true => Answer::Failed(Finding::fail(object, format!("failed: {error}"), "then raise spec.retry")),
@@ -94,7 +94,7 @@ async fn prepare(context: &Context, object: &str, request: &HttpRequest, method:
         };
         outbound = outbound
             .trusting(pem.as_bytes())
-            .map_err(|_| failed("http.caFrom holds no CA certificate", "give it one in PEM, then raise spec.retry"))?;
+            .map_err(|_| failed("http.caFrom holds no CA certificate", "store a certificate in PEM there, then raise spec.retry"))?;
     }
     let method = match request.method.unwrap_or(method) {
         HttpMethod::GET => Method::GET,
@@ -130,7 +130,7 @@ async fn send(object: &str, request: &HttpRequest, prepared: &Prepared) -> Answe
     if !as_expected {
         let expected = request.expect_status.map_or("a status in the 200s".to_owned(), |status| status.to_string());
         let problem = format!("answered {status}, expected {expected}");
-        // The server says itself that it cannot tell at this moment.
+        // The server itself says that it cannot answer at this moment.
         return match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
                 Answer::Error(Finding::fail(object, problem, "it will be retried"))

@@ -21,7 +21,7 @@ pub(super) async fn ask(context: &Context, object: &str, item: &str, source: &Jo
     Ok(match ended.await {
         Ok(Outcome::Succeeded) => Answer::Passed("its Job succeeded".to_owned()),
         Ok(Outcome::Failed(report)) => {
-            let next = format!("{}, correct the cause, then raise spec.retry", report.look());
+            let next = format!("{}, correct the cause, then raise spec.retry", report.log_command());
             Answer::Failed(Finding::fail(object, format!("failed: {}{}", report.cause(), report.log()), next))
         }
         Ok(Outcome::Interrupted(text)) => Answer::Error(Finding::fail(object, format!("was interrupted: {text}"), "")),

@@ -96,7 +96,7 @@ impl<'a> Probe<'a> {
 /// Evaluates a check.
 ///
 /// # Errors
-/// When the phase is cancelled or fenced: then nobody wants the answer.
+/// When the phase is cancelled or fenced: then the answer is not needed.
 pub async fn ask(check: &Check<'_>, context: &Context) -> Result<Answer, PhaseError> {
     let object = check.object.as_str();
     match check.probe {

@@ -150,7 +150,7 @@ impl Classify for ClusterError {
 }
 
 impl ClusterError {
-    /// The object or its key is not there: somebody has to create it.
+    /// The object or its key does not exist: a person has to create it.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::KeyMissing { .. } | Self::NotText { .. })
     }
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_told_from_what_stays() {
+    fn what_may_pass_is_distinguished_from_what_stays() {
         for (code, reason, message, transient) in [
             (409, "Conflict", "the object has been modified", true),
             (409, "Conflict", "Precondition failed: UID in precondition", false),

@@ -15,7 +15,7 @@ const MAX_NOTE_BYTES: usize = 1024;
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Writes events. Clones share one recorder, which folds repeats of a reason within six minutes into one event and keeps
-/// the first note; so each thing that is told apart has a reason of its own.
+/// the first note; so whatever must be distinguished has its own reason.
 #[derive(Clone)]
 pub struct PortalEvents {
     recorder: Recorder,

@@ -50,7 +50,7 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
     let rest = || Ok(Flow::Wait(Action::await_change()));
     match step {
         Step::Rest | Step::Refuse(_) | Step::Queue(_) => {
-            // The lock of a run that has ended, or that nobody owns any longer, is not kept.
+            // The lock of a run that has ended, or that has no owner any more, is not kept.
             if snapshot.observed.lock == LockView::Held && snapshot.ledger.open.is_none() {
                 snapshot.database.release().await;
             }
@@ -327,10 +327,10 @@ async fn reap(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, run
 }
 
 /// A deleted object whose ledger cannot be read: the workers come back from what the status says. Returns `true` once the finalizer is removed.
-pub(super) async fn remove_finalizer_unseen(
+pub(super) async fn remove_finalizer_unobserved(
     shared: &Shared,
     release: &PortalRelease,
-    blind: &ObserveError,
+    error: &ObserveError,
 ) -> Result<bool, ReconcileError> {
     let namespace = release.namespace().unwrap_or_default();
     let waited = release
@@ -338,7 +338,7 @@ pub(super) async fn remove_finalizer_unseen(
         .deletion_timestamp
         .as_ref()
         .map_or(Duration::ZERO, |since| Duration::try_from(jiff::Timestamp::now().duration_since(since.0)).unwrap_or_default());
-    let cause = match blind {
+    let cause = match error {
         ObserveError::Refused(refusal) => refusal.message.clone(),
         ObserveError::Unreachable(message) if waited > PATIENCE => message.clone(),
         ObserveError::Unreachable(_) => return Ok(false),

@@ -1,4 +1,4 @@
-//! The definition of a run and the objects as they are now: what is edited in the middle of a run is reported, and taken up at the next
+//! The definition of a run and the objects as they are now: what is edited in the middle of a run is reported, and takes effect at the next
 //! safe point.
 
 use kube::Resource;
@@ -14,7 +14,7 @@ use crate::{
 
 /// Compares. Returns whether the objects say something else than what the open run works from.
 ///
-/// A run that is suspended stands at a safe point: its next phase resolves the definition anew.
+/// A run that is suspended is at a safe point: its next phase resolves the definition again.
 pub(super) async fn compare(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, step: &Step) -> Result<bool, ReconcileError> {
     let observed = &snapshot.observed;
     let run = observed.run.as_ref().filter(|run| run.open && run.ending.is_none() && observed.is_ours());

@@ -19,14 +19,14 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(5);
 /// While workers stop.
 const STOPPING: Duration = Duration::from_secs(2);
-/// While workers are held at zero: somebody else may wake them.
+/// While workers are held at zero: another controller may start them.
 const HOLDING: Duration = Duration::from_secs(15);
 
 /// The state of the emergency freeze.
 pub(super) struct Freeze {
     /// The workloads that it holds, as they were before.
     pub record: Vec<FrozenWorkload>,
-    /// When to look again.
+    /// When to check again.
     pub again: Option<Duration>,
     /// Status of the condition `WorkersFrozen`.
     pub frozen: &'static str,

@@ -1,4 +1,4 @@
-//! The finalizer of a `PortalRelease`, and why a reconcile did not come to its end.
+//! The finalizer of a `PortalRelease`, and why a reconcile failed.
 
 use kube::{
     Api, Resource, ResourceExt,
@@ -13,7 +13,7 @@ use crate::{
     cluster::{self, ClusterError, FIELD_MANAGER},
 };
 
-/// Why a reconcile did not come to its end.
+/// Why a reconcile failed.
 #[derive(Debug, Error)]
 pub(super) enum ReconcileError {
     /// A request to the API server failed.

@@ -1,4 +1,4 @@
-//! The controllers: observe, decide, do one step, project the status, and look again when something has changed.
+//! The controllers: observe, decide, do one step, project the status, and observe again when something has changed.
 
 mod act;
 mod definition;
@@ -36,7 +36,7 @@ use crate::{
 
 /// Reconciles that may run at the same time; phases are tasks of their own. Those of a portal whose database hangs must leave some.
 const CONCURRENCY: u16 = 16;
-/// Objects asked for at a time when all are listed. They are large until they are slimmed.
+/// Objects per page when all are listed. They are large until they are slimmed.
 const PAGE: u32 = 100;
 /// How often the stores are polled until they are filled.
 const LOOK: Duration = Duration::from_millis(250);
@@ -68,7 +68,7 @@ impl Shared {
         let _ = self.waker.unbounded_send(ObjectRef::from_obj(release));
     }
 
-    /// Wakes the releases of a portal: one that waits may go on. Those that rest are told by the Portal's reconcile.
+    /// Wakes the releases of a portal: one that waits may continue. Finished ones are woken by the Portal's reconcile.
     fn wake_siblings(&self, namespace: &str, portal: &str) {
         let portal = ObjectRef::new(portal).within(namespace);
         for release in self.releases_of(&portal).filter(|release| !self.settled.rests(release)) {
@@ -105,7 +105,7 @@ impl Shared {
                 wake(portal_of(release));
                 self.forget_if_gone(portal_of(release));
             }
-            // Some may have gone while nobody watched.
+            // Some may have been deleted while no operator watched.
             watcher::Event::InitDone => {
                 self.settled.retain(&self.releases.state());
                 self.portal_objects.state().iter().for_each(|portal| wake(ObjectRef::from_obj(portal.as_ref())));
@@ -114,7 +114,7 @@ impl Shared {
         }
     }
 
-    /// Closes the database of a Portal that is gone, once none of its releases is left: the last ones are wound up there.
+    /// Closes the database of a deleted Portal once none of its releases is left: the last ones are cleaned up there.
     fn forget_if_gone(&self, portal: ObjectRef<Portal>) {
         if self.portal_objects.get(&portal).is_some() || self.releases_of(&portal).next().is_some() {
             return;

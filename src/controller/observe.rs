@@ -36,7 +36,7 @@ pub(super) struct Owner {
 /// Why nothing can be decided.
 #[derive(Debug)]
 pub(super) enum ObserveError {
-    /// Somebody has to change something first.
+    /// A person has to change something first.
     Refused(Refusal),
     /// The database, or the Secret, cannot be reached right now.
     Unreachable(String),
@@ -63,7 +63,7 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
     Ok(Snapshot { observed, owner, ledger: view, portal, database })
 }
 
-/// What the ledger says of a release, and its object, as one observation; nothing is in its way, and no task is at work for it.
+/// What the ledger says of a release, and its object, as one observation; nothing blocks it, and no task runs for it.
 pub(super) fn compose(release: &PortalRelease, portal: Result<PortalSpec, Refusal>, view: &ledger::View) -> Observed {
     let id = view.release.as_ref().map(|record| record.id);
     let mut observed = Observed {
@@ -106,7 +106,7 @@ pub(super) fn extras(shared: &Shared, release: &PortalRelease, view: &ledger::Vi
     }
 }
 
-/// The release whose run is open although its object is gone, seen as if the object were being deleted. `None`: there is no such run
+/// The release whose run is open although its object is gone, observed as if the object were being deleted. `None`: there is no such run
 /// any more.
 pub(super) async fn observe_orphan(shared: &Shared, snapshot: &Snapshot, run: i64) -> Result<Option<Snapshot>, sqlx::Error> {
     let Some(open) = snapshot.ledger.open.as_ref().filter(|open| open.run == run) else { return Ok(None) };

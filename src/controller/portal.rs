@@ -13,7 +13,7 @@ use crate::{
 
 /// Pause after a failure.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How often a portal at rest is looked at: somebody may have changed its ledger, or restored another one.
+/// How often an idle portal is observed: its ledger may have been changed or restored.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
 pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Result<Action, ReconcileError> {
@@ -68,7 +68,7 @@ pub(super) fn failed(portal: Arc<Portal>, error: &ReconcileError, _: Arc<Shared>
     Action::requeue(PAUSE)
 }
 
-/// Connects, and asks what has become of finished releases, which release readers see and which backups there are.
+/// Connects, and reads the states of finished releases, which release readers see and which backups exist.
 async fn observe(shared: &Shared, portal: &Arc<Portal>, status: &mut PortalStatus) -> Result<(), String> {
     let database = shared.portals.database(portal).await.map_err(|error| error.to_string())?;
     let looked = look_into(shared, portal, &database, status).await;

@@ -12,7 +12,7 @@ use crate::{
     text::{bounded, whole_seconds},
 };
 
-/// How many backups there are, and the newest of them. The size of one that `before` has already is not read again: nobody writes to a
+/// How many backups exist, and the newest of them. The size of one that `before` has already is not read again: nothing writes to a
 /// backup, and reading a size waits for locks.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt, runtime::controller::Action};
 
 use super::{
     Shared,
-    act::{Flow, act, remove_finalizer_unseen},
+    act::{Flow, act, remove_finalizer_unobserved},
     definition,
     finalizer::{ReconcileError, set_finalizer},
     observe::{ObserveError, Snapshot, extras, observe},
@@ -57,13 +57,13 @@ async fn steps(release: &PortalRelease, shared: &Shared) -> Result<Action, Recon
     let Some(mut before) = shown(shared, release).await? else { return Ok(Action::await_change()) };
     for _ in 0..STEPS {
         if shared.services.term.is_over() {
-            // Another operator may lead by now; this one hears of it in a moment.
+            // Another operator may lead already; this one will notice in a moment.
             return Ok(Action::requeue(PAUSE));
         }
         let look = shared.settled.look_number(release);
         let snapshot = match observe(shared, release).await {
             Ok(snapshot) => snapshot,
-            Err(blind) => return without_sight(shared, release, before, blind).await,
+            Err(error) => return unobserved(shared, release, before, error).await,
         };
         let step = next(&snapshot.observed);
         tracing::debug!(release = release.name_any(), ?step, "{}: {step:?}", release.name_any());
@@ -124,34 +124,34 @@ async fn write_status(
     }
     match cluster::patch_status(&shared.client, release, &status).await {
         Ok(_) => Ok(status),
-        // Deleted meanwhile: nobody is left to read it.
+        // Deleted meanwhile: the status has no reader any more.
         Err(error) if error.call().is_some_and(cluster::CallError::is_not_found) => Ok(status),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Without the ledger nothing is decided. The object says why, and a deleted one is not held for ever.
-async fn without_sight(
+async fn unobserved(
     shared: &Shared,
     release: &PortalRelease,
     before: PortalReleaseStatus,
-    blind: ObserveError,
+    error: ObserveError,
 ) -> Result<Action, ReconcileError> {
     let generation = release.metadata.generation.unwrap_or_default();
-    if release.metadata.deletion_timestamp.is_some() && remove_finalizer_unseen(shared, release, &blind).await? {
+    if release.metadata.deletion_timestamp.is_some() && remove_finalizer_unobserved(shared, release, &error).await? {
         return Ok(Action::await_change());
     }
-    let status = match &blind {
+    let status = match &error {
         ObserveError::Refused(refusal) => {
-            status::blind(&before, generation, jiff::Timestamp::now(), refusal.reason, &refusal.message, true)
+            status::unobserved(&before, generation, jiff::Timestamp::now(), refusal.reason, &refusal.message, true)
         }
         ObserveError::Unreachable(message) => {
             tracing::warn!(release = release.name_any(), "{}: {message}", release.name_any());
-            status::blind(&before, generation, jiff::Timestamp::now(), "DatabaseUnreachable", message, false)
+            status::unobserved(&before, generation, jiff::Timestamp::now(), "DatabaseUnreachable", message, false)
         }
     };
     write_status(shared, release, before, status).await?;
-    Ok(match blind {
+    Ok(match error {
         // A Secret is not watched.
         ObserveError::Refused(refusal) if refusal.reason == "PortalNotFound" => Action::await_change(),
         _ => Action::requeue(PAUSE),

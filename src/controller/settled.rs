@@ -1,8 +1,8 @@
-//! Finished releases, which may be thousands, cost nothing: one statement for each portal tells all of them, at the start and when
+//! Finished releases, which may be thousands, cost nothing: one statement for each portal reads all of them, at the start and when
 //! something has changed, and a reconcile compares two numbers.
 //!
-//! The watch keeps of a finished release no more than decisions look at, and the digest of the status that it shows. The reconcile of
-//! its Portal works out which status each would have by the ledger. Where both are the same, nothing is to be done; wherever they may
+//! The watch keeps only those parts of a finished release that decisions need, and the digest of the status that it shows. The reconcile of
+//! its Portal works out which status each would have by the ledger. Where both are the same, there is nothing to do; where they may
 //! not be, the release is observed by itself as any other.
 
 use std::{
@@ -40,7 +40,7 @@ impl Mark {
 /// One release.
 #[derive(Clone, Copy, Debug, Default)]
 struct Marks {
-    /// What its object shows, if that is the status of a finished release and speaks of the present spec.
+    /// What its object shows, if that is the status of a finished release and describes the present spec.
     shown: Option<Mark>,
     /// What it must show to rest, by the ledger.
     agreed: Option<Mark>,
@@ -52,7 +52,7 @@ impl Marks {
     }
 }
 
-/// When the ledger was last asked for all finished releases of a portal.
+/// When the finished releases of a portal were last read from the ledger.
 struct Look {
     uid: Option<String>,
     generation: Option<i64>,
@@ -87,7 +87,7 @@ impl Settled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes from an object that was received what nobody needs, before it is kept, and remembers what it shows.
+    /// Removes what is not needed from an object that was received, before it is kept, and remembers what it shows.
     pub(super) fn receive(&self, release: &mut PortalRelease) {
         slim(&mut release.metadata);
         let Some(uid) = release.uid() else { return };
@@ -113,7 +113,7 @@ impl Settled {
         self.inner().releases.retain(|uid, _| there.contains(uid.as_str()));
     }
 
-    /// What a reconcile of `release` has to do, as far as that can be told without asking anybody.
+    /// What a reconcile of `release` has to do, as far as that can be decided without I/O.
     pub(super) fn of(&self, shared: &Shared, release: &PortalRelease) -> Finished {
         let Some(uid) = release.meta().uid.as_deref() else { return Finished::No };
         let inner = self.inner();
@@ -135,7 +135,7 @@ impl Settled {
         }
     }
 
-    /// The object shows what the ledger said when it was last asked, and nothing can be expected of it but rest.
+    /// The object shows what the ledger said when it was last read, and there is nothing to do for it.
     pub(super) fn rests(&self, release: &PortalRelease) -> bool {
         release.meta().uid.as_ref().is_some_and(|uid| self.inner().releases.get(uid).is_some_and(Marks::agree))
     }
@@ -145,7 +145,7 @@ impl Settled {
         self.inner().portals.get(&portal_of(release)).map(|look| look.number)
     }
 
-    /// A release was observed by itself and rests with this status. That counts for nothing once the ledger has been asked for all.
+    /// A release was observed by itself and is finished with this status. That no longer counts once all have been read from the ledger.
     pub(super) fn agree(&self, release: &PortalRelease, status: &PortalReleaseStatus, look: Option<u64>) {
         let Some(uid) = release.uid().filter(|_| is_finished(status)) else { return };
         let mark = Mark::of(status.clone());
@@ -161,14 +161,14 @@ pub(super) fn portal_of(release: &PortalRelease) -> ObjectRef<Portal> {
     ObjectRef::new(release.spec.portal_ref.name.as_str()).within(release.meta().namespace.as_deref().unwrap_or_default())
 }
 
-/// Nobody looks at these, and they are most of an object.
+/// These are not needed, and they are most of an object.
 pub(super) fn slim(metadata: &mut kube::core::ObjectMeta) {
     metadata.managed_fields = None;
     metadata.annotations = None;
     metadata.labels = None;
 }
 
-/// What is kept of the status of a finished release. It has no conditions: [`is_slim`] tells it by that.
+/// What is kept of the status of a finished release. It has no conditions: [`is_slim`] recognises it by that.
 fn rest_of(status: &PortalReleaseStatus) -> PortalReleaseStatus {
     PortalReleaseStatus { observed_generation: status.observed_generation, state: status.state, ..PortalReleaseStatus::default() }
 }
@@ -178,14 +178,14 @@ pub(super) fn is_slim(status: &PortalReleaseStatus) -> bool {
     status.state.is_some() && status.conditions.is_empty()
 }
 
-/// Asks the ledger for all finished releases of a portal, if anything has changed since it was last asked, and wakes those for which
+/// Reads all finished releases of a portal from the ledger, if anything has changed since the last time, and wakes those for which
 /// there may be something to do.
 ///
 /// # Errors
 /// When the database does not answer.
 pub(super) async fn look(shared: &Shared, portal: &Portal, database: &PortalDatabase) -> Result<(), sqlx::Error> {
     let mut connection = database.pool().acquire().await?;
-    // First of all: what changes after this is seen the next time.
+    // First of all: what changes after this is noticed the next time.
     let ledger = ledger::digits_of_finished(&mut connection, database.key()).await?;
     let reference = ObjectRef::from_obj(portal);
     let (uid, generation) = (portal.metadata.uid.clone(), portal.metadata.generation);
@@ -220,7 +220,7 @@ pub(super) async fn look(shared: &Shared, portal: &Portal, database: &PortalData
         portal = database.key(),
         asked,
         woken = woken.len(),
-        "{}: the ledger has told of all finished releases",
+        "{}: all finished releases were read from the ledger",
         database.key()
     );
     for release in woken {
@@ -230,7 +230,7 @@ pub(super) async fn look(shared: &Shared, portal: &Portal, database: &PortalData
 }
 
 impl Settled {
-    /// Keeps what the ledger said. Gives the releases of the portal that show something else.
+    /// Keeps what the ledger said. Returns the releases of the portal that show something else.
     fn looked<'a>(
         &self,
         portal: ObjectRef<Portal>,
@@ -290,7 +290,7 @@ mod tests {
         for (mut received, slim) in [
             (release("Superseded", "", 1), true),
             (release("Running", "", 1), false),
-            // Somebody has edited it since.
+            // It was edited since.
             (release("Superseded", "", 2), false),
         ] {
             let before = received.status.clone();
@@ -320,7 +320,7 @@ mod tests {
         assert_eq!(settled.looked(portal_of(&kept), look(), &all, HashMap::new()).len(), 1, "the ledger says something else");
         assert!(!settled.rests(&kept));
 
-        // Observed by itself; not when the ledger was asked for all meanwhile.
+        // Observed by itself; not when all were read from the ledger meanwhile.
         let status = as_it_ended.status.as_ref().unwrap();
         let former = settled.look_number(&kept);
         settled.looked(portal_of(&kept), look(), &all, HashMap::new());

@@ -94,7 +94,7 @@ pub async fn drop(conn: &mut PgConnection, relations: &Relations, stamp: BackupS
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn in_the_way(conn: &mut PgConnection, relations: &Relations, stamp: BackupStamp) -> Result<Vec<String>, sqlx::Error> {
+pub async fn blockers(conn: &mut PgConnection, relations: &Relations, stamp: BackupStamp) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar(
         "WITH rel AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = ANY ($2)),
               needed AS (SELECT oid FROM rel UNION SELECT k.confrelid FROM pg_constraint k JOIN rel ON rel.oid = k.conrelid WHERE k.contype = 'f')

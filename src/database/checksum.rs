@@ -1,7 +1,7 @@
 //! Checksums of content: the same rows give the same checksum, whatever their order and the session's settings.
 //!
 //! Each row's text is hashed with two seeds, and the hashes are added up; so the order does not matter, and a row that
-//! is there twice counts twice. Limits: it tells accidents apart, it is no defence against someone who forges rows; the
+//! occurs twice counts twice. Limits: it detects accidents and is no defence against someone who forges rows; the
 //! order of the *columns* matters; the text of a row is Postgres' own, so compare only within one major version and,
 //! for geometries, one PostGIS version; `regclass` and the like depend on the search path.
 

@@ -16,7 +16,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// the rest is for the ledger and for cancelling.
 const POOL_SIZE: u32 = 38;
 
-/// Since version 17 a role or a database may have such a limit; older servers refuse to hear of it.
+/// Since version 17 a role or a database may have such a limit; older servers do not know it.
 const NO_TRANSACTION_TIMEOUT: &str =
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout' AND setting <> '0'";
 
@@ -31,7 +31,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(60);
 pub enum ConnectError {
     /// It took the connection, and then nothing came.
     #[error(
-        "the database at {host}:{port} gave no answer within {seconds}s; check whether a session holds locks in schema portal_release, and the way to the server"
+        "the database at {host}:{port} did not answer within {seconds}s; check whether a session holds locks in schema portal_release, and the network path to the server"
     )]
     Silent {
         /// Host of the URL.
@@ -117,7 +117,7 @@ async fn open(options: PgConnectOptions) -> Result<(PgPool, PgConnectOptions), C
     let failed = |cause: sqlx::Error| ConnectError::of(&options, cause);
     let pool = PgPoolOptions::new()
         .max_connections(POOL_SIZE)
-        // Between the phases of a run they stay; a portal at rest closes them at once (`PortalDatabase::rest`).
+        // Between the phases of a run they stay open; an idle portal closes them at once (`PortalDatabase::rest`).
         .idle_timeout(IDLE_TIMEOUT)
         .acquire_timeout(Duration::from_secs(15))
         .after_connect(|connection, _| Box::pin(async move { sqlx::raw_sql(NO_TRANSACTION_TIMEOUT).execute(connection).await.map(drop) }))

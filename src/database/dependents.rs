@@ -3,7 +3,7 @@
 //! Postgres binds by identity, not by name: after a rename a view keeps reading what is now the backup. So views,
 //! functions with an SQL body, policies, rules and foreign keys from outside are written again in the swap's
 //! transaction, and publications are handed the new tables (their subscribers then need `ALTER SUBSCRIPTION ... REFRESH
-//! PUBLICATION`, as Postgres tells tables apart by identity there too). What uses a row type in a signature or a column
+//! PUBLICATION`, as Postgres distinguishes tables by identity there too). What uses a row type in a signature or a column
 //! is recreated with its owner, grants and comments, and so are the functions and views that depend on it; sessions that
 //! have prepared a statement whose result is such a row must prepare it again.
 //! What cannot be written again is an obstacle, and whatever this module does not know is one too.

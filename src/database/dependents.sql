@@ -3,8 +3,8 @@
 -- $1 schema, $2 live names, $3 names of the generation that comes in (may be empty)
 -- object: what it is, in words; before, after: what to execute around the renames (after is written in live names);
 -- locked: the relation to lock for it, quoted; relkind of that relation; obstacle: why it cannot be carried over, and what to do;
--- view_schema, view: a view that is made anew and needs all its details again.
--- In the order of after; before goes the other way round, so that what stands on something goes first and comes back last.
+-- view_schema, view: a view that is recreated and needs all its details again.
+-- In the order of `after`; `before` runs in reverse, so that dependent objects are dropped first and recreated last.
 WITH RECURSIVE rel AS (
     SELECT c.*, c.oid::regclass::text AS spelled FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = ANY ($2) AND c.relkind IN ('r', 'p', 'f', 'm', 'v')
@@ -112,7 +112,7 @@ WITH RECURSIVE rel AS (
     FROM viewed v WHERE v.relkind = 'v'
     UNION ALL
     SELECT 'materialized view ' || spelled, NULL, NULL, NULL, NULL, NULL, relowner, NULL,
-           ARRAY['reads live relations and would go on reading the backup', 'add it to the Portal''s materializedViews, or let it read {{ staging(...) }}'], NULL
+           ARRAY['reads live relations and would keep reading the backup', 'add it to the Portal''s materializedViews, or let it read {{ staging(...) }}'], NULL
     FROM viewed WHERE relkind = 'm'
     UNION ALL
     SELECT 'foreign key ' || quote_ident(k.conname) || ' of ' || k.spelled, NULL,
@@ -122,7 +122,7 @@ WITH RECURSIVE rel AS (
            || coalesce('; COMMENT ON CONSTRAINT ' || quote_ident(k.conname) || ' ON ' || k.spelled || ' IS '
                        || quote_literal(obj_description(k.oid, 'pg_constraint')), ''),
            k.spelled, k.relkind::text, k.relowner, NULL,
-           CASE WHEN k.relkind = 'p' THEN ARRAY['belongs to a partitioned table, where Postgres adds no key without checking all rows under the lock', 'drop it'] END, NULL
+           CASE WHEN k.relkind = 'p' THEN ARRAY['belongs to a partitioned table, to which Postgres cannot add a key without checking all rows under the lock', 'drop it'] END, NULL
     FROM keyed k
     UNION ALL
     SELECT 'policy ' || quote_ident(p.polname) || ' on ' || p.spelled, NULL, NULL,
@@ -140,7 +140,7 @@ WITH RECURSIVE rel AS (
     SELECT 'function ' || f.spelled, f.rank, CASE WHEN f.kept
                THEN 'ALTER ROUTINE ' || f.spelled || ' RENAME TO ' || quote_ident(('replaced_' || f.oid || '_' || f.proname)::name)
                WHEN f.rank IS NOT NULL THEN 'DROP ROUTINE ' || f.spelled || ' RESTRICT' END,
-           -- A body that is text is not looked at: its names mean what the caller's search path makes of them.
+           -- A body that is text is not checked: its names mean what the caller's search path makes of them.
            CASE WHEN f.prokind <> 'a' THEN 'SET LOCAL check_function_bodies = off; ' || pg_get_functiondef(f.oid) END || CASE WHEN f.rank IS NULL THEN '' ELSE
                '; ALTER ROUTINE ' || f.spelled || ' OWNER TO ' || quote_ident(pg_get_userbyid(f.proowner))
                || '; REVOKE ALL ON ROUTINE ' || f.spelled || ' FROM PUBLIC, ' || quote_ident(pg_get_userbyid(f.proowner))
@@ -151,9 +151,9 @@ WITH RECURSIVE rel AS (
                             FROM aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a), '')
                || coalesce('; COMMENT ON ROUTINE ' || f.spelled || ' IS ' || quote_literal(obj_description(f.oid, 'pg_proc')), '') END,
            NULL, NULL, f.proowner, f.pronamespace,
-           CASE WHEN f.prokind = 'a' THEN ARRAY['is an aggregate over the row type, which a swap cannot make again', 'let it take columns']
+           CASE WHEN f.prokind = 'a' THEN ARRAY['is an aggregate over the row type, which a swap cannot recreate', 'change it to take columns']
                 WHEN f.rank IS NOT NULL AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype IN ('e', 'x'))
-                THEN ARRAY['uses the row type and is bound to an extension', 'drop it, or let it take columns']
+                THEN ARRAY['uses the row type and belongs to an extension', 'drop it, or change it to take columns']
                 WHEN f.rank IS NOT NULL AND EXISTS (SELECT FROM pg_seclabel l WHERE l.classoid = 'pg_proc'::regclass AND l.objoid = f.oid)
                 THEN ARRAY['has security labels, which a swap does not carry over', 'remove them']
                 WHEN current_setting('is_superuser') <> 'on' AND (
@@ -218,9 +218,9 @@ WITH RECURSIVE rel AS (
     UNION ALL
     SELECT NULL, object, NULL, NULL, NULL, NULL, NULL,
            CASE through WHEN 'type' THEN ARRAY['uses the row type of ' || on_name || ', which a swap cannot exchange', 'name the columns instead']
-                        WHEN 'sequence' THEN ARRAY['draws from ' || on_name || ', which goes away with the backup', 'give it a sequence of its own']
-                        WHEN 'anew' THEN ARRAY['depends on ' || on_name || ', which uses a row type and so is made anew in the swap', 'drop or change it']
-                        WHEN 'circle' THEN ARRAY['uses a row type and is defined in a circle with others, which a swap cannot make anew', 'drop or change it']
+                        WHEN 'sequence' THEN ARRAY['uses ' || on_name || ', which stays with the backup', 'give it its own sequence']
+                        WHEN 'recreated' THEN ARRAY['depends on ' || on_name || ', which uses a row type and so is recreated in the swap', 'drop or change it']
+                        WHEN 'circle' THEN ARRAY['uses a row type and depends on others in a circle, which a swap cannot recreate', 'drop or change it']
                         ELSE ARRAY['depends on ' || on_name || ' in a way that a swap cannot carry over', 'drop or change it'] END, NULL, NULL
     FROM left_over
 )

@@ -1,4 +1,4 @@
-//! Room on the disk: what a release will need of it, and what is free.
+//! Disk space: how much a release will need, and how much is free.
 //!
 //! SQL cannot see the free disk space, so the platform team may configure a query that can. Without one the need is reported and nothing is refused.
 
@@ -42,7 +42,7 @@ impl Classify for DiskError {
     }
 }
 
-/// What a release needs on the disk of its tables, in bytes, beside what is there already.
+/// What a release needs on the disk of its tables, in bytes, in addition to what exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, sqlx::FromRow)]
 pub struct Need {
     /// Staged tables with their indexes and TOAST: as live, and a tenth more.
@@ -116,7 +116,7 @@ pub async fn room(conn: &mut PgConnection, relations: &Relations, free_bytes: Op
     Ok(Room { need, free })
 }
 
-/// What a release of these relations needs. Staged relations that are there count as room: they are used or dropped.
+/// What a release of these relations needs. Staged relations that exist count as free space: they are used or dropped.
 ///
 /// # Errors
 /// When the sizes cannot be read.
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_not_told() {
+    fn what_is_unknown_is_not_reported() {
         assert_eq!(room(None).to_string(), "needs about 3.0 GiB of disk");
         assert_eq!(room(Some(5)).to_string(), "needs about 3.0 GiB of disk, 5 B are free");
     }

@@ -156,7 +156,7 @@ impl BackupStamp {
     /// The minute that `at` lies in.
     ///
     /// # Errors
-    /// Outside of the years 2000 to 2099, which two digits cannot tell apart.
+    /// Outside the years 2000 to 2099, which two digits cannot distinguish.
     pub fn at(at: Timestamp) -> Result<Self, InvalidStamp> {
         let time = at.to_zoned(TimeZone::UTC).datetime();
         time.strftime("%y%m%d%H%M")

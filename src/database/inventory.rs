@@ -13,7 +13,7 @@ use super::{
 /// One backup, with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What is there.
+    /// The backup itself.
     pub backup: Backup,
     /// Label of the release whose data it is. `None`: from before the operator, or another tool made it.
     pub release: Option<String>,

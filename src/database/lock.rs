@@ -24,7 +24,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Why the lock was not taken.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// Somebody else has it.
+    /// Another session holds it.
     #[error("advisory lock {key} is held by {holder}; wait for it to end, or end that session")]
     Busy {
         /// The lock's key.
@@ -32,7 +32,7 @@ pub enum LockError {
         /// Who has it.
         holder: String,
     },
-    /// This process does not lead any more: another one may.
+    /// This process is no longer the leader; another one may be.
     #[error("this process is no longer the leader; the advisory lock is left to the one that is")]
     Over,
     /// The database did not answer.
@@ -115,7 +115,7 @@ impl LockSession {
     /// predecessor that lost its lease, and it is ended. Nothing is done once the `term` of this process is over.
     ///
     /// # Errors
-    /// [`LockError::Busy`] when somebody else has it.
+    /// [`LockError::Busy`] when another session holds it.
     pub async fn acquire(
         options: &PgConnectOptions,
         portal: &str,
@@ -139,7 +139,7 @@ impl LockSession {
             return Err(LockError::Over);
         }
         let epoch = match next_epoch(&mut connection, portal, holder).await {
-            // A transaction of a predecessor that was killed goes on without it, and holds the row until it ends.
+            // A transaction of a predecessor that was killed continues without it, and holds the row until it ends.
             Err(error) if sqlstate::is_timeout(&error) => {
                 if !end_predecessors(&mut connection, family, holder, term).await? {
                     let holder = "an operator whose last transaction is still open".to_owned();

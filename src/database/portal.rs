@@ -28,7 +28,7 @@ impl PortalDatabase {
     /// Connects and brings the ledger's schema up to date.
     ///
     /// `key` is `namespace/name` of the Portal. `family` is what the application names of all operators of this Portal begin with, and
-    /// `instance` tells this process from the others; sessions of a predecessor are ended only when `evict` says that a Lease makes
+    /// `instance` distinguishes this process from others; sessions of a predecessor are ended only when `evict` says that a Lease makes
     /// sure that there is one leader, and while `term` says that this is it.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl PortalDatabase {
     /// Takes the advisory lock and a new epoch, unless this process has it.
     ///
     /// # Errors
-    /// [`LockError::Busy`] when somebody else has it, [`LockError::Over`] when this process does not lead any more.
+    /// [`LockError::Busy`] when another session holds it, [`LockError::Over`] when this process is no longer the leader.
     pub async fn acquire(&self, lock_key: i64) -> Result<(), LockError> {
         let mut session = self.session.lock().await;
         if session.as_ref().is_some_and(|session| !session.is_lost()) {
@@ -116,7 +116,7 @@ impl PortalDatabase {
         Ok(())
     }
 
-    /// Closes all connections, unless one is in use or this process holds the lock: a portal at rest has none.
+    /// Closes all connections, unless one is in use or this process holds the lock: an idle portal has none.
     pub async fn rest(&self) {
         // One that was used a moment ago is still on its way back.
         let mut looks = 0;

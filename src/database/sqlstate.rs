@@ -1,4 +1,4 @@
-//! What the server's error codes mean: the one list of what passes by itself, and the few codes that somebody answers to.
+//! What the server's error codes mean: the one list of those that are retried, and the few codes that are handled by name.
 
 use std::borrow::Cow;
 

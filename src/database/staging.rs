@@ -39,11 +39,11 @@ pub enum StagingError {
         dependents: String,
     },
     /// A lookup table has no primary key.
-    #[error("lookup table {0} has no primary key, so new rows cannot be distinguished from existing ones; give it one")]
+    #[error("look-up table {0} has no primary key, so new rows cannot be distinguished from existing ones; add a primary key")]
     NoPrimaryKey(String),
     /// New lookup rows contradict rows that have become live since.
     #[error(
-        "lookup table {table}: {rows} new row(s) collide with live rows that were added since staging was built ({detail}); import again"
+        "look-up table {table}: {rows} new row(s) collide with live rows that were added since staging was built ({detail}); import again"
     )]
     LookupConflict {
         /// The live table.
@@ -87,7 +87,7 @@ pub struct Pending {
 ///
 /// `lightweight` leaves out indexes, primary and unique keys and foreign keys. Triggers and forced row security are
 /// never added here, so the load does not set them off. [`complete`] adds what is left. An existing twin is kept and
-/// completed. Sequences and identities of a twin are its own and go on after live's last value: no id of this release
+/// completed. Sequences and identities of a twin are its own and continue after live's last value: no id of this release
 /// was ever used by the release before, and dropping a backup takes nothing from live.
 ///
 /// # Errors
@@ -248,7 +248,7 @@ fn create_table(live: &Structure, table: &str) -> String {
     format!("CREATE {} (\n    {}\n){}", parts("table").concat(), parts("column").join(",\n    "), parts("access").concat())
 }
 
-/// Lets the sequences of a new twin go on where live's are.
+/// Lets the sequences of a new twin continue where live's are.
 async fn continue_sequences(conn: &mut PgConnection, schema: &str, table: &str) -> Result<(), StagingError> {
     let sequences: Vec<(String,)> = sqlx::query_as(
         "SELECT s.relname::text FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
@@ -293,7 +293,7 @@ pub async fn build_lookup(conn: &mut PgConnection, schema: &str, lookup: &str) -
          INSERT INTO {twin} ({columns}) SELECT {columns} FROM {source}",
         columns = insertable(&mut tx, schema, lookup).await?
     );
-    run(&mut tx, lookup, "copying the lookup table", create).await?;
+    run(&mut tx, lookup, "copying the look-up table", create).await?;
     let kinds = ["owner", "row security", "policy", "grant", "index", "constraint"];
     for fact in live.facts.iter().filter(|fact| kinds.contains(&fact.kind())) {
         let sql = fact.definition.render(&Generation::Staging);

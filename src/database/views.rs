@@ -186,7 +186,7 @@ async fn live_view(conn: &mut PgConnection, schema: &str, name: &str) -> Result<
 }
 
 /// Drops the staged twins of the views, given in build order, the last one first. Twins that do not exist are passed
-/// over. Never with CASCADE: what somebody else built on a twin stops the drop and is named.
+/// over. Never with CASCADE: an object of another tool that depends on a twin stops the drop and is named.
 ///
 /// # Errors
 /// When something depends on a twin.
@@ -198,7 +198,7 @@ pub async fn drop_staged(conn: &mut PgConnection, schema: &str, names: &[String]
     Ok(())
 }
 
-/// Refreshes a live view and analyses it. With `concurrently` its readers go on meanwhile; only a view that was never
+/// Refreshes a live view and analyses it. With `concurrently` its readers are not blocked; only a view that was never
 /// populated, and so has no readers, is then filled in the plain way.
 ///
 /// # Errors
@@ -314,7 +314,7 @@ pub async fn view_change(conn: &mut PgConnection, schema: &str, name: &str, quer
     })
 }
 
-/// The statements that give an ordinary view another query, or make it. Owner, grants, options and comments stay.
+/// The statements that replace the query of an ordinary view, or create the view. Owner, grants, options and comments stay.
 ///
 /// # Errors
 /// As [`view_change`].

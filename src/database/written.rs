@@ -4,9 +4,9 @@
 //! A row of another transaction was written later. `VACUUM (FREEZE)` leaves `xmin` as it is (since Postgres 9.4) and only marks the row, so
 //! it is compared whether frozen or not. It has 32 bits; the upper ones are those of the newest id that is not younger than the
 //! snapshot of the count, which is right for rows up to 4 billion transactions old. An older row may be counted as new, never the
-//! other way round. A transaction that had begun before the swap is told by the snapshot's list of those in progress; its
-//! subtransactions are not in that list, and what they write is found because the table then has more rows of then than
-//! it had; it is missed only where as many rows of then have gone.
+//! other way round. A transaction that had begun before the swap is recognised by the snapshot's list of those in progress; its
+//! subtransactions are not in that list, and what they write is found because the table then has more rows from that time than
+//! it had; it is missed only where as many rows from that time were deleted.
 //!
 //! The counters of `pg_stat_user_tables` prove nothing: a session sends them up to ten seconds late, and a crash forgets them.
 
@@ -55,7 +55,7 @@ pub async fn count(conn: &mut PgConnection, portal: &str, relations: &Relations)
     count_in(conn, &relations.schema, &Generation::Live, since, known).await
 }
 
-/// Counts again in the very tables of a former count, whatever they are called by now.
+/// Counts again in exactly the tables of a former count, whatever they are called now.
 ///
 /// # Errors
 /// As [`count`].
@@ -93,7 +93,7 @@ fn time(text: &str) -> Result<Timestamp, sqlx::Error> {
 
 /// Rows that are new since `snapshot`, and how many of the `before` rows of then have gone.
 async fn writes(conn: &mut PgConnection, relation: &str, before: i64, snapshot: &str) -> Result<(i64, i64), sqlx::Error> {
-    // Ids below 3 are not of transactions: rows that were frozen by Postgres 9.3 or older.
+    // Ids below 3 are no transactions: rows that Postgres 9.3 or older has frozen.
     let sql = format!(
         "WITH now AS MATERIALIZED (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xid),
               swap AS MATERIALIZED (SELECT pg_snapshot_xmax($1::pg_snapshot)::text::bigint AS xmax,
@@ -108,7 +108,7 @@ async fn writes(conn: &mut PgConnection, relation: &str, before: i64, snapshot: 
     Ok((new + (old - before).max(0), (before - old).max(0)))
 }
 
-/// Whether nobody can have written to the tables since the count: no transaction that the count had not seen has committed. To be asked
+/// Whether no session can have written to the tables since the count: no transaction that the count had not seen has committed. To be asked
 /// while they are locked; a transaction that still runs holds no lock on them, so it has not written to them.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What Preflight would reject a release for: the one list of findings, and the gates that a read-only look can evaluate.
+//! What Preflight would reject a release for: the one list of findings, and the gates that can be evaluated read-only.
 
 use sqlx::PgConnection;
 

@@ -15,10 +15,10 @@ pub(super) async fn examine(target: &Target, place: Place<'_>, connection: &mut 
     for (import, csv) in imports.filter_map(|import| Some((import, import.csv.as_ref()?))) {
         let templates = target.templates(target.label.as_deref().unwrap_or_default());
         if target.label.is_none() && rendered(&templates, csv) != rendered(&target.templates("another"), csv) {
-            report.add(Line::ok("files", format!("import {}: its file depends on the release; give a --label to check it", import.name)));
+            report.add(Line::ok("files", format!("import {}: its file depends on the release; add --label to check it", import.name)));
             continue;
         }
-        report.add(match look(target, place, &templates, import, csv, connection).await {
+        report.add(match check(target, place, &templates, import, csv, connection).await {
             Ok(()) => Line::ok("files", format!("the file of import {} can be read, and its header fits", import.name)),
             Err(error) => Line::fail("files", error.to_string(), "Preflight would fail with this message"),
         });
@@ -26,7 +26,7 @@ pub(super) async fn examine(target: &Target, place: Place<'_>, connection: &mut 
 }
 
 /// Opens the file, and compares its header with the live table, whose columns its staged twin will have.
-async fn look(
+async fn check(
     target: &Target,
     place: Place<'_>,
     templates: &TemplateContext,
@@ -35,7 +35,7 @@ async fn look(
     connection: &mut PgConnection,
 ) -> Result<(), PhaseError> {
     let file = open(place, templates, import, csv).await?;
-    // Rules may speak of staged tables, which are not there yet.
+    // Rules may name staged tables, which do not exist yet.
     file.check(connection, &target.relations.schema, import.into.as_str(), &[]).await
 }
 

@@ -69,7 +69,7 @@ struct Target {
     options: PgConnectOptions,
     /// The role that the operator connects as.
     role: String,
-    /// The ledger is there.
+    /// The ledger exists.
     ledger: bool,
     /// Label of the release that is to come.
     label: Option<String>,

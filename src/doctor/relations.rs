@@ -31,7 +31,7 @@ async fn owners(target: &Target, connection: &mut PgConnection) -> Result<Vec<Li
     .fetch_all(connection)
     .await?;
     if foreign.is_empty() {
-        return Ok(vec![Line::ok("owners", format!("{} may rename every relation and add to every look-up table", target.role))]);
+        return Ok(vec![Line::ok("owners", format!("{} may rename every relation and add rows to every look-up table", target.role))]);
     }
     let role = quote_ident(&target.role);
     Ok(foreign
@@ -39,7 +39,7 @@ async fn owners(target: &Target, connection: &mut PgConnection) -> Result<Vec<Li
         .map(|(name, owner, swapped)| {
             if swapped {
                 let next = format!("GRANT {} TO {role}, or ALTER TABLE {} OWNER TO {role}", quote_ident(&owner), quote_ident(&name));
-                Line::fail("owners", format!("{name} belongs to {owner}, of which {} is no member", target.role), next)
+                Line::fail("owners", format!("{name} belongs to {owner}, of which {} is not a member", target.role), next)
             } else {
                 let next = format!("GRANT SELECT, INSERT, UPDATE ON {} TO {role}", quote_ident(&name));
                 Line::fail("owners", format!("{} may not add rows to look-up table {name}", target.role), next)
@@ -73,6 +73,9 @@ async fn long_names(target: &Target, connection: &mut PgConnection) -> Result<Ve
     let more = if names.len() > NAMED { format!(", and {} more", names.len() - NAMED) } else { String::new() };
     Ok(vec![Line::ok(
         "names",
-        format!("names that would pass {MAX_NAME_BYTES} bytes end in a hash: a backup of now would have {}{more}", shown.join(", ")),
+        format!(
+            "names that a prefix would make longer than {MAX_NAME_BYTES} bytes end in a hash: a backup made now would name {}{more}",
+            shown.join(", ")
+        ),
     )])
 }

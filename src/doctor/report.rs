@@ -30,7 +30,7 @@ impl Line {
     }
 
     /// It could not be checked.
-    pub fn blind(check: &'static str, error: &impl std::fmt::Display) -> Self {
+    pub fn unchecked(check: &'static str, error: &impl std::fmt::Display) -> Self {
         Self::fail(check, format!("could not be checked: {error}"), "fix the cause and run doctor again")
     }
 
@@ -68,7 +68,7 @@ impl Report {
     pub fn take<E: std::fmt::Display>(&mut self, check: &'static str, lines: Result<Vec<Line>, E>) {
         match lines {
             Ok(lines) => self.checks.extend(lines),
-            Err(error) => self.add(Line::blind(check, &error)),
+            Err(error) => self.add(Line::unchecked(check, &error)),
         }
     }
 

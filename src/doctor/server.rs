@@ -82,7 +82,7 @@ async fn pooler(target: &Target, connection: &mut PgConnection) -> Result<Vec<Li
     Ok(vec![if shared {
         Line::fail(
             "pooler",
-            "sessions change their backend: a transaction pooler is in between",
+            "sessions change their backend: the connection goes through a transaction pooler",
             "give the URL of a direct connection in the Secret",
         )
     } else {
@@ -108,11 +108,11 @@ async fn privileges(target: &Target, connection: &mut PgConnection) -> Result<Ve
     .await?;
     let mut lines = Vec::new();
     lines.push(match (there, own_schema, may_create) {
-        (true, true, _) if target.ledger => Line::ok("ledger", "schema portal_release is there"),
-        (true, true, _) => Line::ok("ledger", "schema portal_release is there and will be filled by the operator"),
+        (true, true, _) if target.ledger => Line::ok("ledger", "schema portal_release exists"),
+        (true, true, _) => Line::ok("ledger", "schema portal_release exists; the operator will fill it"),
         (true, false, _) => Line::fail(
             "ledger",
-            format!("schema portal_release belongs to a role that {} is no member of", target.role),
+            format!("schema portal_release belongs to a role that {} is not a member of", target.role),
             format!("ALTER SCHEMA portal_release OWNER TO {role}, and its tables"),
         ),
         (false, _, true) => Line::ok("ledger", "schema portal_release does not exist yet; the operator will create it"),
@@ -189,7 +189,7 @@ async fn lock(target: &Target, connection: &mut PgConnection) -> Result<Vec<Line
                 application.as_deref().filter(|it| !it.is_empty()).unwrap_or("unknown")
             );
             let next = if application.is_some_and(|it| it.starts_with("prel/")) {
-                "a release of the operator runs: see kubectl get portalreleases".to_owned()
+                "a release is running: see kubectl get portalreleases".to_owned()
             } else {
                 format!("wait for it, or end that session: SELECT pg_terminate_backend({pid})")
             };

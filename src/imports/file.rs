@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Where files are looked for.
+/// What files are opened with.
 #[derive(Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub client: &'a Client,
@@ -157,8 +157,8 @@ impl Source<'_> {
     }
 }
 
-/// The files that are not any more what their imports have read, named for people. Imports that are to run again, or are not settled,
-/// read theirs anew in any case.
+/// The files that have changed since their imports read them, named for people. Imports that are to run again, or are not settled,
+/// read theirs again in any case.
 ///
 /// # Errors
 /// When a file cannot be read.

@@ -78,10 +78,10 @@ impl<'a> JobImport<'a> {
             Outcome::Interrupted(text) => return Err(PhaseError::Failed(format!("import {}: {text}", self.name()))),
             Outcome::Failed(report) => {
                 return Err(PhaseError::Refused(format!(
-                    "import {}: {}; {}, correct the image, its template or the source, then raise retry{}",
+                    "import {}: {}; {}, correct the image, its template or the source, then raise spec.retry{}",
                     self.name(),
                     report.problem(),
-                    report.look(),
+                    report.log_command(),
                     report.log()
                 )));
             }
@@ -105,7 +105,7 @@ impl<'a> JobImport<'a> {
         }
         if rows != known.rows_before && known.rows_before > 0 {
             return Err(PhaseError::Refused(format!(
-                "import {}: an earlier Job has failed and changed {} from {} to {rows} rows, without a checkpoint; other rows are in that table, so the Job cannot start over; let it write in one transaction, or store checkpoints; then abort the release and raise retry",
+                "import {}: an earlier Job has failed and changed {} from {} to {rows} rows, without a checkpoint; other rows are in that table, so the Job cannot start over; let it write in one transaction, or store checkpoints; then abort the release and raise spec.retry",
                 self.name(),
                 self.staged,
                 known.rows_before
@@ -140,7 +140,7 @@ impl<'a> JobImport<'a> {
         let imported = row_count(work, self.schema(), &self.staged).await? - known.rows_before;
         if imported < 0 {
             return Err(PhaseError::Refused(format!(
-                "import {}: Job {}/{job} removed {} rows from {}; an import Job may only add rows; correct it, then abort the release and raise retry",
+                "import {}: Job {}/{job} removed {} rows from {}; an import Job may only add rows; correct it, then abort the release and raise spec.retry",
                 self.name(),
                 self.context.subject.namespace,
                 -imported,
@@ -162,7 +162,7 @@ impl Prepare for JobImport<'_> {
     }
 }
 
-/// Takes away the Jobs of these imports: all, or only those that may still write.
+/// Deletes the Jobs of these imports: all, or only those that may still write.
 pub(crate) async fn stop(context: &Context, imports: &[String], running: bool) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let names = ledger::jobs::of_imports(&mut work, context.subject.release_id, imports, running).await?;

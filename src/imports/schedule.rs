@@ -95,7 +95,7 @@ mod tests {
         Outcome::Open((1..=count).map(|position| (position, KeyRange::whole())).collect())
     }
 
-    /// What is handed out until somebody has to wait, such as `0 begin`.
+    /// What is handed out until a worker has to wait, such as `0 begin`.
     fn handed_out(schedule: &mut Schedule) -> Vec<String> {
         let mut units = Vec::new();
         while let Some((index, unit)) = schedule.next() {

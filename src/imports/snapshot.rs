@@ -22,7 +22,7 @@ use crate::{
 pub(crate) enum Snapshot {
     /// Everything is from one moment.
     One,
-    /// Parts may be of different moments.
+    /// Parts may be from different moments.
     #[default]
     Several,
 }

@@ -56,7 +56,7 @@ impl<'a> ImportTask<'a> {
         let sample = context.subject.spec.imports.sample;
         let is_lookup = context.subject.portal.tables.lookup.contains(&import.into);
         let rules = rules(import, templates)?;
-        // A sample is the limit of one statement, and what is new to a look-up table only one statement can tell.
+        // A sample is the limit of one statement, and only one statement can decide what is new to a look-up table.
         let key = import.key.as_ref().filter(|_| sample.is_none() && !is_lookup);
         let source = query.as_ref().map(|template| {
             let origin = Origin::Query { templates, template };

@@ -25,7 +25,7 @@ pub(super) fn environment(
         ("PORTAL_RELEASE_ID", templates.release.id.as_str()),
         ("PORTAL_SAMPLE", sample.as_str()),
         ("PORTAL_JOB", name),
-        // What the server shows of the Job's sessions; libpq and most drivers heed it.
+        // The name under which the server shows the Job's sessions; libpq and most drivers use it.
         ("PGAPPNAME", name),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -1,4 +1,4 @@
-//! One Kubernetes Job of a release, whatever it is for: announced, created, waited for, taken away. Imports, gates and hooks give a
+//! One Kubernetes Job of a release, whatever it is for: announced, created, waited for, deleted. Imports, gates and hooks provide a
 //! template and read how it ended.
 //!
 //! The ledger knows of a Job before the Job exists. A process that finds its row waits for the Job that exists, or creates the one that

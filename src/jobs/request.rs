@@ -37,7 +37,7 @@ impl JobRequest<'_> {
     /// When the template is wrong.
     pub(super) fn job(&self, context: &Context, name: &str, more: &[(&'static str, String)]) -> Result<Job, PhaseError> {
         let template = jobs::parse(self.text).map_err(|problem| {
-            PhaseError::Refused(format!("{}: {} {problem}; then raise retry", self.what, self.place(&context.subject.namespace)))
+            PhaseError::Refused(format!("{}: {} {problem}; then raise spec.retry", self.what, self.place(&context.subject.namespace)))
         })?;
         let own: Vec<(&str, String)> = self.variables.iter().chain(more).cloned().collect();
         let variables = environment(context, name, self.purpose, &templates(context), &own);

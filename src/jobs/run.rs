@@ -20,18 +20,18 @@ use crate::{
 
 /// What happens before a Job is announced, in the same transaction.
 pub(crate) trait Prepare: Sync {
-    /// Makes ready what the Job will work on.
+    /// Prepares what the Job will work on.
     fn prepare(&self, work: &mut Work) -> impl Future<Output = Result<Prepared, PhaseError>> + Send;
 }
 
-/// Nothing has to be made ready.
+/// Nothing has to be prepared.
 impl Prepare for () {
     async fn prepare(&self, _: &mut Work) -> Result<Prepared, PhaseError> {
         Ok(Prepared::default())
     }
 }
 
-/// What was made ready.
+/// What was prepared.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     /// Variables that only this attempt has.
@@ -47,7 +47,7 @@ pub(crate) enum Outcome {
     Succeeded,
     /// It failed: nothing changes by trying again.
     Failed(Report),
-    /// Its pod was evicted, or somebody has deleted it. What happened, and what happens now.
+    /// Its pod was evicted, or it was deleted. What happened, and what happens now.
     Interrupted(String),
 }
 
@@ -71,7 +71,7 @@ impl Report {
     }
 
     /// How to see the whole log.
-    pub(crate) fn look(&self) -> String {
+    pub(crate) fn log_command(&self) -> String {
         format!("see kubectl logs --namespace {} job/{}", self.namespace, self.job)
     }
 
@@ -81,7 +81,7 @@ impl Report {
     }
 }
 
-/// Runs a Job to its end, or waits for the one that runs already. One that succeeded is taken away.
+/// Runs a Job to its end, or waits for the one that runs already. One that succeeded is deleted.
 ///
 /// A hook whose Job has succeeded in this run is not run again.
 ///
@@ -99,7 +99,7 @@ pub(crate) async fn run(context: &Context, request: &JobRequest<'_>) -> Result<O
     Ok(outcome)
 }
 
-/// As [`run`], with something to make ready before. Returns the Job's name too; the caller takes away one that succeeded.
+/// As [`run`], with something to prepare before. Returns the Job's name too; the caller deletes one that succeeded.
 ///
 /// # Errors
 /// As [`run`].
@@ -133,7 +133,7 @@ pub(crate) async fn attempt(context: &Context, request: &JobRequest<'_>, prepare
     Ok((job, outcome))
 }
 
-/// Notes that a Job has succeeded and that its result is used, and takes it away.
+/// Notes that a Job has succeeded and that its result is used, and deletes it.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -207,7 +207,7 @@ async fn start(context: &Context, request: &JobRequest<'_>, prepare: &impl Prepa
     Ok(name)
 }
 
-/// A failure as people may read it: without the password of the database. Where that is not known, the log is left out.
+/// A failure as people may read it: without the password of the database. Where that is not known, the log is omitted.
 async fn describe(context: &Context, failure: Failure) -> Failure {
     let secret = &context.subject.portal.database.connection_secret_ref;
     match cluster::read_secret_key(&context.tools.client, &context.subject.namespace, secret.name.as_str(), secret.key.as_str()).await {

@@ -1,4 +1,4 @@
-//! Taking Jobs away that nobody waits for any more.
+//! Deleting Jobs that nothing waits for any more.
 
 use futures::future::try_join_all;
 
@@ -8,7 +8,7 @@ use crate::{
     work::{Context, PhaseError},
 };
 
-/// Takes Jobs away and waits until nothing of them runs: no pod, no session. Then the ledger forgets them.
+/// Deletes Jobs and waits until nothing of them runs: no pod, no session. Then the ledger forgets them.
 ///
 /// # Errors
 /// When the API server or the database refuses or does not answer.
@@ -42,7 +42,7 @@ pub(crate) async fn stop_all(context: &Context) -> Result<(), PhaseError> {
     stop_of_portal(context, false).await
 }
 
-/// As [`stop_all`], for those that may write to staged tables: nobody may while these are dropped or rebuilt.
+/// As [`stop_all`], for those that may write to staged tables: none may while these are dropped or rebuilt.
 ///
 /// # Errors
 /// As [`stop`].
@@ -57,7 +57,7 @@ async fn stop_of_portal(context: &Context, writers: bool) -> Result<(), PhaseErr
     stop(context, &names).await
 }
 
-/// Gives up the Jobs of this release that still run, and does not wait for them: its run is over, and nobody waits for their end.
+/// Deletes the Jobs of this release that still run, without waiting until they are gone: its run is over.
 ///
 /// # Errors
 /// When the database does not answer. What the API server does not delete now is deleted by the next attempt or release.

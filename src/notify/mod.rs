@@ -1,6 +1,6 @@
 //! Notifies people of the progress of a release, through Slack incoming webhooks.
 //!
-//! Nothing waits for a notification. Each webhook has a short queue and a task of its own, so a slow one delays nobody
+//! Nothing waits for a notification. Each webhook has a short queue and a task of its own, so a slow one delays no other
 //! else; what does not fit into the queue is dropped and counted.
 
 use std::{

@@ -72,7 +72,7 @@ async fn a_message_arrives_escaped_and_bounded() {
 }
 
 #[tokio::test]
-async fn a_failing_webhook_is_asked_three_times() {
+async fn a_failing_webhook_is_called_three_times() {
     let hook = webhook(Behaviour::Answer(StatusCode::INTERNAL_SERVER_ERROR)).await;
     let metrics = Metrics::new();
     let notifier = Notifier::spawn(metrics.clone()).unwrap();
@@ -92,7 +92,7 @@ async fn a_redirect_is_not_followed_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_never_answers_delays_nobody_and_loses_the_surplus() {
+async fn a_webhook_that_never_answers_delays_no_other_and_loses_the_surplus() {
     let slow = webhook(Behaviour::NeverAnswer).await;
     let quick = webhook(Behaviour::Answer(StatusCode::OK)).await;
     let metrics = Metrics::new();

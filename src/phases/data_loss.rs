@@ -1,7 +1,7 @@
 //! What a rollback, or a roll forward, would take from readers: rows that were written to the live tables since these became live.
 //!
-//! It is counted three times: before anything is stopped; with the workers at rest, just before the locks; and under the locks, unless
-//! it is certain that nobody has written since. What it takes is not gone at once: it stays in the relations that live becomes.
+//! It is counted three times: before anything is stopped; with the workers stopped, just before the locks; and under the locks, unless
+//! it is certain that nothing was written since. Rows that a rollback discards are not gone at once: they stay in what was live.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -88,7 +88,7 @@ pub(super) async fn recount(context: &Context, work: &mut Work, before: &Count, 
     let now = count_again(work, schema, before, outgoing).await.map_err(|error| match PhaseError::from(error) {
         PhaseError::Failed(cause) => PhaseError::Failed(format!(
             "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing was changed; \
-             it is tried again; when they do not rest, set {} to go on without the count",
+             it will be retried; if the writes do not stop, set {} to continue without the count",
             accepting(context.subject.run.incoming())
         )),
         other => other,
@@ -132,7 +132,7 @@ fn decide(context: &Context, written: &Written, outgoing: &Generation) -> Result
     let (what, verb, instead) = match context.subject.run.incoming() {
         Incoming::Parked => ("a roll forward", "roll forward", "set spec.rollback again"),
         Incoming::Staging | Incoming::Backup if context.subject.run.is_automatic() => {
-            ("a rollback", "roll back", "raise retry to run the release again")
+            ("a rollback", "roll back", "raise spec.retry to run the release again")
         }
         Incoming::Staging | Incoming::Backup => ("a rollback", "roll back", "remove spec.rollback"),
     };

@@ -78,7 +78,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     for statement in replace_view(&mut work, schema, name, &query).await? {
         run_sql(&mut work, statement).await.map_err(|error| {
             let view = qualified(schema, name);
-            PhaseError::Refused(format!("downloads view {view}: {error}; correct downloadsView.query in the Portal, then raise retry"))
+            PhaseError::Refused(format!("downloads view {view}: {error}; correct downloadsView.query in the Portal, then raise spec.retry"))
         })?;
     }
     downloads::keep_own(&mut work, context.subject.release_id, &query).await?;

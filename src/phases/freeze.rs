@@ -22,7 +22,7 @@ use crate::{
 /// How often the status is polled until it has the record.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Records how the workers are, scales them to zero and waits until nothing of them is left.
+/// Records how the workers are, scales them to zero and waits until no pod is left.
 pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     let gates = gates::before_freeze(context).await?;
     let namespace = &context.subject.namespace;
@@ -87,7 +87,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
         }
         if started.elapsed() > timeout {
             return Err(PhaseError::Refused(format!(
-                "database sessions of the workers are still open after {}s: {}; end them, then raise retry",
+                "database sessions of the workers are still open after {}s: {}; end them, then raise spec.retry",
                 timeout.as_secs(),
                 sessions.join(", ")
             )));
@@ -100,7 +100,7 @@ async fn no_sessions(context: &Context, timeout: Duration) -> Result<(), PhaseEr
     }
 }
 
-/// Brings the workers back to the recorded numbers and waits until they are available.
+/// Scales the workers back to the recorded replica counts and waits until they are available.
 pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, true).await?;
     let mut work = context.work().await?;
@@ -114,7 +114,7 @@ pub(super) async fn scale(context: &Context) -> Result<Done, PhaseError> {
     Ok(done)
 }
 
-/// The run ended before Scale: the workers come back all the same. Waiting until they are available is not for a failed release.
+/// The run ended before Scale: the workers come back anyway. A failed release does not wait until they are available.
 pub(super) async fn undo_freeze(context: &Context) -> Result<Done, PhaseError> {
     let message = restore(context, false).await?;
     // Workers first; then what its gates may have left.
@@ -166,14 +166,14 @@ fn described(what: &str, workloads: &[FrozenWorkload]) -> String {
     format!("{what}: {}", list.join(", "))
 }
 
-/// Whether nothing of the workers runs, for the last look before the swap.
+/// Whether nothing of the workers runs, for the last check before the swap.
 pub(super) async fn still_frozen(context: &Context) -> Result<(), PhaseError> {
     let workers: &[Worker] = &context.subject.portal.workers;
     let remaining = workers::remaining(&context.tools.client, &context.subject.namespace, workers).await?;
     if remaining.is_empty() {
         return Ok(());
     }
-    // Somebody woke them: put them back to rest, and try the swap again.
+    // Another controller has started them: stop them again, and retry the swap.
     let mut work = context.work().await?;
     let before = former_states::frozen(&mut work, &context.key()).await?;
     work.commit().await?;

@@ -9,7 +9,7 @@ use crate::{
     work::{Context, Done, PhaseError, refuse},
 };
 
-/// Stops the Jobs of gates that nobody waits for any more.
+/// Deletes the Jobs of gates that nothing waits for any more.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -18,7 +18,7 @@ pub(super) async fn undo(context: &Context) -> Result<Done, PhaseError> {
     context.work().await?.complete("the Jobs of its gates are stopped").await
 }
 
-/// Evaluates the gates that stand before the workers are stopped for a release. A rollback needs no gate.
+/// Evaluates the gates that must pass before a release stops the workers. A rollback evaluates none.
 ///
 /// # Errors
 /// As [`pass`].

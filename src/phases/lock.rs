@@ -5,7 +5,7 @@ use crate::{
     work::{Context, Done, PhaseError},
 };
 
-/// The lock is held by now; this writes it down.
+/// The lock is held already; this records it.
 pub(super) async fn acquire(context: &Context) -> Result<Done, PhaseError> {
     let message = format!("advisory lock {} held, epoch {}", context.subject.portal.database.lock_key, context.subject.attempt.epoch);
     context.work().await?.complete(&message).await

@@ -47,7 +47,7 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     work.complete(&message).await
 }
 
-/// Every detail of the relations that were live until the swap has to be there in those that are live now. Gives a sentence when it
+/// Every detail of the relations that were live until the swap must exist in those that are live now. Returns a sentence when it
 /// is not so: something has changed them since, or the swap has a defect.
 async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
     let backup = context.subject.backup.as_deref().and_then(|stamp| stamp.parse().ok()).map(Generation::Backup);

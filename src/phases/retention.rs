@@ -87,7 +87,7 @@ async fn drop_backup(context: &Context, relations: &Relations, stamp: BackupStam
             Err(error) if error.is_busy() => {
                 work.rollback().await?;
                 if started.elapsed() > context.subject.portal.database.lock_timeout.get() {
-                    let who = backups::in_the_way(&mut *context.tools.database.pool().acquire().await?, relations, stamp).await?;
+                    let who = backups::blockers(&mut *context.tools.database.pool().acquire().await?, relations, stamp).await?;
                     let who =
                         if who.is_empty() { "sessions that ended before they could be identified".to_owned() } else { who.join(", ") };
                     return Ok(Some(format!("it is in use by {who}; the next release drops it")));

@@ -78,7 +78,7 @@ async fn exchange(context: &Context) -> Result<Done, PhaseError> {
         Ok(done) => done,
         Err(SwapFailure::Phase(error)) => return Err(error),
         Err(SwapFailure::Swap(error)) => {
-            // Attempts that gave way are counted where they did.
+            // Attempts that backed off are counted where they did.
             if !error.is_busy() {
                 context.tools.services.metrics.swap_lock_attempted(LockAttempt::Failed);
             }

@@ -66,7 +66,7 @@ pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
     work.complete("staged views dropped").await
 }
 
-/// Takes over the staging, which belongs to nobody or to a release that is over. What the ledger does not know was made by somebody
+/// Takes over the staging, which belongs to no release or to one that is over. What the ledger does not know was created by something
 /// else and is not touched.
 pub(super) async fn claim(work: &mut Work, context: &Context) -> Result<(), PhaseError> {
     let foreign = ledger::staging::foreign_staging(work, &context.key(), &context.all_relations()).await?;
@@ -80,13 +80,13 @@ pub(super) async fn claim(work: &mut Work, context: &Context) -> Result<(), Phas
     Ok(())
 }
 
-/// Drops what an earlier release, or an earlier attempt, staged: tables first, for nothing of theirs stands on the views.
+/// Drops what an earlier release, or an earlier attempt, staged: tables first, since none of them depends on the views.
 pub(super) async fn drop_staging(work: &mut Work, context: &Context, relations: &Relations) -> Result<(), PhaseError> {
     let all = Relations { views: context.all_relations().views, ..relations.clone() };
     Ok(staging::drop_all(work, &all).await?)
 }
 
-/// What the views that the imports read hold now; for staged twins, what their queries give now.
+/// What the views that the imports read hold now; for staged twins, what their queries return now.
 pub(super) async fn contents(context: &Context, definition: &Definition) -> Result<BTreeMap<String, Content>, PhaseError> {
     let templates = templates(context);
     let schema = context.subject.portal.database.schema.as_str();

@@ -1,4 +1,4 @@
-//! What a run works from: the Portal and the release as they were when it began, with the queries from ConfigMaps.
+//! What a run works from: the Portal and the release as they were when it started, with the queries from ConfigMaps.
 //!
 //! Everything is pinned but what the two tables here name. A change of what is pinned takes effect at the next safe point: a retry, the
 //! end of a suspension or of a dry run, the rebuilding of a staging, or the next release.
@@ -128,7 +128,7 @@ impl Pinned {
         }
     }
 
-    /// A text was not there when it was looked for.
+    /// A text did not exist when it was read.
     pub fn lacks_sources(&self) -> bool {
         self.sources.values().any(|source| matches!(source, Source::Missing(_)))
     }

@@ -66,7 +66,10 @@ fn in_run(observed: &Observed, run: &RunRecord) -> Step {
     if let Some(failed) = run.failed().filter(|failed| failed.failures >= facts(failed.name).attempts) {
         let cause = format!("{} failed: {}", failed.name, failed.message);
         let message = if run.is_automatic() {
-            format!("{}. onFailure is Rollback, and the rollback failed, too: {cause}. Raise retry to run the release again", run.message)
+            format!(
+                "{}. onFailure is Rollback, and the rollback failed, too: {cause}. Raise spec.retry to run the release again",
+                run.message
+            )
         } else {
             cause
         };
@@ -94,7 +97,7 @@ fn finished(observed: &Observed, run: &RunRecord) -> Step {
     let (state, message) = match run.kind {
         RunKind::Rollback if run.is_automatic() => (
             ReleaseState::RolledBack,
-            format!("rolled back, as onFailure is Rollback: {}; raise retry to roll forward from the kept staging", run.message),
+            format!("rolled back, as onFailure is Rollback: {}; raise spec.retry to roll forward from the kept staging", run.message),
         ),
         RunKind::Rollback => {
             (ReleaseState::RolledBack, "rolled back; clear spec.rollback to roll forward from the kept staging".to_owned())
@@ -123,13 +126,13 @@ fn clean_up(observed: &Observed, run: &RunRecord, state: ReleaseState) -> Step {
     match unwind(run, why) {
         Some(_) if observed.lock != LockView::Held => Step::Acquire,
         Some(phase) => Step::Undo(phase),
-        None if state == ReleaseState::Failed && goes_back(observed, run) => on_failure(observed, run),
+        None if state == ReleaseState::Failed && rolls_back(observed, run) => on_failure(observed, run),
         None => Step::Close { state, message: run.message.clone() },
     }
 }
 
-/// The run has failed after its swap, and the release asks for a rollback then. A wish of the user goes before.
-fn goes_back(observed: &Observed, run: &RunRecord) -> bool {
+/// The run has failed after its swap, and `onFailure` is `Rollback`. What the user requests meanwhile takes precedence.
+fn rolls_back(observed: &Observed, run: &RunRecord) -> bool {
     observed.spec.on_failure == Some(OnFailure::Rollback)
         && observed.spec.rollback.is_none()
         && !observed.wants_retry()

@@ -59,14 +59,14 @@ impl Observed {
         self.run.as_ref().filter(|run| run.open && self.is_ours())
     }
 
-    /// An abort that no retry has overruled. It is a latch and stays in the spec: a retry after it runs the release all the same, and
+    /// An abort that no retry has overruled. It is a latch and stays in the spec: a retry after it runs the release anyway, and
     /// another reason is another abort.
     pub fn is_aborted(&self) -> bool {
         let seen = self.release.as_ref().filter(|_| self.is_ours()).and_then(|release| release.abort_seen.as_ref());
         self.spec.abort.as_ref().is_some_and(|abort| Some(&abort.reason) != seen)
     }
 
-    /// An abort that is to be obeyed: only before the swap, only of a run that goes live.
+    /// An abort that takes effect: only before the swap, only of a run that goes live.
     pub(super) fn wants_abort(&self) -> bool {
         self.is_aborted() && self.run.as_ref().is_some_and(|run| run.kind == RunKind::Release && !run.has_swapped())
     }
@@ -97,8 +97,8 @@ impl Observed {
         self.workers_frozen || self.run.as_ref().is_some_and(RunRecord::is_freezing)
     }
 
-    /// The very rollback, or roll forward, that is asked for has failed; another destination is another wish, and so is a loss that is
-    /// accepted by now.
+    /// Exactly the rollback, or roll forward, that is requested has failed; another destination is another request, and so is a loss that is
+    /// accepted since.
     pub(super) fn has_failed_so(&self) -> bool {
         let wanted = self.spec.rollback.as_ref().map(|rollback| rollback.to.as_str());
         let kind = if wanted.is_some() { RunKind::Rollback } else { RunKind::RollForward };
@@ -118,7 +118,7 @@ impl Observed {
     }
 }
 
-/// Why a release cannot go on until somebody changes something.
+/// Why a release cannot continue until a person changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// CamelCase reason.
@@ -159,7 +159,7 @@ pub struct ReleaseRecord {
     pub completed_at: Option<Timestamp>,
 }
 
-/// A backup that is there.
+/// A backup that exists.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct KeptBackup {
     /// `YYMMDDHHMM`.
@@ -216,7 +216,7 @@ pub struct RunRecord {
     pub id: i64,
     /// What it does.
     pub kind: RunKind,
-    /// A rollback's destination: `Previous` or a backup's timestamp; none of one that nobody asked for.
+    /// A rollback's destination: `Previous` or a backup's timestamp; `None` for an automatic one.
     pub target: Option<String>,
     /// The data loss that it was opened to accept.
     #[serde(default)]
@@ -228,7 +228,7 @@ pub struct RunRecord {
     pub ending: Option<ReleaseState>,
     /// Why.
     pub message: String,
-    /// The staging is from before a standstill: compare it with its source before going on.
+    /// The staging is from before a standstill: compare it with its source before continuing.
     pub recheck: bool,
     /// Its phases, in order.
     pub phases: Vec<PhaseRecord>,
@@ -300,7 +300,7 @@ impl RunRecord {
         self.state_of(PhaseName::Freeze) == Some(PhaseState::Running)
     }
 
-    /// A rollback that nobody asked for: the release failed, and `onFailure` is `Rollback`. Its message is the failure.
+    /// An automatic rollback: the release failed, and `onFailure` is `Rollback`. Its message is the failure.
     pub fn is_automatic(&self) -> bool {
         self.kind == RunKind::Rollback && self.target.is_none()
     }
@@ -394,7 +394,7 @@ pub enum LockView {
     Held,
     /// Not held by this process.
     Free,
-    /// Somebody else holds it: who, in a sentence.
+    /// Another session holds it: which one, in a sentence.
     Busy(String),
 }
 
@@ -405,9 +405,9 @@ pub struct TaskView {
     pub phase: Option<PhaseName>,
     /// What it says of itself.
     pub message: String,
-    /// Who is in its way.
+    /// What blocks it.
     pub blocked: Option<String>,
-    /// It has been asked to stop.
+    /// It is being stopped.
     pub stopping: bool,
 }
 

@@ -91,7 +91,7 @@ pub struct PhaseCondition {
     pub pending: (&'static str, &'static str),
 }
 
-/// Looks at a portal and a release for a reason.
+/// Finds a reason in a portal and a release.
 pub type Reason = fn(&PortalSpec, &PortalReleaseSpec) -> Option<&'static str>;
 
 /// The facts about one phase.

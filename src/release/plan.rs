@@ -41,7 +41,7 @@ pub fn plan(kind: RunKind, portal: &PortalSpec, release: &PortalReleaseSpec) -> 
         }
     };
     let phases: Vec<PhaseName> = order.iter().map(|(phase, _)| *phase).collect();
-    let why_not = |phase| if kind == RunKind::Release { left_out(phase, release, &phases) } else { None };
+    let why_not = |phase| if kind == RunKind::Release { why_skipped(phase, release, &phases) } else { None };
     let chosen: Vec<PhaseName> = phases.iter().copied().filter(|&phase| why_not(phase).is_none()).collect();
     let entry = |(phase, direction): (PhaseName, Direction)| {
         let facts = facts(phase);
@@ -66,7 +66,7 @@ fn ordered(portal: &PortalSpec) -> Vec<PhaseName> {
     phases
 }
 
-/// What stands before what is undone, the undone phases of a release in the opposite order, what stands after.
+/// The phases before what is undone, the undone phases of a release in the opposite order, the phases after.
 fn rollback() -> Vec<(PhaseName, Direction)> {
     let of = |wanted: InRollback| PHASES.iter().filter(move |facts| facts.in_rollback == wanted).map(|facts| facts.phase);
     let undone: Vec<PhaseName> = of(InRollback::Undone).collect();
@@ -76,7 +76,7 @@ fn rollback() -> Vec<(PhaseName, Direction)> {
 }
 
 /// Why the release does not run a phase by itself; others may still need it.
-fn left_out(phase: PhaseName, release: &PortalReleaseSpec, order: &[PhaseName]) -> Option<&'static str> {
+fn why_skipped(phase: PhaseName, release: &PortalReleaseSpec, order: &[PhaseName]) -> Option<&'static str> {
     let selection = &release.phases;
     let position = |wanted: PhaseName| order.iter().position(|&other| other == wanted);
     let after_start = selection.start_at.is_none_or(|start| position(phase) >= position(start));

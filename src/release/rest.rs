@@ -41,7 +41,7 @@ pub(super) fn at_rest(observed: &Observed) -> Step {
                 })
             }
         }
-        // Nobody asked for the rollback, so nobody has withdrawn it: the failure of the release stands.
+        // The rollback was automatic, so nobody has withdrawn it: the release stays Failed.
         ReleaseState::Failed if is_automatic && observed.current && retry => start(observed, Step::Open(RunKind::Release)),
         ReleaseState::Failed if is_automatic && observed.current => Step::Rest,
         ReleaseState::Failed if kind == RunKind::Rollback && observed.current && observed.spec.rollback.is_none() => Step::Settle,
@@ -68,7 +68,7 @@ pub(super) fn at_rest(observed: &Observed) -> Step {
         ReleaseState::DryRunComplete if !observed.spec.dry_run => start(observed, Step::Reopen),
         ReleaseState::Suspended if has_more_to_do(observed) => start(observed, Step::Reopen),
         ReleaseState::RolledBack if is_automatic && observed.spec.rollback.is_some() => Step::Confirm,
-        // The spec that failed is applied again and again where it comes from Git: it takes a new wish to go forward.
+        // A spec from Git is applied again and again: only a new request rolls forward.
         ReleaseState::RolledBack if is_automatic && !retry => Step::Rest,
         ReleaseState::RolledBack if observed.spec.rollback.is_none() => {
             if release.parked.is_some() {
@@ -84,7 +84,7 @@ pub(super) fn at_rest(observed: &Observed) -> Step {
     }
 }
 
-/// Its run was ended by a phase that others stood in the way of.
+/// Its run was ended by a phase that other sessions blocked.
 fn has_stopped(observed: &Observed) -> bool {
     observed.run.as_ref().is_some_and(|run| run.phases.iter().any(|phase| phase.state == PhaseState::Failed))
 }
@@ -104,7 +104,7 @@ fn start(observed: &Observed, step: Step) -> Step {
         return Step::Refuse(Refusal {
             reason: "Aborted",
             message: format!(
-                "aborted before it started: {}; raise retry to run it",
+                "aborted before it started: {}; raise spec.retry to run it",
                 observed.spec.abort.as_ref().map(|abort| abort.reason.as_str()).unwrap_or_default()
             ),
         });

@@ -1,4 +1,4 @@
-//! Finished releases: thousands of them rest beside the one that runs, and nothing is done for them.
+//! Finished releases: there may be thousands beside the one that runs, and nothing is done for them.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -22,7 +22,7 @@ pub fn settled(observed: &Observed, extras: Extras) -> Option<PortalReleaseStatu
     is_finished(&status).then_some(status)
 }
 
-/// The status says that the release has ended, that nothing is going on, and that no worker waits for it.
+/// The status says that the release has ended, that nothing is in progress, and that no worker waits for it.
 pub fn is_finished(status: &PortalReleaseStatus) -> bool {
     let over = matches!(
         status.state,
@@ -32,7 +32,7 @@ pub fn is_finished(status: &PortalReleaseStatus) -> bool {
     over && at_rest && status.frozen_workloads.is_empty()
 }
 
-/// A number that stands for everything that a status says. Since when its conditions are so is left out: [`project`] takes that from
+/// A number that represents everything that a status says, except the transition times of its conditions: [`project`] takes these from
 /// the status before, unless something else changes too.
 pub fn digest(mut status: PortalReleaseStatus) -> u64 {
     for condition in &mut status.conditions {

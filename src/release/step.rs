@@ -5,16 +5,16 @@ use std::time::Duration;
 use super::{Blocker, RunKind, observed::Refusal};
 use crate::api::{PhaseName, ReleaseState};
 
-/// What to do next. Each is one effect; after it everything is observed anew.
+/// What to do next. Each is one effect; after it everything is observed again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing to do until something changes.
     Rest,
-    /// Nothing to do until somebody changes something: an impossible wish.
+    /// Nothing to do until a person changes something: the request is impossible.
     Refuse(Refusal),
     /// Wait until a task, another release or the clock moves on.
     Wait {
-        /// Look again after this long, if nothing else happens first.
+        /// Observe again after this long, if nothing else happens first.
         again: Option<Duration>,
     },
     /// Wait for another release of the portal.
@@ -28,18 +28,18 @@ pub enum Step {
     },
     /// Open a run.
     Open(RunKind),
-    /// Open the latest run again and go on where it stopped.
+    /// Open the latest run again and resume where it stopped.
     Reopen,
     /// Take the label's finished row of another object for this one's.
     Adopt,
-    /// Wind up the open run: it will end in this state.
+    /// Clean up the open run: it will end in this state.
     End {
         /// The state.
         state: ReleaseState,
         /// Why.
         message: String,
     },
-    /// Wind up the run of a release whose object is gone.
+    /// Clean up the run of a release whose object was deleted.
     Reap(i64),
     /// Take the advisory lock and a new epoch.
     Acquire,
@@ -59,7 +59,7 @@ pub enum Step {
         /// Why the run has failed.
         message: String,
     },
-    /// The spec asks for the rollback that `onFailure` has made: from now on it is as if it had asked first.
+    /// The spec asks for the rollback that `onFailure` has made: from now on it counts as requested.
     Confirm,
     /// A failed rollback or roll forward that is no longer wanted: the release is live, or rolled back, as before.
     Settle,

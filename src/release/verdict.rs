@@ -2,8 +2,8 @@
 
 use super::{Observed, written::seconds};
 
-/// Status, reason and message of `RollbackAvailable`. It speaks of when the live tables were last counted: at the end of the last run,
-/// and when a rollback was asked for.
+/// Status, reason and message of `RollbackAvailable`. It describes when the live tables were last counted: at the end of the last run,
+/// and when a rollback was requested.
 pub(in crate::release) fn rollback_available(observed: &Observed) -> (&'static str, &'static str, String) {
     if !observed.current {
         return ("False", "NotLive", "another release is live; only the live release can be rolled back".to_owned());

@@ -1,4 +1,4 @@
-//! What was written to the live tables since they became live: a rollback would take it away from readers.
+//! What was written to the live tables since they became live: a rollback would discard it.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ pub struct Written {
     pub since: Option<Timestamp>,
     /// Tables to which something was written.
     pub tables: Vec<TableWrites>,
-    /// Tables of which nothing is known: an older version, or somebody else, made them live.
+    /// Tables of which nothing is known: an older version, or another tool, made them live.
     pub unknown: Vec<String>,
 }
 
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_told_exactly() {
+    fn what_was_written_is_described_exactly() {
         let writes = |table: &str, new, gone| TableWrites { table: table.to_owned(), new, gone };
         let at = Timestamp::from_second(1_800_000_000).unwrap();
         let mut written = Written { at, since: Some(at), tables: Vec::new(), unknown: Vec::new() };

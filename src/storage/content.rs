@@ -164,7 +164,7 @@ fn fingerprinted(
     stream::unfold((bytes, Sha256::new(), 0_u64, sender), |(mut bytes, mut digest, mut count, sender)| async move {
         let Some(chunk) = bytes.next().await else {
             let sha256 = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-            // Nobody waits for it when the reading was given up.
+            // Nothing waits for it if reading was given up.
             let _ = sender.send(Fingerprint { bytes: count, sha256 });
             return None;
         };

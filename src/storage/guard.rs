@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_that_stands_for_a_local_address_is_refused() {
+    async fn a_name_that_resolves_to_a_local_address_is_refused() {
         let request = Outbound::new(false, STALL).unwrap().request(Method::GET, "http://localhost:1/").unwrap();
         let error = request.send().await.unwrap_err();
         assert!(matches!(Refusal::among(&error), Some(Refusal::Local { host, .. }) if host == "localhost"), "{error:?}");

@@ -48,12 +48,12 @@ pub struct FileError {
     pub file: String,
     /// The cause and the next step.
     pub problem: String,
-    /// It may work when it is tried again.
+    /// It may succeed when it is retried.
     pub transient: bool,
 }
 
 impl FileError {
-    /// It stays so until somebody changes something.
+    /// It stays so until a person changes something.
     pub fn lasting(file: &str, problem: impl Into<String>) -> Self {
         Self { file: file.to_owned(), problem: problem.into(), transient: false }
     }

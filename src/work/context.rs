@@ -25,7 +25,7 @@ pub struct Context {
     pub subject: Subject,
     /// Handles: what to act with.
     pub tools: Tools,
-    /// Controls: what may stop it, and what is seen of it.
+    /// Controls: what may stop it, and its progress.
     pub control: Control,
 }
 
@@ -71,7 +71,7 @@ pub struct Tools {
     pub services: Arc<Services>,
 }
 
-/// What may stop a phase, and what is seen of it.
+/// What may stop a phase, and its progress.
 pub struct Control {
     /// What every change checks; none where the phase touches only rows of its own release.
     pub fence: Option<Fence>,
@@ -120,7 +120,7 @@ impl Context {
         }
     }
 
-    /// The release builds staged twins of the materialized views: it is asked to, and no selection of phases leaves it out.
+    /// The release builds staged twins of the materialized views: it is told to, and no selection of phases skips it.
     pub fn stages_views(&self) -> bool {
         self.subject.spec.views.create_staging.unwrap_or(self.subject.portal.views.create_staging)
             && !self.subject.portal.materialized_views.is_empty()
@@ -179,7 +179,7 @@ impl Context {
         self.control.progress.say(what.into());
     }
 
-    /// The phase is not tried again after this error.
+    /// The phase is not retried after this error.
     pub fn is_final(&self, error: &PhaseError) -> bool {
         let phase = self.subject.attempt.phase;
         let failures = self.subject.run.record(phase).map_or(0, |record| record.failures);

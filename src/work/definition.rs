@@ -128,7 +128,7 @@ pub async fn pin(context: &mut Context) -> Result<(), PhaseError> {
 }
 
 async fn resolve(context: &mut Context, former: Option<Stored>) -> Result<Pinned, PhaseError> {
-    // Not at a safe point, only what did not exist is looked for again.
+    // Not at a safe point, only what did not exist is read again.
     let kept = former.as_ref().filter(|former| !former.stale).map(|former| &former.pinned);
     let (portal, spec) = match kept {
         Some(kept) => kept.specs(&context.subject.portal, &context.subject.spec).map_err(|error| unpinnable(&error))?,
@@ -144,7 +144,7 @@ async fn resolve(context: &mut Context, former: Option<Stored>) -> Result<Pinned
     let changed = former.map(|former| former.pinned.rewritten(&portal, &spec).differences(&pinned)).unwrap_or_default();
     let run = &context.subject.run;
     let recheck = run.reads_source() && run.has_built() && !changed.is_empty();
-    let message = format!("changed since this run began or last stood still, and in effect from now on: {}", changed.join(", "));
+    let message = format!("changed since this run started or last stopped; in effect from now on: {}", changed.join(", "));
     let attempt = context.subject.attempt;
     let write = async {
         let mut tx = context.tools.database.pool().begin().await?;
@@ -173,7 +173,7 @@ fn unpinnable(error: &serde_json::Error) -> PhaseError {
     PhaseError::Refused(format!("the Portal and the release cannot be written down: {error}"))
 }
 
-/// Reads every text that the views, imports and gates of a Portal name, once; those in `kept` are there already.
+/// Reads every text that the views, imports and gates of a Portal name, once; those in `kept` are known already.
 async fn sources(context: &Context, portal: &PortalSpec, kept: Option<&Sources>) -> Result<Sources, PhaseError> {
     let queries = portal.materialized_views.iter().map(|view| (format!("materialized view {}", view.name), &view.query, &view.query_from));
     let imports = || portal.imports.core.iter().chain(&portal.imports.related);

@@ -15,19 +15,19 @@ const LISTED: usize = 8;
 /// Why a phase is not done.
 #[derive(Debug, Error)]
 pub enum PhaseError {
-    /// A check says no, or the input is wrong: trying again changes nothing.
+    /// A check failed, or the input is wrong: a retry changes nothing.
     #[error("{0}")]
     Refused(String),
-    /// Something did not work this time.
+    /// A technical error: it may pass by itself.
     #[error("{0}")]
     Failed(String),
-    /// What the staging was built from has changed: it must be built again.
+    /// What the staging was built from has changed: it must be rebuilt.
     #[error("{0}")]
     Stale(String),
     /// Other sessions block it: the run ends and the release is suspended, with everything that it has built.
     #[error("{0}")]
     Stopped(String),
-    /// Others are in the way: it is tried again, however often it takes.
+    /// Other sessions block it: it is retried without a limit.
     #[error("{0}")]
     Blocked(String),
     /// Stopped at a safe point; it resumes from there.
@@ -36,7 +36,7 @@ pub enum PhaseError {
     /// Stopped at once.
     #[error("stopped")]
     Cancelled,
-    /// The change is not ours to make any more.
+    /// Another operator has taken over, or the lock is lost.
     #[error(transparent)]
     Fenced(Fenced),
 }

@@ -6,7 +6,7 @@ use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use crate::work::{Context, PhaseError};
 
-/// How long pieces that are being stopped may take before they are told again.
+/// How long pieces that are being stopped may take before they are stopped again.
 const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// How many pieces the Portal allows at once.
@@ -14,8 +14,8 @@ pub(crate) fn limit(context: &Context) -> usize {
     usize::from(context.subject.portal.imports.parallel.max(1))
 }
 
-/// Runs all pieces and returns what they gave, in no order. The first error stops the others; a suspension lets those that have begun
-/// come to their end.
+/// Runs all pieces and returns their results, in no order. The first error stops the others; a suspension lets those that have begun
+/// finish.
 ///
 /// # Errors
 /// The first error of a piece, or [`PhaseError::Paused`].

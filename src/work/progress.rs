@@ -1,4 +1,4 @@
-//! What a task says of itself, and how the reconcile hears of it.
+//! What a task reports about itself, and how the reconcile learns of it.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -40,7 +40,7 @@ impl Progress {
         self.moved();
     }
 
-    /// Says who is in the way, until something else is said.
+    /// Reports what blocks it, until something else is reported.
     pub fn blocked(&self, by: String) {
         *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(by);
         self.moved();
@@ -51,7 +51,7 @@ impl Progress {
         self.message.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Who is in the way, if somebody is.
+    /// What blocks it, if anything does.
     pub fn blocker(&self) -> Option<String> {
         self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -72,7 +72,7 @@ impl Work {
         Ok(())
     }
 
-    /// Takes back what was done, now: a transaction that is only dropped holds its locks until its connection is used again.
+    /// Rolls back now: a transaction that is only dropped holds its locks until its connection is used again.
     ///
     /// # Errors
     /// When the database does not answer.

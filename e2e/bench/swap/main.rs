@@ -2,7 +2,7 @@
 //!
 //! Two full releases of a portal of the real shape take each other's place again and again while readers of all kinds
 //! are at work. Ends with exit code 1 when a reader met an error or saw two releases at once under the operator's swap;
-//! figures of time are told, not enforced.
+//! times are reported, not enforced.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::print_stdout, missing_docs)]
 
@@ -55,7 +55,7 @@ impl Size {
     }
 }
 
-/// How long a rival's last swap may go on after its phase is over.
+/// How long a rival's last swap may continue after its phase is over.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
@@ -160,7 +160,7 @@ impl Bench {
             let held = match run.way {
                 Way::Operator => ours::one_swap(&database.owner, &relations, &incoming, &outgoing).await.map_err(|error| error.to_string()),
                 Way::Rival(rival) => {
-                    // Some would go on for minutes, or for ever.
+                    // Some would continue for minutes, or for ever.
                     let left = (began_at + run.at_most + PATIENCE).saturating_sub(began);
                     let swap = rival.swap(&database.owner, &relations, &incoming, &outgoing);
                     match tokio::time::timeout(left, swap).await {

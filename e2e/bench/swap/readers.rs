@@ -16,13 +16,13 @@ use crate::shape;
 enum Way {
     /// Parsed and planned each time.
     Simple,
-    /// Prepared once per connection, planned anew when something has changed.
+    /// Prepared once per connection, planned again when something has changed.
     Prepared,
     /// All statements in one REPEATABLE READ transaction, which must see one release throughout.
     Transaction,
 }
 
-/// One reader of the site. Each statement gives one row with one array: the releases of all rows that it has read.
+/// One reader of the site. Each statement returns one row with one array: the releases of all rows that it has read.
 #[derive(Debug, Clone)]
 struct Reader {
     name: &'static str,
@@ -113,7 +113,7 @@ impl Readers {
         Self { stop, tasks }
     }
 
-    /// Stops them and gives what they recorded.
+    /// Stops them and returns what they recorded.
     pub(crate) async fn stop(self) -> Recording {
         self.stop.send_replace(true);
         let mut all = Recording::default();

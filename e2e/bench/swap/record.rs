@@ -1,4 +1,4 @@
-//! What was seen: reads, swaps, and figures made of them.
+//! What was recorded: reads, swaps, and figures made of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

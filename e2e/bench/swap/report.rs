@@ -33,7 +33,7 @@ struct Row {
     added: Vec<Duration>,
 }
 
-/// Everything that the bench has seen.
+/// Everything that the bench has recorded.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,

@@ -1,7 +1,7 @@
 //! How others would swap the same relations. All of them rename in one transaction; they differ in how they wait for locks.
 //!
 //! They are given more than they have: ordinary views and bound functions are written again in the transaction, which
-//! neither the release system of before nor the two tools do.
+//! neither the former release system nor the two tools do.
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ impl Rival {
                 let began = Instant::now();
                 loop {
                     match transaction(pool, "SET LOCAL lock_timeout = '500ms'", renames.iter().copied()).await {
-                        // It would go on for ever; the bench does not.
+                        // It would continue for ever; the bench does not.
                         Err(error) if code(&error) == "55P03" && began.elapsed() < Duration::from_secs(60) => {
                             tokio::time::sleep(pause * (random() % 256) / 256).await;
                             pause = Duration::from_secs(60).min(pause * 2);

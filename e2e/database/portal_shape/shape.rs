@@ -1,4 +1,4 @@
-//! The shape of the real portal, in any size: 16 tables with 120 indexes, 9 materialized views, lookups, and what stands on them.
+//! The shape of the real portal, in any size: 16 tables with 120 indexes, 9 materialized views, look-up tables, and what depends on them.
 //!
 //! In a query `{name}` is the relation of that name in the generation that is being filled.
 

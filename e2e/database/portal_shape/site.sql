@@ -1,4 +1,4 @@
--- What stands on the sixteen tables and the nine materialized views: indexes, the site's views and functions, and a
+-- What depends on the sixteen tables and the nine materialized views: indexes, the site's views and functions, and a
 -- table of the site with a foreign key to a swapped one.
 CREATE UNIQUE INDEX index_portal_iso3_agg_on_key ON portal_iso3_agg (site_id, site_pid);
 CREATE UNIQUE INDEX index_portal_parent_iso3_agg_on_key ON portal_parent_iso3_agg (site_id, site_pid);

@@ -73,7 +73,7 @@ cluster_up() { # STATE BIN
   else
     say "starting the control plane"
     for attempt in 1 2 3; do
-      # What is there is half-made: begin anew.
+      # What exists is half-made: start over.
       cluster_down "$state"
       if cluster_create "$state" "$bin"; then break; fi
       ((attempt < 3)) ||

@@ -2,7 +2,7 @@
 //!
 //! The Jobs, their controller, the scheduler and the pods are real; the node is kwok's, on which nothing runs. So the test takes the
 //! container runtime's part, and no more: it starts the first container's command as a process with the container's environment, writes
-//! its output where kwok finds the pod's log, and gives the pod the process's exit code. A pod that is deleted loses its process.
+//! its output where kwok finds the pod's log, and sets the pod's exit code to that of the process. A pod that is deleted loses its process.
 //! Templates for it carry the annotation `e2e.local/run-delay`, so that kwok itself does not end their pods.
 
 use std::{
@@ -118,7 +118,7 @@ async fn run(client: Client, namespace: String, directory: PathBuf, pod: Pod) {
     set_status(&client, &namespace, &name, json!({"phase": phase, "containerStatuses": [container]})).await;
 }
 
-/// Gives a pod a status, as its kubelet does.
+/// Sets a pod's status, as its kubelet does.
 pub async fn set_status(client: &Client, namespace: &str, pod: &str, status: serde_json::Value) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let patch = Patch::Merge(json!({ "status": status }));
@@ -128,7 +128,7 @@ pub async fn set_status(client: &Client, namespace: &str, pod: &str, status: ser
     }
 }
 
-/// Tells kwok where the pod's log is.
+/// Configures kwok with the pod's log.
 async fn serve_log(client: &Client, namespace: &str, pod: &str, log: &Path) {
     std::fs::write(log, "").expect("the log can be written");
     let kind = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("kwok.x-k8s.io", "v1alpha1", "Logs"), "logs");

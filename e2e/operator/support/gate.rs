@@ -40,12 +40,12 @@ impl Gate {
         Self { keeper }
     }
 
-    /// Waits until a backend stands at the gate; gives its process id.
+    /// Waits until a backend is blocked at the gate; returns its process id.
     pub async fn someone(&self, stage: &Stage) -> i32 {
         let sql = format!(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = {KEY} AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
         );
-        until("an import stands at the gate", || async { stage.text(&sql).await.parse().ok() }).await
+        until("an import waits at the gate", || async { stage.text(&sql).await.parse().ok() }).await
     }
 
     /// Lets everyone through.

@@ -10,7 +10,7 @@ use super::{Stage, world::import};
 pub const EVALUATIONS: &str = "INSERT INTO $STAGING_TABLE (asmt_id, site_id, protected_area_id, pame_source_id, methodology, asmt_year, submit_year, verification, restricted, info_url, release_month)
 SELECT e.asmt_id, e.site_id, a.id, s.id, e.methodology, e.asmt_year, e.submit_year, e.verif, e.restricted, e.info_url, e.release_month
 FROM $STAGING_OF_PORTAL_STANDARD_PAME e JOIN $STAGING_OF_PAME_SOURCES s ON s.metadataid = e.eff_metaid LEFT JOIN $STAGING_OF_PROTECTED_AREAS a ON a.site_id = e.site_id";
-/// Stands at the tests' gate.
+/// Waits at the tests' gate.
 pub const GATE: &str = "SELECT pg_advisory_xact_lock_shared(4711)";
 /// psql that stops at the first error.
 pub const PSQL: &str = "psql \"$DATABASE_URL\" -v ON_ERROR_STOP=1 -qAt";
@@ -54,7 +54,7 @@ impl Stage {
         self.kubectl(&["patch", "configmap", "portal-sql", "--type", "merge", "-p", &patch], "").await.expect("the template is kept");
     }
 
-    /// Names of the operator's Jobs that are there.
+    /// Names of the operator's Jobs that exist.
     pub async fn jobs(&self) -> Vec<String> {
         let jobs: Api<Job> = Api::namespaced(self.client.clone(), &self.namespace);
         let params = ListParams::default().labels("portalrelease.dev/portal=protected-planet");

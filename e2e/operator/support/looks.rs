@@ -1,4 +1,4 @@
-//! Looks at a stage from all sides: the ledger, the workers, everything that readers can see.
+//! Observes a stage from all sides: the ledger, the workers, everything that readers can see.
 
 use std::{
     path::Path,
@@ -13,7 +13,7 @@ use sqlx::AssertSqlSafe;
 use super::{Operator, Stage, operator::present, until};
 
 impl Stage {
-    /// Starts an operator that halts at a point, and waits until it stands there.
+    /// Starts an operator that halts at a point, and waits until it is halted there.
     pub async fn halted_at(&self, point: &str) -> Operator {
         self.halted_of(present(), point).await
     }
@@ -66,7 +66,7 @@ impl Stage {
         let now =
             "SELECT string_agg(kind || '/' || name || '=' || CASE field WHEN 'suspend' THEN (NOT value::boolean)::int ELSE value::int END,
                 ' ' ORDER BY kind, name) FROM portal_release.former_states WHERE purpose = 'Freeze'";
-        // An operator of before reads this one.
+        // An older operator reads this one.
         let before =
             "SELECT string_agg(kind || '/' || name || '=' || replicas, ' ' ORDER BY kind, name) FROM portal_release.frozen_workloads";
         let in_step = self.text(&format!("SELECT ({now}) IS NOT DISTINCT FROM ({before})")).await;
@@ -176,9 +176,9 @@ pub fn stopped(status: &PortalReleaseStatus) -> String {
 /// What is recorded of the sample's workers while they are stopped.
 pub const RECORD: &str = "CronJob/nightly-exports=1 Deployment/importer-worker=3 StatefulSet/tile-worker=2";
 
-/// Two looks at what is live must be the same; the lines that are not are shown.
+/// Two snapshots of what is live must be the same; the lines that differ are shown.
 pub fn assert_same(now: &[String], before: &[String], what: &str) {
     let lines = |these: &[String], others: &[String]| these.iter().filter(|line| !others.contains(line)).cloned().collect::<Vec<_>>();
-    assert!(!before.is_empty(), "{what}: nothing was looked at");
+    assert!(!before.is_empty(), "{what}: nothing was observed");
     assert_eq!(lines(now, before), lines(before, now), "{what}");
 }

@@ -1,4 +1,4 @@
-//! What every test stands on.
+//! What every test needs.
 
 pub mod containers;
 pub mod gate;
@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 /// How long a condition may take: these machines are slow at times, and a test that waits in vain fails anyway.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits until `look` gives something.
+/// Waits until `look` returns something.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMut() -> F) -> T {
     match look_for(look).await {
         Some(found) => found,
@@ -28,7 +28,7 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl FnMu
     }
 }
 
-/// Looks until `look` gives something; `None` when that took too long.
+/// Polls until `look` returns something; `None` when that took too long.
 pub async fn look_for<T, F: Future<Output = Option<T>>>(mut look: impl FnMut() -> F) -> Option<T> {
     let mut ticks = interval(Duration::from_millis(100));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

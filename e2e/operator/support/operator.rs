@@ -28,7 +28,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts a binary of the operator. `name` tells the operators of one test apart.
+    /// Starts a binary of the operator. `name` distinguishes the operators of one test.
     pub async fn start(binary: &Path, name: &str, directory: &Path, kubeconfig: &str, arguments: &[String]) -> Self {
         let log = directory.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("the operator's log can be written");
@@ -90,7 +90,7 @@ impl Operator {
         self.child.kill().await.expect("the operator can be killed");
     }
 
-    /// SIGTERM, and waits until it has ended by itself. Gives whether it ended well.
+    /// SIGTERM, and waits until it has ended by itself. Returns whether it ended well.
     pub async fn terminate(mut self) -> bool {
         signal(self.pid(), "TERM");
         self.child.wait().await.expect("the operator ends").success()
@@ -98,7 +98,7 @@ impl Operator {
 }
 
 impl Operator {
-    /// Waits until it has ended by itself; gives what it logged.
+    /// Waits until it has ended by itself; returns what it logged.
     pub async fn ended(mut self) -> String {
         let status = self.child.wait().await.expect("the operator ends");
         assert!(!status.success(), "it has something to complain about");

@@ -1,4 +1,4 @@
-//! A real HTTP server that stands for Slack and for the portal's hooks, and remembers what it was sent.
+//! A real HTTP server in place of Slack and of the portal's hooks, and remembers what it was sent.
 
 use std::sync::{Arc, Mutex};
 

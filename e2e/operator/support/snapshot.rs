@@ -1,6 +1,6 @@
-//! What readers of the portal's database find, as text: two runs that ended alike give the same lines.
+//! What readers of the portal's database find, as text: two runs that ended alike have the same lines.
 //!
-//! Surrogate ids are left out. They come from sequences, and a transaction that was rolled back takes its numbers with it, so a
+//! Surrogate ids are omitted. They come from sequences, and a transaction that was rolled back takes its numbers with it, so a
 //! killed release leaves gaps that an undisturbed one has not. A row is compared without its own `id`, and each reference to
 //! another row's `id` as what that row says.
 
@@ -71,7 +71,7 @@ const LINES: &str = r"
   JOIN pg_class t ON t.oid = d.refobjid JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
   WHERE s.relkind = 'S'";
 
-/// Everything in the portal's schema: content, structure, grants. Timestamps of backups are left out, and the hashes in long names
+/// Everything in the portal's schema: content, structure, grants. Timestamps of backups are omitted, and the hashes in long names
 /// of their relations, which come from the timestamp.
 pub async fn of(stage: &Stage) -> Vec<String> {
     stage.execute(FUNCTIONS).await;

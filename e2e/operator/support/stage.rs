@@ -150,7 +150,7 @@ impl Stage {
         self.releases().get(name).await.expect("the release").status.unwrap_or_default()
     }
 
-    /// Waits until a release's status, as it speaks of the present spec, is as `wanted`.
+    /// Waits until a release's status describes the present spec and is as `wanted`.
     pub async fn wait(&self, name: &str, what: &str, wanted: impl Fn(&PortalReleaseStatus) -> bool) -> PortalReleaseStatus {
         let look = || async {
             let release = self.releases().get_opt(name).await.ok()??;
@@ -200,7 +200,7 @@ impl Stage {
         value.unwrap_or_default()
     }
 
-    /// Changes the portal's database, or its source's, as somebody else would.
+    /// Changes the portal's database, or its source's, as another tool would.
     pub async fn execute(&self, sql: &str) {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.database).await.unwrap_or_else(|error| panic!("{error}: {sql}"));
     }

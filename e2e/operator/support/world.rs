@@ -16,7 +16,7 @@ use super::{
 pub type World = BTreeMap<String, String>;
 
 impl Stage {
-    /// Looks at all relations of the database but the ledger and the staged twins of live relations.
+    /// Reads all relations of the database but the ledger and the staged twins of live relations.
     pub async fn world(&self) -> World {
         let portal = self.portals().get("protected-planet").await.expect("the Portal").spec;
         let views = portal.materialized_views.iter().map(|view| view.name.to_string());
@@ -89,7 +89,7 @@ impl Stage {
             assert!(status.message.contains(word), "'{word}' is missing in the message of {name}: {}", status.message);
         }
         assert!(status.message.starts_with(&format!("{phase} failed: ")), "{name}: {}", status.message);
-        // Freeze is taken back whatever happens, and says so in place of its failure.
+        // Freeze is undone whatever happens, and says so in place of its failure.
         let state = status.phases.iter().find(|one| one.name == phase).map(|one| one.state);
         let wanted = if phase == PhaseName::Freeze { PhaseState::Undone } else { PhaseState::Failed };
         assert_eq!(state, Some(wanted), "{name}: {phase}");
@@ -113,7 +113,7 @@ impl Stage {
         .await;
     }
 
-    /// Gives an import another query.
+    /// Replaces the query of an import.
     pub async fn change_import(&self, name: &str, query: impl Fn(String) -> String) {
         self.change_portal(|portal| {
             let import = import(portal, name);

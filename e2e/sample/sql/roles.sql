@@ -34,7 +34,7 @@ LEFT JOIN pg_roles r ON r.rolname = p.role
 WHERE r.rolname IS NULL OR p.role IN (SELECT role FROM changed)
 \gexec
 
--- Without it pg_stat_activity hides from the operator who stands in the way of a swap: the query, its age and the
+-- Without it pg_stat_activity hides from the operator which sessions block a swap: the query, its age and the
 -- oldest snapshot of other roles, and pg_stat_replication the state of a standby.
 GRANT pg_read_all_stats TO portal_owner;
 -- The swap session shortens deadlock_timeout so that an autovacuum yields its lock; only a superuser may otherwise.

@@ -13,21 +13,21 @@ use crate::api::{Duration, Identifier, ItemName, JobSource, Percentage, Sql, nam
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Preflight {
-    /// Relations that must each hold at least one row.
+    /// Relations that must each hold at least one row. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub require_any_rows: Vec<Identifier>,
-    /// Geometry columns that must be valid and of one SRID.
+    /// Geometry columns whose values must be valid and have the SRID that is given. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["relation".to_string(), "column".to_string()]))]
     pub geometry: Vec<GeometryCheck>,
-    /// Column lists that must be unique.
+    /// Column lists whose values must be unique. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub unique: Vec<UniqueCheck>,
-    /// How Preflight learns whether the disk has room for the copies that a release makes.
+    /// How to learn the free disk space. Default: Preflight reports how much a release needs, and refuses none for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskCheck>,
 }
@@ -48,10 +48,10 @@ impl Preflight {
     }
 }
 
-/// A geometry column of a view.
+/// A geometry column of a relation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GeometryCheck {
-    /// The view.
+    /// The view or table, by its live name.
     pub relation: Identifier,
     /// Its geometry column.
     pub column: Identifier,
@@ -65,40 +65,41 @@ fn default_srid() -> i32 {
     4326
 }
 
-/// Columns of a view that must be unique together.
+/// Columns of a relation that must be unique together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UniqueCheck {
-    /// The view.
+    /// The view or table, by its live name.
     pub relation: Identifier,
-    /// The columns.
+    /// The columns that must be unique together.
     #[schemars(length(min = 1, max = 8))]
     pub columns: Vec<Identifier>,
 }
 
-/// Something that must be true before a release goes on: a query, an HTTP request, a Job, the contract or a recent backup.
+/// A check that a release must pass to continue: a query, an HTTP request, a Job, the contract or a recent backup. Exactly one of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("[has(self.sql), has(self.http), has(self.job), has(self.contract), has(self.backup)].filter(x, x).size() == 1").message("a gate needs exactly one of sql, http, job, contract and backup"))]
 pub struct Gate {
     /// Its name in messages.
     pub name: ItemName,
-    /// When it is evaluated: in Preflight, at the end of ValidateAndManifest, or just before Freeze.
+    /// When it is evaluated: `Preflight`, before anything is imported; `ValidateAndManifest`, before the manifest is written; `Freeze`,
+    /// just before the workers are stopped.
     pub phase: GatePhase,
-    /// `true`: the release fails when the gate does not pass. `false`: the result is only reported.
+    /// `true`: the release fails when the gate does not pass. `false`: that is reported, and the release continues.
     #[serde(default = "yes")]
     pub hard: bool,
-    /// Template of a query. It passes when it returns exactly one row whose first column is true.
+    /// Template of a query, run read-only. The gate passes when it returns exactly one row with true in its first column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sql: Option<Sql>,
-    /// An HTTP request. It passes when the answer is as expected.
+    /// An HTTP request. The gate passes when the answer has the expected status and text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpRequest>,
-    /// A Kubernetes Job. It passes when the Job succeeds. One that is deleted or whose pod is evicted is run again.
+    /// A Kubernetes Job. The gate passes when the Job succeeds. A Job that is deleted or whose pod is evicted is run again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSource>,
-    /// Functions and tables that must exist. `{}` stands for `spec.contract`.
+    /// Functions and tables that must exist as described. `{}` means `spec.contract`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<Contract>,
-    /// A base backup that must be recent.
+    /// How recent the newest base backup must be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupCheck>,
 }
@@ -107,9 +108,10 @@ pub struct Gate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BackupCheck {
-    /// How old it may be, such as `24h`.
+    /// The greatest age at which the gate passes, such as `24h`.
     pub max_age: Duration,
-    /// Query of one row and one `timestamptz`: when the newest complete backup ended. No template.
+    /// A query, not a template, that returns one row with one `timestamptz`: when the newest complete backup ended. Without a row, or with
+    /// NULL, there is no backup and the gate does not pass.
     pub sql: Sql,
 }
 
@@ -129,17 +131,17 @@ named_enum! {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Validation {
-    /// Tables that must hold at least one row.
+    /// Tables, by their live names, whose staged twins must hold at least one row. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub non_empty: Vec<Identifier>,
-    /// Geometry columns that must be present in every row and valid.
+    /// Geometry columns of staged tables that must be filled in every row and valid. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["table".to_string(), "column".to_string()]))]
     pub geometry: Vec<TableGeometry>,
-    /// By table: how much smaller than the live table the staged one may be, such as `5%`.
+    /// By live table: how many percent fewer rows its staged twin may have, such as `5%`. A table that is not named may shrink at will.
     #[serde(default)]
     #[schemars(extend("maxProperties" = 64))]
     pub max_shrink: BTreeMap<String, Percentage>,

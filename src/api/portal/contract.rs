@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::named_enum;
 
-/// Functions and tables that the portal's code relies on. Without any list a gate refers to `spec.contract`.
+/// Functions and tables that the portal's code relies on. In a gate `{}` means `spec.contract`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Contract {
-    /// Functions that must exist as described.
+    /// Functions that must exist as described. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub functions: Vec<ContractFunction>,
-    /// Tables and views that must have these columns.
+    /// Tables and views that must exist with these columns. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub tables: Vec<ContractTable>,
@@ -35,24 +35,25 @@ pub struct ContractFunction {
     /// Its name.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// The types of its arguments as SQL writes them, such as `text, integer`. Empty: it takes none.
+    /// The types of its arguments as SQL writes them, such as `text, integer`. Default: it takes none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub arguments: String,
-    /// What it returns, such as `SETOF ops.jobs`.
+    /// What it must return, such as `SETOF ops.jobs`. Default: anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub returns: Option<String>,
-    /// Its volatility.
+    /// Its volatility. Default: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volatility: Option<Volatility>,
-    /// `true`: it must be SECURITY DEFINER; `false`: it must not be.
+    /// `true`: it must be SECURITY DEFINER; `false`: it must not be. Default: either.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_definer: Option<bool>,
-    /// How its own `search_path` must be set.
+    /// How it must set its own `search_path`: `Fixed`, to anything; `Empty`, to nothing, so that every name in it is qualified. Default:
+    /// it need not set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search_path: Option<FunctionSearchPath>,
-    /// Roles that must be allowed to execute it.
+    /// Roles that must be allowed to execute it. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
     pub execute: Vec<String>,
@@ -89,7 +90,7 @@ pub struct ContractTable {
     /// Its name.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Columns that it must have. It may have more.
+    /// Columns that it must have; it may have more. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     pub columns: Vec<ContractColumn>,
@@ -101,7 +102,7 @@ pub struct ContractColumn {
     /// Its name.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Its type as SQL writes it, such as `bigint` or `geometry(Point,4326)`. Without it any type will do.
+    /// Its type as SQL writes it, such as `bigint` or `geometry(Point,4326)`. Default: any.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub type_name: Option<String>,

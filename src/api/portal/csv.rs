@@ -21,10 +21,10 @@ use crate::api::{Identifier, ItemName, named_enum};
 #[x_kube(validation = Rule::new("!has(self.nullString) || !self.nullString.contains(has(self.delimiter) ? self.delimiter : ',')").message("csv.nullString must not contain the delimiter"))]
 #[x_kube(validation = Rule::new("!has(self.columns) || self.columns.all(a, self.columns.exists_one(b, self.columns[a] == self.columns[b]))").message("csv.columns must not put two columns of the file into one column of the table"))]
 pub struct Csv {
-    /// One of the Portal's `objectStores`.
+    /// Name of one of the Portal's `objectStores`. It needs `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object_store_ref: Option<ItemName>,
-    /// Template of the object's key.
+    /// Template of the object's key, relative to the object store's URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub path: Option<String>,
@@ -33,19 +33,19 @@ pub struct Csv {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 2048))]
     pub url: Option<String>,
-    /// A header that is sent with the request to `url`, with its value from a Secret.
+    /// A header that is sent with the request to `url`, with its value from a Secret. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_header: Option<RequestHeader>,
-    /// A key of a ConfigMap in the same namespace, in `data` or `binaryData`.
+    /// A key of a ConfigMap in the same namespace, in `data` or `binaryData`, that holds the file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_key_ref: Option<ConfigMapKeyRef>,
     /// How the file is compressed. `Auto` goes by its name: `.gz` is gzip, `.zst` is Zstandard, anything else is not compressed.
     #[serde(default)]
     pub compression: FileCompression,
-    /// The first line names the columns; it must.
+    /// The first line names the columns. Must be `true`.
     #[serde(default = "yes")]
     pub header: bool,
-    /// Where the names differ: column of the file to column of the table.
+    /// Columns of the table by columns of the file. A column of the file that is not listed goes into the table's column of the same name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub columns: BTreeMap<String, Identifier>,

@@ -12,7 +12,7 @@ use crate::api::{Duration, Identifier, named_enum};
 #[x_kube(validation = Rule::new("!has(self.lockTimeout) || (duration(self.lockTimeout) > duration('0s') && duration(self.lockTimeout) <= duration('1h'))").message("database.lockTimeout must be more than 0s and at most 1h"))]
 #[x_kube(validation = Rule::new("!has(self.statementTimeout) || (duration(self.statementTimeout) > duration('0s') && duration(self.statementTimeout) <= duration('24h'))").message("database.statementTimeout must be more than 0s and at most 24h"))]
 pub struct Database {
-    /// Secret key with a `postgres://` URL of a direct connection to the primary.
+    /// Secret key with the URL `postgres://user:password@host:port/database` of a direct connection to the primary, not of a pooler.
     pub connection_secret_ref: SecretKeyRef,
     /// The schema that holds the portal's relations.
     #[serde(default = "default_schema")]
@@ -22,21 +22,21 @@ pub struct Database {
     #[serde(default = "default_lock_key")]
     #[schemars(range(min = -9_007_199_254_740_991_i64, max = 9_007_199_254_740_991_i64))]
     pub lock_key: i64,
-    /// Total time for getting the table locks of the swap, in short attempts.
+    /// Total time for getting the table locks of the swap, in short attempts; at most `1h`. `onLockTimeout` says what follows.
     #[serde(default = "default_lock_timeout")]
     pub lock_timeout: Duration,
-    /// Limit of one statement of the swap.
+    /// How long one statement of the swap may take; at most `24h`.
     #[serde(default = "default_statement_timeout")]
     pub statement_timeout: Duration,
     /// What a release does when `lockTimeout` has passed. `Suspend`: the workers are restored and the release is Suspended until `retry` is
     /// raised. `KeepTrying`: it keeps Running, with its workers frozen, until it succeeds or is aborted. Its staging is kept either way.
     #[serde(default)]
     pub on_lock_timeout: OnLockTimeout,
-    /// Sessions that the swap may cancel when they block it; none by default.
+    /// Sessions that the swap may cancel when they block it. Default: none.
     #[serde(default)]
     pub cancel_blockers: CancelBlockers,
-    /// Whether the swap waits, within `lockTimeout`, until standbys have caught up (`Wait`) or not (`Ignore`). New readers on a standby wait
-    /// for up to `max_standby_streaming_delay` until the readers that the swap meets there are gone.
+    /// `Wait`: the swap waits, within `lockTimeout`, until the standbys have caught up, which needs `pg_read_all_stats`. `Ignore`: it does
+    /// not. Either way new readers on a standby wait, for up to `max_standby_streaming_delay`, for the readers that the swap meets there.
     #[serde(default)]
     pub standbys: Standbys,
 }
@@ -58,12 +58,13 @@ named_enum! {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!has(self.after) || (duration(self.after) >= duration('0s') && duration(self.after) <= duration('1h'))").message("database.cancelBlockers.after must be at least 0s and at most 1h"))]
 pub struct CancelBlockers {
-    /// Database roles. A running statement is cancelled, a session that is idle in a transaction is ended.
+    /// Database roles whose sessions may be cancelled: a running statement is cancelled, a session that is idle in a transaction is ended.
+    /// Default: none.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub roles: Vec<Identifier>,
-    /// Only transactions that have been open for at least this long.
+    /// Only sessions whose transaction has been open for at least this long, at most `1h`.
     #[serde(default = "default_cancel_after")]
     pub after: Duration,
 }

@@ -6,16 +6,17 @@ use serde::{Deserialize, Serialize};
 use super::HttpRequest;
 use crate::api::{ItemName, JobSource};
 
-/// Something to call after the swap. It may be called more than once when the operator is killed in between.
+/// Something to call after the swap, exactly one of `http` and `job`. It is called at least once: again after a retry, and when the
+/// operator is killed in between.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.http) != has(self.job)").message("a postSwap hook needs exactly one of http and job"))]
 pub struct Hook {
     /// Its name in messages.
     pub name: ItemName,
-    /// A request.
+    /// An HTTP request. While its answer is not as expected it is retried a few times; then the release fails, as `onFailure` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<HttpRequest>,
-    /// A Kubernetes Job. When it fails the data stays live, and it is run again once `retry` is raised.
+    /// A Kubernetes Job. If it fails, the release fails, as `onFailure` says; the Job runs again once `retry` is raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSource>,
 }

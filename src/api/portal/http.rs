@@ -13,36 +13,36 @@ use crate::api::{Duration, named_enum};
 #[x_kube(validation = Rule::new("self.url.matches('^https?://[^/@?#]+([/?][^@]*)?$')").message("http.url must begin with http:// or https:// and a host, without user, password and '@'; a secret goes into http.headers"))]
 #[x_kube(validation = Rule::new("!has(self.caFrom) || self.url.startsWith('https://')").message("http.caFrom goes with https://"))]
 pub struct HttpRequest {
-    /// Where it goes.
+    /// An `http://` or `https://` URL without user and password. No template.
     #[schemars(length(min = 8, max = 2048))]
     pub url: String,
-    /// The method. A check is a GET unless it says otherwise, a hook a POST.
+    /// The method. Default: `GET` for a gate, `POST` for a hook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<HttpMethod>,
-    /// The status that the answer must have. By default any in the 200s.
+    /// The status that the answer must have. Default: any in the 200s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 599))]
     pub expect_status: Option<u16>,
-    /// A text that must occur in the first 64 KiB of the answer. The answer itself is never repeated in a message.
+    /// A text that must occur in the first 64 KiB of the answer's body. Default: the body is not checked. No message repeats the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub expect_body: Option<String>,
-    /// Headers that are sent, with their values from Secrets.
+    /// Headers that are sent, with their values from Secrets. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub headers: Vec<RequestHeader>,
-    /// The body that is sent. None by default.
+    /// The body that is sent. No template. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub body: Option<String>,
-    /// How long one request may take. By default 30s.
+    /// How long one request may take. Default: `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
-    /// How often it is repeated, a second later, while the answer is not as expected. Never by default.
+    /// How often the request is repeated, each time 1 s later, while the answer is not as expected. Default: `0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 60))]
     pub retries: Option<u8>,
-    /// A CA certificate (PEM) that is trusted beside the system's.
+    /// A CA certificate (PEM) that is trusted in addition to the system's; only for `https://`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_from: Option<CaSource>,
 }

@@ -10,17 +10,17 @@ use crate::api::{Identifier, ItemName, JobSource, Percentage, Sql};
 /// What fills the staged tables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct Imports {
-    /// How many key ranges, and imports that do not read each other's tables, are imported at once, each over its own connection;
-    /// as many indexes are built at once. More than the cores of the database host do not help.
+    /// How many key ranges, of one import or of imports that do not read each other's tables, are loaded at once, each over its own
+    /// connection. As many indexes are built at once. More than the database host has cores does not help.
     #[serde(default = "default_parallel")]
     #[schemars(range(min = 1, max = 32))]
     pub parallel: u8,
-    /// Run by ImportCore.
+    /// Imports that ImportCore runs. Default: none.
     #[serde(default)]
     #[schemars(length(max = 48))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub core: Vec<Import>,
-    /// Run by ImportRelated.
+    /// Imports that ImportRelated runs, after those of `core`. Default: none.
     #[serde(default)]
     #[schemars(length(max = 48))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
@@ -50,22 +50,23 @@ pub struct Import {
     pub name: ItemName,
     /// The live table whose staged twin it fills.
     pub into: Identifier,
-    /// Output column by whose ranges rows are imported, each with a checkpoint.
+    /// Output column of the query by which it is divided into key ranges, each with a checkpoint. Default: the query is one unit, which
+    /// starts over when it is interrupted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Identifier>,
-    /// Rows of one key range.
+    /// Number of rows in one key range. Without `key` it has no effect.
     #[serde(default = "default_batch_rows")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub batch_rows: i64,
-    /// Imports that must finish before this one starts.
+    /// Imports that must finish before this one starts. Those that fill what its query reads count without being named. Default: none.
     #[serde(default)]
     #[schemars(length(max = 48))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub depends_on: Vec<ItemName>,
-    /// Template of the query; its output columns are matched by name with the target's.
+    /// Template of the query. Its output columns are matched by name with the target's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<Sql>,
-    /// Where the template is kept.
+    /// The ConfigMap that holds the template, in place of `query`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_from: Option<QuerySource>,
     /// A CSV file, loaded through COPY.
@@ -74,12 +75,12 @@ pub struct Import {
     /// A Kubernetes Job with an image of your own, which fills the staged table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobSource>,
-    /// Which rows are rejected, and why. Rows that the database refuses are rejected too: of a query in any case, of a CSV file with a
-    /// rule here or a `maxRejected` above 0 %. Otherwise a file fails at its first wrong line.
+    /// Which rows are rejected, and why. Default: none. Rows that the database rejects count too: those of a query always, those of a CSV
+    /// file if there is a rule here or a `maxRejected` above 0 %. Otherwise a file fails at its first wrong line.
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub reject: Vec<RejectRule>,
-    /// How many of its rows may be rejected before the release fails. They are in `portal_release.rejected_rows`.
+    /// What share of its rows may be rejected; with more the release fails. Rejected rows are in `portal_release.rejected_rows`.
     #[serde(default = "none_rejected")]
     pub max_rejected: Percentage,
     /// Template of a query that returns one number: the rows of the source, where the import folds several into one, such as parcels into

@@ -69,9 +69,9 @@ use super::PortalStatus;
 #[x_kube(validation = Rule::new("!has(self.imports) || !has(self.imports.core) || !has(self.imports.related) || self.imports.core.all(i, self.imports.related.all(r, r.name != i.name))").message("an import's name must be unique among imports.core and imports.related"))]
 #[x_kube(validation = Rule::new("!has(self.gates) || has(self.contract) || self.gates.all(g, !has(g.contract) || has(g.contract.functions) || has(g.contract.tables))").message("a gate with contract: {} needs spec.contract"))]
 pub struct PortalSpec {
-    /// The portal's database.
+    /// How to reach the portal's database, and how long to wait for it.
     pub database: Database,
-    /// A regular expression that the label of every release must match.
+    /// A regular expression that the label of every release must match; a release whose label does not is refused.
     #[serde(default = "default_label_pattern")]
     #[schemars(length(min = 1, max = 256))]
     pub label_pattern: String,
@@ -83,7 +83,7 @@ pub struct PortalSpec {
     /// How materialized views are handled.
     #[serde(default)]
     pub views: Views,
-    /// Materialized views over the foreign tables, in the order in which they are built.
+    /// Materialized views over the foreign tables, in the order in which they are built. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
@@ -91,12 +91,12 @@ pub struct PortalSpec {
     /// Checks of the views before anything is imported.
     #[serde(default)]
     pub preflight: Preflight,
-    /// What must be true before a release goes on: hard gates stop it, soft ones are reported.
+    /// Checks that a release must pass to continue. A hard gate that does not pass fails it, a soft one is reported. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub gates: Vec<Gate>,
-    /// What the portal's code relies on in the database. Gates of kind `contract` check it.
+    /// What the portal's code relies on in the database. Only gates with `contract: {}` check it. Default: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<Contract>,
     /// What fills the staged tables.
@@ -105,28 +105,28 @@ pub struct PortalSpec {
     /// Checks of the staged tables before they may go live.
     #[serde(default)]
     pub validation: Validation,
-    /// The view that the download generators of the site read.
+    /// The view that the download generators of the site read. It changes in the swap's transaction. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downloads_view: Option<DownloadsView>,
     /// When and how workers are frozen.
     #[serde(default)]
     pub freeze: Freeze,
-    /// Workloads that must not run while data is swapped.
+    /// Workloads that must not run while data is swapped. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".to_string(), "name".to_string()]))]
     pub workers: Vec<Worker>,
-    /// HTTP hooks and Jobs, called in order after the swap, once the workers are restored.
+    /// Hooks: HTTP requests and Jobs that are called in order after the swap, once the workers are restored. Default: none.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub post_swap: Vec<Hook>,
-    /// Object stores that imports read from.
+    /// S3 object stores that imports of CSV files read from. Default: none.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub object_stores: Vec<ObjectStore>,
-    /// Who is notified of the progress of a release.
+    /// Who is notified of the progress of a release. Default: nobody.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
@@ -134,7 +134,7 @@ pub struct PortalSpec {
     /// What a release uses for fields that it does not set.
     #[serde(default)]
     pub defaults: Defaults,
-    /// Emergency freeze: `true` scales the workers to zero now and keeps them there, with or without a release.
+    /// Emergency freeze: `true` scales the workers to zero now and keeps them there, with or without a release; `false` restores them.
     #[serde(default)]
     pub frozen: bool,
 }
@@ -147,7 +147,7 @@ fn default_label_pattern() -> String {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Defaults {
-    /// Backups kept after a successful release.
+    /// Number of backups kept after a successful release. With 0 its own former data is dropped too, so it cannot be rolled back.
     #[serde(default = "default_keep_backups")]
     #[schemars(range(min = 0, max = 100))]
     pub keep_backups: i32,

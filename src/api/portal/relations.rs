@@ -13,22 +13,22 @@ use crate::api::{Identifier, Memory, Sql, rules};
 #[x_kube(validation = rules::tables_are_distinct())]
 #[x_kube(validation = rules::tables_are_live())]
 pub struct Tables {
-    /// Tables without foreign keys to the other swapped tables.
+    /// Tables without foreign keys to the other swapped tables. Default: none; one of the first three lists must name a table.
     #[serde(default)]
     #[schemars(length(max = 48))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub independent: Vec<Identifier>,
-    /// The main entities.
+    /// The main entities. Default: none.
     #[serde(default)]
     #[schemars(length(max = 48))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub main: Vec<Identifier>,
-    /// Tables that reference the others.
+    /// Tables that reference the others. Default: none.
     #[serde(default)]
     #[schemars(length(max = 48))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub junction: Vec<Identifier>,
-    /// Look-up tables: not swapped; their new rows are staged and published in the swap's transaction.
+    /// Look-up tables. They are not swapped: their new rows are staged, and inserted in the swap's transaction. Default: none.
     #[serde(default)]
     #[schemars(length(max = 48))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -51,10 +51,10 @@ impl Tables {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Staging {
-    /// Load first, then build indexes and foreign keys.
+    /// `true`: load the staged tables first, then build indexes and foreign keys, which is faster. `false`: build them first.
     #[serde(default = "yes")]
     pub lightweight: bool,
-    /// `maintenance_work_mem` for all index builds that run at once, such as `512Mi`: each of `imports.parallel` gets its share.
+    /// `maintenance_work_mem` for all index builds that run at once, such as `512Mi`; each of `imports.parallel` gets an equal share.
     /// Default: the server's own setting for each build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance_work_mem: Option<Memory>,
@@ -70,10 +70,10 @@ impl Default for Staging {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Views {
-    /// Refresh the live materialized views concurrently before the preflight.
+    /// Refresh the live materialized views concurrently before Preflight. Each needs a unique index.
     #[serde(default)]
     pub refresh: bool,
-    /// Build staged twins of the materialized views, which the imports read and the swap publishes.
+    /// Build staged twins of the materialized views, which the imports read and the swap makes live. `false`: they read the live views.
     #[serde(default = "yes")]
     pub create_staging: bool,
 }
@@ -90,14 +90,14 @@ impl Default for Views {
 pub struct MaterializedView {
     /// Name of the live view.
     pub name: Identifier,
-    /// Columns of a unique index, needed to refresh it concurrently.
+    /// Columns of a unique index that its staged twin gets; a view needs one to be refreshed concurrently. Default: none.
     #[serde(default)]
     #[schemars(length(max = 8))]
     pub unique_key: Vec<Identifier>,
     /// Template of the view's query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<Sql>,
-    /// Where the template is kept.
+    /// The ConfigMap that holds the template, in place of `query`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_from: Option<QuerySource>,
 }
@@ -107,6 +107,6 @@ pub struct MaterializedView {
 pub struct DownloadsView {
     /// Its name.
     pub name: Identifier,
-    /// Template of its query.
+    /// Template of its query, over the live relations.
     pub query: Sql,
 }

@@ -11,14 +11,14 @@ use crate::api::{Duration, Identifier, ObjectName, PhaseName, named_enum};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.timeout) || (duration(self.timeout) > duration('0s') && duration(self.timeout) <= duration('24h'))").message("freeze.timeout must be more than 0s and at most 24h"))]
 pub struct Freeze {
-    /// The phase just before which workers are stopped. The default will be Migrate once that phase exists; until then the swap is the
-    /// first phase that must not see workers.
+    /// The phase just before which the workers are stopped: `Preflight` (for nearly the whole release), `BuildStaging`, or `FinaliseSwap`
+    /// (as late as possible). A dry run stops none. The default will be `Migrate` once that phase exists.
     #[serde(default)]
     pub before: FreezeBefore,
-    /// How long the workers may take to stop, and to become available again.
+    /// How long the workers may take to stop, and later to become available again; then the release fails. At most `24h`.
     #[serde(default = "default_freeze_timeout")]
     pub timeout: Duration,
-    /// Database roles that may have no session left once the workers are stopped.
+    /// Database roles of the workers. Once the workers are stopped, Freeze waits until these roles have no session left. Default: none.
     #[serde(default)]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Set)]
@@ -39,7 +39,7 @@ named_enum! {
     /// The phase before which Freeze runs.
     #[derive(Default)]
     pub enum FreezeBefore {
-        /// The golden sequence: workers are stopped for the whole release.
+        /// Workers are stopped for nearly the whole release.
         Preflight,
         /// Workers are stopped while staged tables are built and filled.
         BuildStaging,
@@ -63,7 +63,7 @@ impl FreezeBefore {
 /// A workload that must not run while data is swapped.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Worker {
-    /// Its kind.
+    /// Its kind: a Deployment or a StatefulSet is scaled to zero; a CronJob is suspended, and its running Jobs are waited for.
     pub kind: WorkerKind,
     /// Its name.
     pub name: ObjectName,

@@ -1,4 +1,4 @@
-//! Kubernetes Jobs with an image of the user's own: making one, waiting for its end, taking it away.
+//! Kubernetes Jobs with an image of the user's own: creating one, waiting for its end, deleting it.
 //!
 //! The operator needs `create`, `list`, `watch` and `delete` on `jobs`, `list` and `watch` on `pods`, and `get` on `pods/log`.
 
@@ -28,7 +28,7 @@ fn failed(action: &'static str, namespace: &str, name: &str) -> impl FnOnce(Call
     move |cause| ClusterError::Call { action, object, cause }
 }
 
-/// Creates a Job, unless one of its name is there. `dry_run`: everything is checked, and nothing stays.
+/// Creates a Job, unless one of its name exists. `dry_run`: everything is checked, and nothing is stored.
 ///
 /// # Errors
 /// When the API server refuses it or does not answer.

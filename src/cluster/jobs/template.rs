@@ -1,4 +1,4 @@
-//! The manifest of a Job in a ConfigMap: read strictly, for a typing error must not become an import that runs otherwise than meant.
+//! The manifest of a Job in a ConfigMap: read strictly, so that a typing error does not become a Job that does something else.
 
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::Value;

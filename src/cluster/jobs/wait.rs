@@ -36,11 +36,11 @@ pub enum Ended {
     Succeeded,
     /// It failed.
     Failed(Failure),
-    /// Somebody has deleted it.
+    /// It was deleted.
     Gone,
 }
 
-/// Waits until a Job is over. `waiting` is reported what keeps its pods from running, and when nothing does any more.
+/// Waits until a Job is over. `waiting` is called with what keeps its pods from running, and with nothing once they run.
 ///
 /// # Errors
 /// When the operator may not watch. While the API server does not answer, it keeps waiting.

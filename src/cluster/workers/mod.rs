@@ -137,8 +137,8 @@ pub async fn stop(client: &Client, namespace: &str, frozen: &[FrozenWorkload]) -
     WorkerError::all(in_batches(stops.collect()).await.into_iter().flatten().collect())
 }
 
-/// Brings the workloads back to exactly what was recorded; CronJobs go on only when they were active. Does not wait. All
-/// are tried, also when one fails; doing it again changes nothing. Gives a sentence about each workload that no longer
+/// Brings the workloads back to exactly what was recorded; CronJobs resume only if they were active. Does not wait. All
+/// are tried, also when one fails; doing it again changes nothing. Returns a sentence about each workload that no longer
 /// exists.
 ///
 /// # Errors
@@ -227,7 +227,7 @@ impl Poll for Stopped<'_> {
     }
 }
 
-/// Waits until the workloads have as many ready pods as recorded, or as many as they are set to by now when that is less
+/// Waits until the workloads have as many ready pods as recorded, or as many as they are set to now, if that is less
 /// but not zero (an autoscaler may own them again), and CronJobs that were active are so again.
 ///
 /// # Errors
@@ -318,8 +318,8 @@ fn remaining_or_unknown(result: Result<Vec<String>, WorkerError>) -> Result<Vec<
     }
 }
 
-/// How workloads are, except where a record says how they were before somebody stopped them: a zero that is ours is never taken for
-/// theirs. Whoever stops workloads writes its record first, so a record that is read after the present numbers tells every such zero.
+/// How workloads are, except where a record says how they were before they were stopped: a zero that is ours is never taken for
+/// theirs. Whoever stops workloads writes its record first, so a record that is read after the present numbers identifies every such zero.
 pub fn corrected(now: Vec<FrozenWorkload>, recorded: &[FrozenWorkload]) -> Vec<FrozenWorkload> {
     let before = |workload: FrozenWorkload| {
         recorded.iter().find(|other| other.kind == workload.kind && other.name == workload.name).cloned().unwrap_or(workload)

@@ -1,4 +1,4 @@
-//! Files of which single rows may be rejected: every row is kept as bytes first, and what Postgres does not take of them is accounted for.
+//! Files whose rows may be rejected one by one: every row is kept as bytes first, and those that Postgres rejects are accounted for.
 
 use sqlx::PgConnection;
 
@@ -22,7 +22,7 @@ pub struct Accounting<'a> {
     pub rules: &'a [Rule],
     /// The target is a look-up table: only what is not there by its unique keys comes in.
     pub lookup: bool,
-    /// How many of the rows may be rejected, from 0 to 1. Refusing much more than these, the import does not go on to its end.
+    /// How many of the rows may be rejected, from 0 to 1. With many more than these the import is stopped early.
     pub accepted: f64,
 }
 

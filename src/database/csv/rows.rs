@@ -66,7 +66,7 @@ impl Rows {
         if !ends_file {
             return Ok(());
         }
-        let problem = "the line is \\. alone, where Postgres stops reading; take it out, or write it as \"\\.\" in quotes";
+        let problem = "the line is \\. alone, where Postgres stops reading; remove it, or write it as \"\\.\" in quotes";
         Err(BadRow { line: self.began, problem: problem.to_owned() })
     }
 }

@@ -1,7 +1,7 @@
 //! The diagnosing path: a range that the database refused is loaded in pieces, until exactly the refused rows are left over.
 //!
 //! First the query's output is kept in a temporary table, with the rules' verdicts. Where the query itself fails on a row, the range
-//! is cut in halves until that row's key stands alone. Of a file nothing has to be run again: its rows are converted in pieces. Then the
+//! is cut in halves until only that row's key is left. Of a file nothing has to be run again: its rows are converted in pieces. Then the
 //! rows go in by the hundreds, each piece in a subtransaction; a piece that is refused goes in row by row.
 
 use sqlx::{Connection, PgConnection};
@@ -114,7 +114,7 @@ async fn convert(conn: &mut PgConnection, load: &Load<'_>, file: &FileRows) -> R
     Ok(refused)
 }
 
-/// Loads the kept output in pieces, and rejects what the rules or the database turn away.
+/// Loads the kept output in pieces, without the rows that the rules or the database reject.
 async fn in_pieces(conn: &mut PgConnection, load: &Load<'_>, keys: &[Vec<String>], most: i64) -> Result<Counts, sqlx::Error> {
     let read: i64 = sqlx::query_scalar(assembled(format!("SELECT count(*) FROM {OUTPUT}"))).persistent(false).fetch_one(&mut *conn).await?;
     let by_rule = format!("{} WHERE {VERDICT} IS NOT NULL", load.reject(OUTPUT, "NULL", VERDICT));

@@ -132,7 +132,7 @@ impl FileRows {
         format!("convert_from(file.{}, {})::{}", quote_ident(&column.name), quote_literal(&self.encoding), column.type_name)
     }
 
-    /// PL/pgSQL that makes `refusal` and `state` speak of the field of row `one` that cannot be converted.
+    /// PL/pgSQL that sets `refusal` and `state` to the field of row `one` that cannot be converted.
     pub(super) fn explain(&self, one: &str, refused: &str, state: &str, refusal: &str) -> String {
         let try_column = |column: &OutputColumn| {
             format!(

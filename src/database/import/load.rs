@@ -16,7 +16,7 @@ use crate::database::{counts::Counts, identifiers::assembled, sqlstate::is_about
 /// One statement does it. Only when the database refuses a row is the range loaded again in small pieces, until exactly the refused
 /// rows are in `portal_release.rejected_rows` with its reason.
 ///
-/// A row of a look-up table is there when any unique key that the query covers is taken. A conflict with another unique key, such as
+/// A row of a look-up table exists when any unique key that the query covers is taken. A conflict with another unique key, such as
 /// an id that the table numbers itself, is a refusal and never a silently lost row.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! What a query reads: the tables behind it, through ordinary views, as Postgres itself knows them.
 //!
-//! What a function reads is not seen.
+//! What a function reads is not found.
 
 use sqlx::{Connection, PgConnection};
 

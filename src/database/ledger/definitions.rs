@@ -15,7 +15,7 @@ pub struct DefinitionRecord {
     pub hash: String,
     /// The next phase resolves it anew.
     pub stale: bool,
-    /// SHA-256 of specs that were edited since, once people have been told of it.
+    /// SHA-256 of specs that were edited since, once the edit has been reported.
     pub edited: Option<String>,
     /// When it was resolved.
     pub defined_at: jiff::Timestamp,
@@ -64,7 +64,7 @@ pub async fn define(tx: &mut PgConnection, run: i64, pinned: &Pinned) -> Result<
     Ok(())
 }
 
-/// The run has come to a safe point: its next phase resolves the definition anew.
+/// The run has reached a safe point: its next phase resolves the definition again.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -86,7 +86,7 @@ pub async fn is_the_same(connection: &mut PgConnection, run: i64, spec_hash: &st
     Ok(())
 }
 
-/// Notes that people are told of an edit in the middle of a run. `false`: they have been told of this one.
+/// Notes that an edit in the middle of a run is reported. `false`: this one was reported already.
 ///
 /// # Errors
 /// When the database does not answer.

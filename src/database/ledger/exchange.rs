@@ -120,7 +120,7 @@ pub async fn record_exchange(tx: &mut PgConnection, exchange: &Exchange<'_>) -> 
     super::event(tx, release, None, "Swapped", Some(exchange.phase), &message, None).await
 }
 
-/// Keeps how the tables are at this moment, which what is written later is told from. Their rows were counted before: for a release in its
+/// Keeps how the tables are at this moment, to identify what is written later. Their rows were counted before: for a release in its
 /// manifest, else by the preflight of the run.
 async fn became_live(tx: &mut PgConnection, exchange: &Exchange<'_>) -> Result<(), sqlx::Error> {
     let tables: Vec<&Moved> = exchange.moved.iter().filter(|moved| moved.kind == "table" && moved.incoming.is_some()).collect();
@@ -174,7 +174,7 @@ pub async fn backup_stamps(connection: &mut PgConnection, portal: &str) -> Resul
     sqlx::query_scalar("SELECT DISTINCT backup FROM portal_release.backups WHERE portal = $1").bind(portal).fetch_all(connection).await
 }
 
-/// A backup is not there any more.
+/// A backup no longer exists.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -187,7 +187,7 @@ pub async fn backup_gone(tx: &mut PgConnection, portal: &str, backup: &str, why:
     .bind(why)
     .execute(&mut *tx)
     .await?;
-    // A release whose backup or parked data is gone cannot go there any more.
+    // A release whose backup or parked data is gone can no longer return to it.
     sqlx::query("UPDATE portal_release.releases SET parked = CASE WHEN parked = $2 THEN NULL ELSE parked END, backup = CASE WHEN backup = $2 THEN NULL ELSE backup END WHERE portal = $1 AND $2 IN (parked, backup)")
         .bind(portal)
         .bind(backup)

@@ -1,7 +1,7 @@
 //! Fields of cluster objects as they were before a release changed them: written before the first change, read to change them back,
 //! forgotten once that is done.
 //!
-//! An operator of before `former_states` keeps its record in `frozen_workloads`; triggers keep the two in step.
+//! An operator older than `former_states` keeps its record in `frozen_workloads`; triggers keep the two in step.
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What only the Job of an import has: the rows that were there before it, and how far it got. The functions that a Job calls write to
+//! What only the Job of an import has: the rows that existed before it, and how far it got. The functions that a Job calls write to
 //! the same row.
 
 use sqlx::{FromRow, PgConnection};
@@ -12,7 +12,7 @@ pub struct ImportJob {
     pub checkpoint: Option<String>,
 }
 
-/// Notes that an import is made by a Job, and how many rows its staged table has now. Jobs of before may not write any more.
+/// Notes that an import is made by a Job, and how many rows its staged table has now. Earlier Jobs may no longer write.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -29,7 +29,7 @@ pub async fn plan(tx: &mut PgConnection, release: i64, import: &str, rows_before
     give_up(tx, release, &[import.to_owned()]).await
 }
 
-/// Jobs of these imports may not write any more.
+/// Jobs of these imports may no longer write.
 ///
 /// # Errors
 /// When the database does not answer.

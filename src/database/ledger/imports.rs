@@ -39,7 +39,7 @@ pub struct ImportRecord {
 }
 
 impl From<ImportRecord> for ImportStatus {
-    /// Speaks only of what the ledger says, and not of the present moment: while no row arrives, nothing changes.
+    /// Depends only on the ledger and not on the present moment: while no row arrives, nothing changes.
     #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
     fn from(record: ImportRecord) -> Self {
         let done = record.rows + record.rows_rejected;

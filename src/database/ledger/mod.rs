@@ -44,7 +44,7 @@ pub struct View {
     /// Workloads stopped on behalf of the release.
     #[serde(default, deserialize_with = "former_states::workloads")]
     pub frozen: Vec<FrozenWorkload>,
-    /// The backups that are there, whoever made them, newest first.
+    /// The backups that exist, whoever made them, newest first.
     #[serde(default)]
     pub backups: Vec<KeptBackup>,
 }

@@ -148,7 +148,7 @@ pub async fn restart(
     tx.commit().await
 }
 
-/// Before the run goes on, its staging is to be compared with its source.
+/// Before the run continues, its staging is to be compared with its source.
 ///
 /// # Errors
 /// When the database does not answer.

@@ -122,7 +122,7 @@ pub struct Reopening<'a> {
     pub fresh: bool,
     /// These imports are to run again into the existing staging.
     pub again: &'a [&'a str],
-    /// Compare the staging with its source before going on.
+    /// Compare the staging with its source before continuing.
     pub recheck: bool,
     /// Why, for the audit trail.
     pub why: &'a str,

@@ -172,7 +172,7 @@ pub async fn present(connection: &mut PgConnection, mut relations: Relations, in
     Ok(relations)
 }
 
-/// Staging relations that the ledger knows nothing of: somebody else made them. Empty while a release owns the staging.
+/// Staging relations that the ledger does not know: another tool made them. Empty while a release owns the staging.
 ///
 /// # Errors
 /// When the database does not answer.

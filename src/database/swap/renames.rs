@@ -106,7 +106,7 @@ pub(super) struct Renames {
 }
 
 impl Renames {
-    /// The renames that block nobody: an index or a statistics object is renamed while its table is read and written.
+    /// The renames that block no session: an index or a statistics object is renamed while its table is read and written.
     pub(super) fn early(&self, schema: &str) -> Vec<String> {
         self.statements(schema, |rename| self.is_early(rename))
     }

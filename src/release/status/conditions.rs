@@ -27,7 +27,7 @@ pub(super) fn of(
     let health = match (state, step) {
         (_, Step::Refuse(_)) => Health::Stalled,
         (ReleaseState::Failed | ReleaseState::Aborted, Step::Rest) => Health::Stalled,
-        // Nobody asked for it: what the spec asks for is not so.
+        // It was automatic: what the spec asks for is not live.
         (ReleaseState::RolledBack, Step::Rest) if observed.run.as_ref().is_some_and(RunRecord::is_automatic) => Health::Stalled,
         (ReleaseState::Live | ReleaseState::DryRunComplete | ReleaseState::Superseded | ReleaseState::RolledBack, Step::Rest) => {
             Health::Healthy

@@ -93,7 +93,7 @@ fn plan(observed: &Observed, hash: Option<String>) -> Option<PlanStatus> {
 }
 
 /// The status of an object about which nothing could be observed: what is known stays, and the reason is said.
-pub fn blind(
+pub fn unobserved(
     before: &PortalReleaseStatus,
     generation: i64,
     now: Timestamp,

@@ -1,4 +1,4 @@
-//! Where the release stands as a whole.
+//! The state of the release as a whole.
 
 use super::super::{Observed, RunKind, Step};
 use crate::api::ReleaseState;
@@ -20,7 +20,7 @@ pub(super) fn of(observed: &Observed, step: &Step) -> ReleaseState {
     }
 }
 
-/// No phase of it will run again by itself, nor is there one to look at.
+/// No phase of it will run again by itself, and none needs attention.
 pub(super) fn is_over(state: ReleaseState) -> bool {
     matches!(state, ReleaseState::Live | ReleaseState::Superseded | ReleaseState::RolledBack)
 }

@@ -50,7 +50,7 @@ fn spec() -> PortalReleaseSpec {
     serde_json::from_value(json!({"portalRef": {"name": "p"}, "label": "Jul2026"})).unwrap()
 }
 
-/// A release that has never been seen.
+/// A release that has never been observed.
 fn fresh() -> Observed {
     Observed {
         now: now(),

@@ -12,7 +12,7 @@ fn a_release_waits_for_whoever_is_before_it() {
 }
 
 #[test]
-fn a_stopped_release_goes_on_only_when_asked() {
+fn a_stopped_release_resumes_only_on_request() {
     let resting = |state| {
         with_run(Observed { release: Some(record(state)), ..at(PhaseName::ReleaseLock, PhaseState::Succeeded) }, |run| run.open = false)
     };
@@ -50,7 +50,7 @@ fn a_live_release_rolls_back_and_forward() {
     kept.blocker = Some(Blocker::Kept { name: "other".to_owned() });
     assert_eq!(next(&kept), Step::Open(RunKind::Rollback), "a kept dry run does not hold up a rollback");
 
-    // A rollback that failed is not tried again by itself; one to another backup is another wish.
+    // A rollback that failed is not retried by itself; one to another backup is another request.
     let mut failed = live(ReleaseState::Failed);
     failed.backups = vec![backup()];
     failed.spec.rollback = Some(rolling_back());
@@ -64,7 +64,7 @@ fn a_live_release_rolls_back_and_forward() {
     failed.spec.rollback = Some(Rollback { to: "2607011200".to_owned(), reason: None, accept_data_loss: false });
     assert_eq!(next(&failed), Step::Open(RunKind::Rollback));
     failed.spec.rollback = Some(Rollback { to: "Previous".to_owned(), reason: None, accept_data_loss: true });
-    assert_eq!(next(&failed), Step::Open(RunKind::Rollback), "a loss that is accepted by now is another wish");
+    assert_eq!(next(&failed), Step::Open(RunKind::Rollback), "a loss that is accepted since is another request");
     failed.spec.rollback = None;
     assert_eq!(next(&failed), Step::Settle);
 

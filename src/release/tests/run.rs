@@ -36,7 +36,7 @@ fn each_phase_in_each_situation() {
         suspended.spec.suspend = true;
         let step = next(&suspended);
         if suspended.workers_frozen {
-            assert_eq!(step, Step::Run(name), "{name}: not suspended while workers rest");
+            assert_eq!(step, Step::Run(name), "{name}: not suspended while workers are stopped");
         } else {
             assert_eq!(step, Step::Hold, "{name} suspended");
         }
@@ -56,12 +56,12 @@ fn a_running_task_is_waited_for_paused_or_cut_off() {
     aborted.spec.abort = Some(Abort { reason: "no".to_owned() });
     assert_eq!(next(&aborted), Step::StopTask { now: true });
     assert_eq!(next(&Observed { deleting: true, ..importing() }), Step::StopTask { now: true });
-    assert_eq!(next(&Observed { task: task(true), deleting: true, ..importing() }), Step::Wait { again: None }, "told already");
+    assert_eq!(next(&Observed { task: task(true), deleting: true, ..importing() }), Step::Wait { again: None }, "stopped already");
     let mut suspended = importing();
     suspended.spec.suspend = true;
     assert_eq!(next(&suspended), Step::StopTask { now: false });
     let undoing = with_run(Observed { deleting: true, ..importing() }, |run| run.ending = Some(ReleaseState::Aborted));
-    assert_eq!(next(&undoing), Step::Wait { again: None }, "what takes back is not cut off");
+    assert_eq!(next(&undoing), Step::Wait { again: None }, "an undo is not cut off");
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_failed_run_brings_the_workers_back_and_keeps_the_staging() {
 }
 
 #[test]
-fn an_aborted_run_is_taken_back_from_its_end() {
+fn an_aborted_run_is_undone_from_its_end() {
     let mut observed = with_run(at(PhaseName::FinaliseSwap, PhaseState::Pending), |run| run.ending = Some(ReleaseState::Aborted));
     for expected in [
         PhaseName::Freeze,

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn kstatus_never_says_both_and_unseen_is_never_healthy() {
+fn kstatus_never_says_both_and_unobserved_is_never_healthy() {
     let observations = [fresh(), at(PhaseName::ImportCore, PhaseState::Running), at(PhaseName::ResetCheckpoints, PhaseState::Succeeded)];
     for observed in observations {
         let status = project(&observed, &next(&observed), Extras { generation: 3, ..Extras::default() });

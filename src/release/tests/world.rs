@@ -22,7 +22,7 @@ impl World {
         Self { observed, built: BTreeSet::new(), live: false, steps: Vec::new() }
     }
 
-    /// Lets choices happen, then lets the release go on undisturbed until it rests.
+    /// Lets choices happen, then lets the release continue undisturbed until nothing is left to do.
     fn play(mut self, choices: &[u8]) -> Self {
         for &choice in choices {
             self.take_step(choice);
@@ -32,7 +32,7 @@ impl World {
             self.take_step(0);
         }
         assert!(self.observed.open_run().is_none(), "the run never ends: {:?}", self.steps);
-        assert!(self.rests(&next(&self.observed)), "it never rests: {:?}", self.steps);
+        assert!(self.rests(&next(&self.observed)), "it never settles: {:?}", self.steps);
         self
     }
 
@@ -44,7 +44,7 @@ impl World {
         let step = next(&self.observed);
         self.observed.now += SignedDuration::from_secs(60);
         if self.rests(&step) {
-            self.look_at_rest(&step);
+            self.check_at_rest(&step);
             self.wish(choice);
         } else {
             self.act(&step, choice);
@@ -55,8 +55,8 @@ impl World {
     }
 
     /// What must be true whenever nothing moves.
-    fn look_at_rest(&self, step: &Step) {
-        assert!(!self.observed.workers_frozen, "workers are at zero at rest: {step:?} after {:?}", self.steps);
+    fn check_at_rest(&self, step: &Step) {
+        assert!(!self.observed.workers_frozen, "workers are at zero with nothing left to do: {step:?} after {:?}", self.steps);
         let Some(release) = &self.observed.release else { return };
         if release.state == ReleaseState::Aborted || (*step == Step::Finalize && !release.swapped) {
             assert!(self.built.is_empty(), "{:?} is left behind after {:?}", self.built, self.steps);
@@ -220,7 +220,7 @@ impl World {
     }
 }
 
-/// As the ledger writes a plan over the rows that there are: attempts go on counting.
+/// As the ledger writes a plan over the rows that exist: attempts keep counting.
 fn records(before: &[PhaseRecord], starts: impl IntoIterator<Item = Start>) -> Vec<PhaseRecord> {
     let attempts = |name| before.iter().find(|record| record.name == name).map_or(0, |record| record.attempts);
     let record =
