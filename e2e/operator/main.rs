@@ -29,6 +29,7 @@ mod kills;
 mod leaders;
 mod lifecycle;
 mod locks;
+mod mid_run;
 mod on_failure;
 mod queue;
 mod rest;

@@ -130,7 +130,7 @@ async fn open(shared: &Shared, snapshot: &Snapshot, kind: RunKind, failed: Optio
         accept_data_loss: accepted(kind.incoming(), spec),
         retry: spec.retry,
         abort: spec.abort.as_ref().map(|abort| abort.reason.as_str()),
-        message: failed.unwrap_or_default(),
+        cause: failed,
         phases: &phases,
     };
     let mut connection = snapshot.database.pool().acquire().await?;

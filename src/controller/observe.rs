@@ -46,7 +46,7 @@ pub(super) enum ObserveError {
 pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<Snapshot, ObserveError> {
     let namespace = release.namespace().unwrap_or_default();
     let portal_name = release.spec.portal_ref.name.as_str();
-    let Known { portal, database } = portal_of(shared, release, &namespace, portal_name).await?;
+    let (Known { portal, database }, missing) = portal_of(shared, &namespace, portal_name).await?;
     let uid = release.uid().unwrap_or_default();
     // The tasks first: one that ends in between has written to the ledger what is read after it.
     let task = shared.runner.view(&uid);
@@ -58,7 +58,17 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         Some(_) => LockView::Held,
         None => database.busy().map_or(LockView::Free, LockView::Busy),
     };
-    let observed = Observed { blocker, lock, task, ..compose(release, usable(&portal, release), &view) };
+    let composed = compose(release, usable(&portal, release), &view);
+    // An open run may have stopped workers, and a deleted object holds a namespace: these are ended with what is known, also when the
+    // Portal is gone, or its Secret, or the right to read it. Whether a label matches decides only whether a run may start.
+    let usable = match (missing, composed.open_run().is_some()) {
+        _ if composed.deleting => Ok(portal.spec.clone()),
+        (Some(missing), false) => return Err(missing),
+        (Some(ObserveError::Refused(refusal)), true) if refusal.reason == "PortalNotFound" => Err(refusal),
+        (_, true) => Ok(portal.spec.clone()),
+        (None, false) => composed.portal.clone(),
+    };
+    let observed = Observed { blocker, lock, task, portal: usable, ..composed };
     let owner = Owner { namespace, name: release.name_any(), object: release.object_ref(&()), wake: ObjectRef::from_obj(release) };
     Ok(Snapshot { observed, owner, ledger: view, portal, database })
 }
@@ -142,28 +152,30 @@ async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledg
     ledger::observe(&mut connection, database.key(), release.spec.label.as_str()).await
 }
 
-/// The Portal and its database. A deleted object is cleaned up with what is known even if the Portal is gone, or its Secret, or the
-/// right to read it: a namespace that is being deleted loses them in any order.
-async fn portal_of(shared: &Shared, release: &PortalRelease, namespace: &str, name: &str) -> Result<Known, ObserveError> {
-    let known = match release.metadata.deletion_timestamp {
-        Some(_) => shared.portals.known(namespace, name).await,
-        None => None,
-    };
+/// The Portal and its database; and why they could not be had now, where they are those of before.
+async fn portal_of(shared: &Shared, namespace: &str, name: &str) -> Result<(Known, Option<ObserveError>), ObserveError> {
+    let known = shared.portals.known(namespace, name).await;
     let Some(portal) = shared.portal_objects.get(&ObjectRef::new(name).within(namespace)) else {
-        return known.ok_or_else(|| {
-            ObserveError::Refused(Refusal {
-                reason: "PortalNotFound",
-                message: format!("Portal {name} does not exist in namespace {namespace}; create it or correct spec.portalRef"),
-            })
+        let gone = ObserveError::Refused(Refusal {
+            reason: "PortalNotFound",
+            message: format!("Portal {name} does not exist in namespace {namespace}; create it or correct spec.portalRef"),
         });
+        return match known {
+            Some(known) => Ok((known, Some(gone))),
+            None => Err(gone),
+        };
     };
-    match (shared.portals.database(&portal).await, known) {
-        (Ok(database), _) => Ok(Known { portal, database }),
-        (Err(PortalError::Secret(_)), Some(known)) => Ok(known),
-        (Err(error), _) if error.is_missing() => {
-            Err(ObserveError::Refused(Refusal { reason: "SecretMissing", message: error.to_string() }))
-        }
-        (Err(error), _) => Err(ObserveError::Unreachable(error.to_string())),
+    let error = match shared.portals.database(&portal).await {
+        Ok(database) => return Ok((Known { portal, database }, None)),
+        Err(error) => error,
+    };
+    let blind = match error.is_missing() {
+        true => ObserveError::Refused(Refusal { reason: "SecretMissing", message: error.to_string() }),
+        false => ObserveError::Unreachable(error.to_string()),
+    };
+    match (error, known) {
+        (PortalError::Secret(_), Some(known)) => Ok((Known { portal, ..known }, Some(blind))),
+        _ => Err(blind),
     }
 }
 

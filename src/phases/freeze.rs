@@ -25,6 +25,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Records how the workers are, scales them to zero and waits until no pod is left.
 pub(super) async fn freeze(context: &Context) -> Result<Done, PhaseError> {
     let gates = gates::before_freeze(context).await?;
+    context.safe_point()?;
     let namespace = &context.subject.namespace;
     // First the record, committed; then the first write to the cluster.
     let mut work = context.work().await?;

@@ -10,7 +10,7 @@ use super::{
     plan::{Why, unwind},
     rest::at_rest,
 };
-use crate::api::{OnFailure, PhaseState, ReleaseState};
+use crate::api::{OnFailure, PhaseName, PhaseState, ReleaseState};
 
 /// Decides the next step.
 pub fn next(observed: &Observed) -> Step {
@@ -21,7 +21,8 @@ pub fn next(observed: &Observed) -> Step {
         }
         let ending = open.is_some_and(|run| run.ending.is_some());
         let cut = !ending && (observed.deleting || observed.wants_abort());
-        return match (cut, observed.spec.suspend && !observed.in_freeze()) {
+        // Workers are stopped: no suspension until they are back.
+        return match (cut, observed.spec.suspend && !observed.workers_frozen) {
             (true, _) => Step::StopTask { now: true },
             (false, true) => Step::StopTask { now: false },
             (false, false) => Step::Wait { again: None },
@@ -30,7 +31,7 @@ pub fn next(observed: &Observed) -> Step {
     match open {
         Some(run) => in_run(observed, run),
         // A stopped release takes its staging with it: its run is reopened once more, only to be cleaned up.
-        None if observed.deleting && observed.leaves_staging() && observed.portal.is_ok() => match &observed.blocker {
+        None if observed.deleting && observed.leaves_staging() => match &observed.blocker {
             Some(Blocker::Running { .. } | Blocker::Orphan { .. }) => Step::Finalize,
             _ => Step::Reopen,
         },
@@ -61,21 +62,30 @@ fn in_run(observed: &Observed, run: &RunRecord) -> Step {
         return Step::End { state: ReleaseState::Aborted, message: format!("aborted: {reason}") };
     }
     if let Err(refusal) = &observed.portal {
-        return Step::Refuse(refusal.clone());
+        // Nobody may wait for a person with workers at zero.
+        return match stands_frozen(observed, run) {
+            true => Step::End { state: ReleaseState::Failed, message: refusal.message.clone() },
+            false => Step::Refuse(refusal.clone()),
+        };
     }
     if let Some(failed) = run.failed().filter(|failed| failed.failures >= facts(failed.name).attempts) {
         let cause = format!("{} failed: {}", failed.name, failed.message);
-        let message = if run.is_automatic() {
-            format!(
-                "{}. onFailure is Rollback, and the rollback failed, too: {cause}. Raise spec.retry to run the release again",
-                run.message
-            )
-        } else {
-            cause
+        let message = match &run.cause {
+            Some(failure) if run.is_automatic() && run.has_swapped() => {
+                format!(
+                    "{failure}. onFailure is Rollback: the former data is live again, but {cause}. Raise spec.retry to finish the rollback"
+                )
+            }
+            Some(failure) if run.is_automatic() => {
+                format!(
+                    "{failure}. onFailure is Rollback, but the rollback failed, too: {cause}. Raise spec.retry to run the release again"
+                )
+            }
+            _ => cause,
         };
         return Step::End { state: ReleaseState::Failed, message };
     }
-    if observed.spec.suspend && !observed.in_freeze() {
+    if observed.spec.suspend && !observed.workers_frozen {
         return Step::Hold;
     }
     let Some(pending) = run.pending(observed.spec.dry_run) else { return finished(observed, run) };
@@ -89,7 +99,22 @@ fn in_run(observed: &Observed, run: &RunRecord) -> Step {
             return Step::Wait { again: Some(again) };
         }
     }
+    if let Some(early) = too_early(observed, run, pending.name) {
+        return Step::Undo(early);
+    }
     Step::Run(pending.name)
+}
+
+/// Workers are at zero, and ending the run would bring them back.
+fn stands_frozen(observed: &Observed, run: &RunRecord) -> bool {
+    observed.workers_frozen && unwind(run, Why::Failed).is_some()
+}
+
+/// What is undone whatever ends the run, such as a freeze, and was done for a phase that comes after the pending one: the staging is
+/// rebuilt, and nobody stops workers for that long.
+fn too_early(observed: &Observed, run: &RunRecord, pending: PhaseName) -> Option<PhaseName> {
+    let position = |phase| run.phases.iter().position(|record| record.name == phase);
+    unwind(run, Why::Failed).filter(|&early| observed.workers_frozen && position(pending) < position(early))
 }
 
 /// Every phase is done or skipped.
@@ -97,7 +122,10 @@ fn finished(observed: &Observed, run: &RunRecord) -> Step {
     let (state, message) = match run.kind {
         RunKind::Rollback if run.is_automatic() => (
             ReleaseState::RolledBack,
-            format!("rolled back, as onFailure is Rollback: {}; raise spec.retry to roll forward from the kept staging", run.message),
+            format!(
+                "rolled back, as onFailure is Rollback: {}; raise spec.retry to roll forward from the kept staging",
+                run.cause.as_deref().unwrap_or_default()
+            ),
         ),
         RunKind::Rollback => {
             (ReleaseState::RolledBack, "rolled back; clear spec.rollback to roll forward from the kept staging".to_owned())
@@ -113,11 +141,7 @@ fn finished(observed: &Observed, run: &RunRecord) -> Step {
         ),
     };
     // A release that became a dry run during its freeze restores the workers first.
-    if observed.workers_frozen && unwind(run, Why::Failed).is_some() {
-        Step::End { state, message }
-    } else {
-        Step::Close { state, message }
-    }
+    if stands_frozen(observed, run) { Step::End { state, message } } else { Step::Close { state, message } }
 }
 
 /// The run has failed or was given up: undo what must be undone, then close.

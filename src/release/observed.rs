@@ -92,11 +92,6 @@ impl Observed {
         Again::Resume { reimport: retry && imports_again(&self.spec) }
     }
 
-    /// Workers are stopped: no suspension until they are back.
-    pub(super) fn in_freeze(&self) -> bool {
-        self.workers_frozen || self.run.as_ref().is_some_and(RunRecord::is_freezing)
-    }
-
     /// Exactly the rollback, or roll forward, that is requested has failed; another destination is another request, and so is a loss that is
     /// accepted since.
     pub(super) fn has_failed_so(&self) -> bool {
@@ -218,6 +213,9 @@ pub struct RunRecord {
     pub kind: RunKind,
     /// A rollback's destination: `Previous` or a backup's timestamp; `None` for an automatic one.
     pub target: Option<String>,
+    /// The failure that a rollback answers which nobody asked for.
+    #[serde(default)]
+    pub cause: Option<String>,
     /// The data loss that it was opened to accept.
     #[serde(default)]
     pub accept_data_loss: bool,
@@ -293,11 +291,6 @@ impl RunRecord {
     /// Its staging is complete and its manifest written.
     pub fn is_validated(&self) -> bool {
         self.is_done(PhaseName::ValidateAndManifest)
-    }
-
-    /// Workers are being stopped.
-    pub fn is_freezing(&self) -> bool {
-        self.state_of(PhaseName::Freeze) == Some(PhaseState::Running)
     }
 
     /// An automatic rollback: the release failed, and `onFailure` is `Rollback`. Its message is the failure.

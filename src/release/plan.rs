@@ -3,7 +3,7 @@
 
 use super::{
     Direction, PhaseRecord, RunKind, RunRecord,
-    phases::{DryRun, InRollback, PHASES, PhaseFacts, Redo, Selection, Undo, facts},
+    phases::{DryRun, InRollback, PHASES, Redo, Selection, Undo, facts},
 };
 use crate::api::{PhaseName, PhaseState, PortalReleaseSpec, PortalSpec};
 
@@ -51,7 +51,7 @@ pub fn plan(kind: RunKind, portal: &PortalSpec, release: &PortalReleaseSpec) -> 
             Selection::Free | Selection::NotSkipped => chosen.contains(&phase),
         };
         let skipped = if runs { (facts.idle)(portal, release).map(str::to_owned) } else { why_not(phase).map(str::to_owned) };
-        let undone_by = if skipped.is_some() { UndoneBy::Nothing } else { undone_by(facts, direction, portal, release) };
+        let undone_by = if skipped.is_some() { UndoneBy::Nothing } else { undone_by(phase, direction, portal, release) };
         Entry { phase, direction, skipped, undone_by }
     };
     order.into_iter().map(entry).collect()
@@ -91,7 +91,9 @@ fn why_skipped(phase: PhaseName, release: &PortalReleaseSpec, order: &[PhaseName
     }
 }
 
-fn undone_by(facts: &PhaseFacts, direction: Direction, portal: &PortalSpec, release: &PortalReleaseSpec) -> UndoneBy {
+/// What undoes a phase that a run does or undoes.
+pub fn undone_by(phase: PhaseName, direction: Direction, portal: &PortalSpec, release: &PortalReleaseSpec) -> UndoneBy {
+    let facts = facts(phase);
     if direction == Direction::Undo {
         return UndoneBy::By("a roll forward: remove spec.rollback");
     }
@@ -217,4 +219,13 @@ pub fn replan(done: &[PhaseRecord], planned: Vec<Entry>, again: Again) -> Vec<St
         }
     };
     planned.into_iter().map(start).collect()
+}
+
+/// The run consists of just these phases.
+pub fn is_planned(run: &[PhaseRecord], phases: &[Start]) -> bool {
+    let same = |(record, start): (&PhaseRecord, &Start)| {
+        (record.name, record.direction, record.state == PhaseState::Skipped)
+            == (start.phase, start.direction, start.state == PhaseState::Skipped)
+    };
+    run.len() == phases.len() && run.iter().zip(phases).all(same)
 }

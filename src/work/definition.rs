@@ -14,7 +14,10 @@ use crate::{
         lock::Fenced,
         template::{ReleaseVariables, TemplateContext},
     },
-    release::definition::{Pinned, Source, Sources},
+    release::{
+        definition::{Pinned, Source, Sources},
+        plan::{Again, is_planned, plan, replan},
+    },
     text::hex,
     work::{Context, PhaseError},
 };
@@ -145,6 +148,8 @@ async fn resolve(context: &mut Context, former: Option<Stored>) -> Result<Pinned
     let run = &context.subject.run;
     let recheck = run.reads_source() && run.has_built() && !changed.is_empty();
     let message = format!("changed since this run started or last stopped; in effect from now on: {}", changed.join(", "));
+    let phases = replan(&run.phases, plan(run.kind, &portal, &spec), Again::Resume { reimport: false });
+    let replanned = !is_planned(&run.phases, &phases);
     let attempt = context.subject.attempt;
     let write = async {
         let mut tx = context.tools.database.pool().begin().await?;
@@ -152,6 +157,9 @@ async fn resolve(context: &mut Context, former: Option<Stored>) -> Result<Pinned
             fence.check(&mut tx).await?;
         }
         definitions::define(&mut tx, attempt.run, &pinned).await?;
+        if replanned {
+            ledger::runs::replan(&mut tx, attempt.run, &phases).await?;
+        }
         if recheck {
             ledger::phases::recheck(&mut tx, attempt.run).await?;
         }
@@ -166,7 +174,8 @@ async fn resolve(context: &mut Context, former: Option<Stored>) -> Result<Pinned
         context.tools.services.event(context.subject.object.clone(), EventType::Normal, "DefinitionChanged", message);
     }
     context.subject.run.recheck |= recheck;
-    Ok(pinned)
+    // Another phase may come first now, and this one may have no part in the run any more.
+    if replanned { Err(PhaseError::Paused) } else { Ok(pinned) }
 }
 
 fn unpinnable(error: &serde_json::Error) -> PhaseError {

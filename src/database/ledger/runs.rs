@@ -31,8 +31,8 @@ pub struct NewRun<'a> {
     pub retry: i64,
     /// The `spec.abort.reason` that it overrules.
     pub abort: Option<&'a str>,
-    /// Why nobody had to ask for it.
-    pub message: &'a str,
+    /// The failure that a rollback answers which nobody asked for.
+    pub cause: Option<&'a str>,
     /// The phases that it starts from.
     pub phases: &'a [Start],
 }
@@ -68,7 +68,7 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
     .fetch_one(&mut *tx)
     .await?;
     let run: Option<i64> = sqlx::query_scalar(
-        "INSERT INTO portal_release.runs (release_id, portal, kind, target, accept_data_loss, message) VALUES ($1, $2, $3, $4, $5, $6)
+        "INSERT INTO portal_release.runs (release_id, portal, kind, target, accept_data_loss, cause) VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (portal) WHERE closed_at IS NULL DO NOTHING RETURNING id",
     )
     .bind(release)
@@ -76,7 +76,7 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
     .bind(new.kind.as_str())
     .bind(new.target)
     .bind(new.accept_data_loss)
-    .bind(new.message)
+    .bind(new.cause)
     .fetch_optional(&mut *tx)
     .await?;
     let Some(run) = run else { return Ok(false) };
@@ -86,7 +86,7 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
         RunKind::Rollback => "RollbackStarted",
         RunKind::RollForward => "RollForwardStarted",
     };
-    event(&mut tx, release, Some(run), started, None, new.reason.unwrap_or(new.message), None).await?;
+    event(&mut tx, release, Some(run), started, None, new.reason.or(new.cause).unwrap_or_default(), None).await?;
     tx.commit().await?;
     Ok(true)
 }
@@ -97,7 +97,7 @@ pub async fn open(connection: &mut PgConnection, new: &NewRun<'_>) -> Result<boo
 /// When the database does not answer.
 pub async fn roll_back(connection: &mut PgConnection, failed: i64, rollback: &NewRun<'_>) -> Result<bool, sqlx::Error> {
     let mut tx = connection.begin().await?;
-    close(&mut tx, failed, ReleaseState::Failed, rollback.message).await?;
+    close(&mut tx, failed, ReleaseState::Failed, rollback.cause.unwrap_or_default()).await?;
     let opened = open(&mut tx, rollback).await?;
     if opened {
         tx.commit().await?;
@@ -164,6 +164,14 @@ pub async fn reopen(connection: &mut PgConnection, how: &Reopening<'_>) -> Resul
     event(&mut tx, how.release, Some(how.run), "Resumed", None, how.why, None).await?;
     tx.commit().await?;
     Ok(true)
+}
+
+/// Writes down which phases the open run consists of from now on.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn replan(tx: &mut PgConnection, run: i64, phases: &[Start]) -> Result<(), sqlx::Error> {
+    write_plan(tx, run, phases).await
 }
 
 async fn write_plan(tx: &mut PgConnection, run: i64, entries: &[Start]) -> Result<(), sqlx::Error> {

@@ -8,9 +8,16 @@ mod state;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Observed, RunKind, Step, UndoneBy, plan as planned, size::fit};
+use super::{
+    Direction, Observed, RunKind, Step, UndoneBy,
+    plan::{plan as planned, undone_by},
+    size::fit,
+};
 use crate::{
-    api::{Conditions, FrozenWorkload, ImportStatus, ManifestRef, PlanStatus, PlanStep, PortalReleaseStatus, ReleaseState},
+    api::{
+        Conditions, FrozenWorkload, ImportStatus, ManifestRef, PhaseName, PhaseState, PlanStatus, PlanStep, PortalReleaseStatus,
+        ReleaseState,
+    },
     text::{bounded, span},
 };
 
@@ -70,26 +77,31 @@ pub fn project(observed: &Observed, step: &Step, extras: Extras) -> PortalReleas
 /// The steps of the run that is open, or comes next. A release that is over has none.
 fn plan(observed: &Observed, hash: Option<String>) -> Option<PlanStatus> {
     let (Ok(portal), true) = (&observed.portal, observed.release.is_none() || observed.is_ours()) else { return None };
-    let over = observed.release.as_ref().is_some_and(|release| state::is_over(release.state));
-    if over && observed.open_run().is_none() {
-        return None;
-    }
-    let kind = observed.run.as_ref().map_or(RunKind::Release, |run| run.kind);
-    let step = |entry: super::Entry| {
-        let (undo, undone_by) = match entry.undone_by {
+    let phases: Vec<(PhaseName, Direction)> = match observed.open_run() {
+        Some(run) => {
+            run.phases.iter().filter(|record| record.state != PhaseState::Skipped).map(|record| (record.name, record.direction)).collect()
+        }
+        None if observed.release.as_ref().is_some_and(|release| state::is_over(release.state)) => return None,
+        None => {
+            let kind = observed.run.as_ref().map_or(RunKind::Release, |run| run.kind);
+            let entries = planned(kind, portal, &observed.spec).into_iter();
+            entries.filter(|entry| entry.skipped.is_none()).map(|entry| (entry.phase, entry.direction)).collect()
+        }
+    };
+    let step = |(phase, direction): (PhaseName, Direction)| {
+        let (undo, undone_by) = match undone_by(phase, direction, portal, &observed.spec) {
             UndoneBy::By(what) => ("Possible", what),
             UndoneBy::Nothing => ("NotNeeded", ""),
             UndoneBy::Impossible(why) => ("Impossible", why),
         };
         PlanStep {
-            phase: entry.phase.as_str().to_owned(),
-            direction: entry.direction.as_str().to_owned(),
+            phase: phase.as_str().to_owned(),
+            direction: direction.as_str().to_owned(),
             undo: undo.to_owned(),
             undone_by: undone_by.to_owned(),
         }
     };
-    let steps = planned(kind, portal, &observed.spec).into_iter().filter(|entry| entry.skipped.is_none()).map(step).collect();
-    Some(PlanStatus { hash, steps })
+    Some(PlanStatus { hash, steps: phases.into_iter().map(step).collect() })
 }
 
 /// The status of an object about which nothing could be observed: what is known stays, and the reason is said.

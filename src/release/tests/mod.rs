@@ -16,6 +16,7 @@ use serde_json::json;
 use super::{
     Blocker, Direction, Entry, KeptBackup, LockView, Observed, PhaseRecord, ReleaseRecord, RunKind, RunRecord, Step, TableWrites, TaskView,
     UndoneBy, Written, next,
+    observed::Refusal,
     phases::{DryRun, PHASES, Selection, Undo, facts},
     plan as planned_run,
     plan::{Again, Start, replan, starts},
@@ -126,6 +127,7 @@ fn run_at(kind: RunKind, at: PhaseName, state: PhaseState) -> RunRecord {
         id: 1,
         kind,
         target: None,
+        cause: None,
         open: true,
         ending: None,
         message: String::new(),

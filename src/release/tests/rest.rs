@@ -168,7 +168,7 @@ fn a_rollback_that_nobody_asked_for_stays_until_somebody_asks_for_something() {
     let ended = |state, current: bool, at| {
         let swapped = ReleaseRecord { swapped: true, parked: (!current).then(|| "staging".to_owned()), ..record(state) };
         let run =
-            RunRecord { open: false, message: "PostSwap failed: 500".to_owned(), ..run_at(RunKind::Rollback, at, PhaseState::Failed) };
+            RunRecord { open: false, cause: Some("PostSwap failed: 500".to_owned()), ..run_at(RunKind::Rollback, at, PhaseState::Failed) };
         Observed { release: Some(swapped), run: Some(run), current, backups: vec![backup()], ..fresh() }
     };
     let rolled_back = ended(ReleaseState::RolledBack, false, PhaseName::ReleaseLock);

@@ -89,3 +89,21 @@ fn an_aborted_run_is_undone_from_its_end() {
     }
     assert!(matches!(next(&observed), Step::Close { state: ReleaseState::Aborted, .. }));
 }
+
+#[test]
+fn nobody_waits_for_a_rebuilt_staging_with_workers_at_zero() {
+    let stale = with_run(at(PhaseName::FinaliseSwap, PhaseState::Pending), |run| set(run, PhaseName::BuildStaging, PhaseState::Pending));
+    assert!(stale.workers_frozen);
+    assert_eq!(next(&stale), Step::Undo(PhaseName::Freeze));
+    let thawed = with_run(Observed { workers_frozen: false, ..stale }, |run| set(run, PhaseName::Freeze, PhaseState::Undone));
+    assert_eq!(next(&thawed), Step::Run(PhaseName::BuildStaging));
+}
+
+#[test]
+fn a_run_that_cannot_continue_brings_the_workers_back_before_it_waits_for_a_person() {
+    let gone = || Err(Refusal { reason: "PortalNotFound", message: "Portal p does not exist".to_owned() });
+    let frozen = Observed { portal: gone(), ..at(PhaseName::FinaliseSwap, PhaseState::Pending) };
+    assert!(matches!(next(&frozen), Step::End { state: ReleaseState::Failed, message } if message == "Portal p does not exist"));
+    let importing = Observed { portal: gone(), ..at(PhaseName::ImportCore, PhaseState::Pending) };
+    assert!(matches!(next(&importing), Step::Refuse(_)), "the import resumes when the Portal is back");
+}

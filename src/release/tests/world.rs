@@ -14,12 +14,14 @@ struct World {
     /// Readers see the release's data.
     live: bool,
     steps: Vec<Step>,
+    /// The Portal, also while it is gone.
+    portal: PortalSpec,
 }
 
 impl World {
     fn new(portal: PortalSpec, spec: PortalReleaseSpec) -> Self {
-        let observed = Observed { spec, portal: Ok(portal), ..fresh() };
-        Self { observed, built: BTreeSet::new(), live: false, steps: Vec::new() }
+        let observed = Observed { spec, portal: Ok(portal.clone()), ..fresh() };
+        Self { observed, built: BTreeSet::new(), live: false, steps: Vec::new(), portal }
     }
 
     /// Lets choices happen, then lets the release continue undisturbed until nothing is left to do.
@@ -28,6 +30,7 @@ impl World {
             self.take_step(choice);
         }
         self.observed.spec.suspend = false;
+        self.find_portal();
         for _ in 0..200 {
             self.take_step(0);
         }
@@ -72,14 +75,16 @@ impl World {
             3 => spec.rollback = spec.rollback.is_none().then(rolling_back),
             4 => spec.abort = Some(Abort { reason: format!("no {choice}") }),
             5 => spec.suspend = !spec.suspend,
-            6 => self.observed.deleting = true,
+            6 => self.delete(),
             7 => spec.on_failure = Some(OnFailure::Rollback),
+            8 => self.lose_portal(),
+            9 => self.find_portal(),
             _ => {}
         }
     }
 
     fn act(&mut self, step: &Step, choice: u8) {
-        let Ok(portal) = self.observed.portal.clone() else { return };
+        let portal = self.portal.clone();
         let spec = self.observed.spec.clone();
         match step {
             Step::Open(kind) => {
@@ -101,7 +106,7 @@ impl World {
                 assert!(self.live && spec.on_failure == Some(OnFailure::Rollback), "nobody asked for this rollback: {:?}", self.steps);
                 self.act(&Step::Close { state: ReleaseState::Failed, message: message.clone() }, choice);
                 self.act(&Step::Open(RunKind::Rollback), choice);
-                self.observed.run.as_mut().unwrap().message = message.clone();
+                self.observed.run.as_mut().unwrap().cause = Some(message.clone());
             }
             Step::Confirm => {
                 let target = spec.rollback.as_ref().map(|rollback| rollback.to.clone());
@@ -145,6 +150,24 @@ impl World {
         }
     }
 
+    /// The release is deleted. It is ended with what is known of its Portal.
+    fn delete(&mut self) {
+        self.observed.deleting = true;
+        self.find_portal();
+    }
+
+    /// The Portal is deleted.
+    fn lose_portal(&mut self) {
+        if !self.observed.deleting {
+            self.observed.portal = Err(Refusal { reason: "PortalNotFound", message: "Portal p does not exist".to_owned() });
+        }
+    }
+
+    /// It is there again.
+    fn find_portal(&mut self) {
+        self.observed.portal = Ok(self.portal.clone());
+    }
+
     /// An attempt of a phase, and how it ends.
     fn run(&mut self, phase: PhaseName, choice: u8) {
         let now = self.observed.now;
@@ -160,7 +183,17 @@ impl World {
             return;
         }
         match choice % 64 {
-            53 | 54 => self.observed.lock = LockView::Free,
+            53 => self.observed.lock = LockView::Free,
+            54 => {
+                // What the staging was built from has changed: it is rebuilt.
+                set(run, phase, PhaseState::Pending);
+                if facts(phase).uses_staging && run.builds() {
+                    for record in run.phases.iter_mut().filter(|record| facts(record.name).rebuilt && record.state != PhaseState::Skipped) {
+                        record.state = PhaseState::Pending;
+                    }
+                }
+                self.begun(phase);
+            }
             55..=57 => {
                 let failures = if choice >= 64 { i32::MAX / 2 } else { 1 };
                 for record in run.phases.iter_mut().filter(|record| record.name == phase) {
@@ -176,7 +209,12 @@ impl World {
             }
             59 => self.observed.spec.abort = Some(Abort { reason: "no".to_owned() }),
             60 => self.observed.spec.suspend = true,
-            61 => self.observed.deleting = true,
+            61 if choice < 128 => self.delete(),
+            61 => {
+                self.lose_portal();
+                set(self.observed.run.as_mut().unwrap(), phase, PhaseState::Running);
+                self.begun(phase);
+            }
             _ => {
                 // Others block it: the run ends, and the release is suspended.
                 set(run, phase, PhaseState::Failed);
