@@ -47,7 +47,7 @@ pub(crate) enum Outcome {
     Succeeded,
     /// It failed: nothing changes by trying again.
     Failed(Report),
-    /// Its pod was evicted, or somebody has deleted it. What happened, and what happens now.
+    /// Its pod was evicted, rejected or lost its node, or somebody has deleted it. What happened.
     Interrupted(String),
 }
 
@@ -120,7 +120,11 @@ pub(crate) async fn attempt(context: &Context, request: &JobRequest<'_>, prepare
             let failure = describe(context, failure).await;
             let report = Report { namespace: namespace.to_owned(), job: job.clone(), failure };
             if disrupted {
-                Outcome::Interrupted(format!("{}; its pod was evicted; retrying{}", report.problem(), report.log()))
+                Outcome::Interrupted(format!(
+                    "{}; it was interrupted: its pod was evicted, rejected or lost its node{}",
+                    report.problem(),
+                    report.log()
+                ))
             } else {
                 Outcome::Failed(report)
             }

@@ -1,6 +1,9 @@
 //! Waiting for a Job, by watching it and its pods.
 
-use std::{collections::BTreeMap, pin::pin};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::pin,
+};
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::{
@@ -28,6 +31,8 @@ use crate::{
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// At most so much of a sentence of Kubernetes, in bytes.
 const MAX_SENTENCE: usize = 300;
+/// At most so many pods that are gone are remembered.
+const MAX_LOST: usize = 8;
 
 /// How a Job ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +55,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
     let mut job_changes = pin!(watch_object(Api::<Job>::namespaced(client.clone(), namespace), name).default_backoff());
     let mut pod_changes = pin!(watcher(pods, of_job).default_backoff());
     let mut seen: BTreeMap<String, Pod> = BTreeMap::new();
+    let mut lost: VecDeque<Pod> = VecDeque::new();
     // A Job that takes too long loses its pods, and their logs, before it counts as failed.
     let mut early: Option<Failure> = None;
     let mut reported = None;
@@ -63,8 +69,9 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
                     }
                     let failed = is_true(&job, "Failed");
                     if let Some(condition) = failed.or_else(|| is_true(&job, "FailureTarget")) {
-                        let reason = described(condition.reason.as_deref(), condition.message.as_deref());
-                        let mut failure = inspect(client, namespace, &job, reason).await;
+                        let known = seen.values().chain(&lost).cloned().collect();
+                        let mut failure = inspect(client, namespace, &job, known, condition).await;
+                        // With its pods went what they told.
                         if let Some(early) = early.take().filter(|_| failure.log.is_empty()) {
                             failure = early;
                         }
@@ -79,7 +86,12 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
             Some(change) = pod_changes.next() => match change {
                 Ok(Event::Init) => seen.clear(),
                 Ok(Event::Apply(pod) | Event::InitApply(pod)) => drop(seen.insert(pod.name_any(), pod)),
-                Ok(Event::Delete(pod)) => drop(seen.remove(&pod.name_any())),
+                Ok(Event::Delete(pod)) => {
+                    seen.remove(&pod.name_any());
+                    // A pod that was preempted goes before its Job counts as failed: what it said last is the reason.
+                    lost.push_front(pod);
+                    lost.truncate(MAX_LOST);
+                }
                 Ok(Event::InitDone) => {}
                 Err(error) => refused(error, "watch the pods of", namespace, name)?,
             },
