@@ -26,7 +26,7 @@ pub(super) async fn ask(context: &Context, object: &str, item: &str, source: &Jo
         }
         Ok(Outcome::Interrupted(text)) => Answer::Error(Finding::fail(object, format!("was interrupted: {text}"), "")),
         Err(PhaseError::Refused(text)) => Answer::Failed(Finding::fail("", text, "")),
-        Err(PhaseError::Failed(text)) => Answer::Error(Finding::fail("", text, "it will be retried")),
+        Err(PhaseError::Failed(text)) => Answer::Error(Finding::fail("", text, "")),
         Err(error) => return Err(error),
     })
 }

@@ -44,7 +44,7 @@ pub(super) async fn pass(context: &Context, phase: GatePhase) -> Result<String, 
         match ask(&check, context).await? {
             Answer::Passed(_) => {}
             // Nothing to judge is no pass.
-            Answer::Failed(finding) | Answer::NoData(finding) => found.push(finding.at(level)),
+            Answer::Failed(finding) | Answer::NoData(finding) | Answer::Refused(finding) => found.push(finding.at(level)),
             Answer::Error(finding) => {
                 let error = PhaseError::Failed(finding.to_string());
                 // A soft gate never ends a release: what is still unknown at the last attempt is reported.

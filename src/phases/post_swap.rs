@@ -73,6 +73,7 @@ async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {
     let check = Check { object: format!("hook {}", hook.name), name: hook.name.as_str(), probe };
     match ask(&check, context).await? {
         Answer::Passed(_) => Ok(()),
+        Answer::Refused(finding) => Err(PhaseError::Refused(format!("{finding}; the data is live"))),
         // Its template says how often a Job is tried.
         Answer::Failed(finding) if hook.job.is_some() => Err(PhaseError::Refused(format!("{finding}; the data is live"))),
         Answer::Failed(finding) | Answer::NoData(finding) | Answer::Error(finding) => {

@@ -104,12 +104,14 @@ pub struct Gate {
 }
 
 /// How recent the newest base backup must be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.maxAge) > duration('0s')").message("backup.maxAge must be more than 0s"))]
 pub struct BackupCheck {
     /// How old it may be, such as `24h`.
     pub max_age: Duration,
-    /// Query of one row and one `timestamptz`: when the newest complete backup ended. No template.
+    /// Query of one row and one `timestamptz`: when the newest complete backup ended. No template. Any other type is refused, as its time
+    /// zone is unknown; one that lies in the future does not pass.
     pub sql: Sql,
 }
 

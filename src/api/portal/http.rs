@@ -12,6 +12,7 @@ use crate::api::{Duration, named_enum};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.url.matches('^https?://[^/@?#]+([/?][^@]*)?$')").message("http.url must begin with http:// or https:// and a host, without user, password and '@'; a secret goes into http.headers"))]
 #[x_kube(validation = Rule::new("!has(self.caFrom) || self.url.startsWith('https://')").message("http.caFrom goes with https://"))]
+#[x_kube(validation = Rule::new("!has(self.timeout) || (duration(self.timeout) > duration('0s') && duration(self.timeout) <= duration('1h'))").message("http.timeout must be more than 0s and at most 1h"))]
 pub struct HttpRequest {
     /// Where it goes.
     #[schemars(length(min = 8, max = 2048))]
@@ -23,11 +24,12 @@ pub struct HttpRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 599))]
     pub expect_status: Option<u16>,
-    /// A text that must occur in the first 64 KiB of the answer. The answer itself is never repeated in a message.
+    /// A text that must occur in the first 64 KiB of the answer, which must not be compressed. The answer itself is never repeated in a message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub expect_body: Option<String>,
-    /// Headers that are sent, with their values from Secrets.
+    /// Headers that are sent, with their values from Secrets. A body that is JSON is sent with `Content-Type: application/json`, unless a
+    /// header says otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub headers: Vec<RequestHeader>,
@@ -38,7 +40,8 @@ pub struct HttpRequest {
     /// How long one request may take. By default 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
-    /// How often it is repeated, a second later, while the answer is not as expected. Never by default.
+    /// How often it is repeated, a second later, while the answer is not as expected. Never by default. A request that is not sent at all,
+    /// such as one to a local address, is not repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 60))]
     pub retries: Option<u8>,
