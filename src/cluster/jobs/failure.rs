@@ -19,8 +19,8 @@ use crate::{cluster::call, text::truncate};
 
 /// At most this many lines of a log are shown.
 const TAIL_LINES: i64 = 10;
-/// At most so much of a log is fetched, in bytes.
-const MAX_FETCHED: i64 = 64 * 1024;
+/// At most so much of a log is fetched, in bytes: as many long lines as are shown. A kubelet cuts off the end of what is more.
+const MAX_FETCHED: i64 = 256 * 1024;
 /// At most this much of its end is shown, in bytes: what fits into an event.
 const MAX_TAIL: usize = 600;
 /// At most so much of a sentence of Kubernetes, in bytes.
