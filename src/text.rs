@@ -1,5 +1,7 @@
 //! Words: bounded texts, counts, lengths of time, digests in hexadecimal.
 
+use std::error::Error;
+
 use jiff::{SignedDuration, Timestamp};
 
 /// Kubernetes keeps times to the second; more would make every comparison differ.
@@ -33,6 +35,20 @@ pub fn bounded(mut text: String, limit: usize) -> String {
 /// The longest beginning of `text` that has at most `max` bytes and ends between two characters.
 pub fn truncate(text: &str, max: usize) -> &str {
     text.get(..text.floor_char_boundary(max)).unwrap_or_default()
+}
+
+/// An error and its causes, without repeating what a message already says.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// `1 hook`, `2 hooks`.

@@ -309,6 +309,18 @@ async fn impossible_portals_are_refused_with_a_sentence() {
             "must look like s3://bucket/prefix",
         ),
         (json!({"postSwap": [{"name": "h", "http": {"url": "file:///etc/passwd"}}]}), "http.url must begin with http:// or https://"),
+        (
+            json!({"postSwap": [{"name": "h", "http": {"url": "http://x/", "timeout": "0s"}}]}),
+            "http.timeout must be more than 0s and at most 1h",
+        ),
+        (
+            json!({"gates": [{"name": "g", "phase": "Preflight", "http": {"url": "http://x/", "timeout": "61m"}}]}),
+            "http.timeout must be more than 0s and at most 1h",
+        ),
+        (
+            json!({"gates": [{"name": "g", "phase": "Preflight", "backup": {"maxAge": "0h", "sql": "SELECT now()"}}]}),
+            "backup.maxAge must be more than 0s",
+        ),
         (json!({"materializedViews": [{"name": "portal_view"}]}), "each materialized view needs either query or queryFrom, and not both"),
         (json!({"workers": [{"kind": "DaemonSet", "name": "x"}]}), "Unsupported value: \"DaemonSet\""),
         (json!({"workers": [{"kind": "Deployment", "name": "x"}, {"kind": "Deployment", "name": "x"}]}), "Duplicate value"),

@@ -26,26 +26,39 @@ pub(super) async fn ask(context: &Context, object: &str, item: &str, source: &Jo
         }
         Ok(Outcome::Interrupted(text)) => Answer::Error(Finding::fail(object, format!("was interrupted: {text}"), "")),
         Err(PhaseError::Refused(text)) => Answer::Failed(Finding::fail("", text, "")),
-        Err(PhaseError::Failed(text)) => Answer::Error(Finding::fail("", text, "it will be retried")),
+        Err(PhaseError::Failed(text)) => Answer::Error(Finding::fail("", text, "")),
         Err(error) => return Err(error),
     })
 }
 
-/// Checks the templates of all gates and hooks by a Job: nothing should run for hours before one is found to be wrong.
+/// Checks the templates of all gates and hooks by a Job: nothing should run for hours before one is found to be wrong. Returns what is
+/// said of them and rejects nothing.
 ///
 /// # Errors
 /// When the cluster would not accept a Job, or the operator may not create it.
-pub async fn check_templates(context: &Context) -> Result<(), PhaseError> {
+pub async fn check_templates(context: &Context) -> Result<Vec<String>, PhaseError> {
     let portal = &context.subject.portal;
-    let gates = portal.gates.iter().filter_map(|gate| Some(("gate", &gate.name, Probe::of_gate(gate, None)?)));
+    let gates = portal
+        .gates
+        .iter()
+        .filter_map(|gate| Some((if gate.hard { "gate" } else { "soft gate" }, &gate.name, Probe::of_gate(gate, None)?)));
     let hooks = portal.post_swap.iter().filter_map(|hook| Some(("hook", &hook.name, Probe::of_hook(hook)?)));
+    let mut said = Vec::new();
     for (kind, name, probe) in gates.chain(hooks) {
         let Probe::Job(source, purpose) = probe else { continue };
         let (object, item) = (format!("{kind} {name}"), name.as_str());
-        let text = template(context, &object, purpose, source).await?;
-        jobs::check(context, &request(&object, purpose, item, source, &text)).await?;
+        let checked = async {
+            let text = template(context, &object, purpose, source).await?;
+            jobs::check(context, &request(&object, purpose, item, source, &text)).await
+        };
+        match checked.await {
+            Ok(untried) => said.extend(untried),
+            // A soft gate never ends a release.
+            Err(PhaseError::Refused(text) | PhaseError::Failed(text)) if kind == "soft gate" => said.push(text),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    Ok(said)
 }
 
 /// A gate is pinned with the run's definition; a hook is read live, and its template with it.

@@ -36,14 +36,16 @@ pub enum Answer {
     Failed(Finding),
     /// It was evaluated, and there is nothing to judge.
     NoData(Finding),
-    /// It could not be evaluated: nothing is known.
+    /// It was not evaluated, as what the Portal asks for is wrong or not allowed: asking again changes nothing.
+    Refused(Finding),
+    /// It could not be evaluated this time: nothing is known. Whoever asks knows what happens now.
     Error(Finding),
 }
 
 impl Answer {
     /// `object` could not be evaluated, because of `cause`.
     pub(crate) fn error(object: &str, cause: &str) -> Self {
-        Self::Error(Finding::fail(object, format!("could not be evaluated: {cause}"), "it will be retried"))
+        Self::Error(Finding::fail(object, format!("could not be evaluated: {cause}"), ""))
     }
 }
 

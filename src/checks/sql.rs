@@ -6,7 +6,7 @@ use super::Answer;
 use crate::{
     database::{
         checks::{MAX_QUOTED_CHARS, reason, shorten},
-        identifiers::assembled,
+        identifiers::{assembled, subquery},
         sqlstate::is_to_blame,
     },
     finding::Finding,
@@ -19,8 +19,9 @@ use crate::{
 pub async fn ask(connection: &mut PgConnection, object: &str, sql: &str) -> Answer {
     // Names only the first column, of any type, and reads it as text.
     let wrapped = format!(
-        "SELECT pg_typeof(portal_release_gate)::text, left(portal_release_gate::text, {}) FROM (\n{sql}\n) AS answer(portal_release_gate) LIMIT 2",
-        MAX_QUOTED_CHARS + 1
+        "SELECT pg_typeof(portal_release_gate)::text, left(portal_release_gate::text, {}) FROM {} AS answer(portal_release_gate) LIMIT 2",
+        MAX_QUOTED_CHARS + 1,
+        subquery(sql)
     );
     let query = async |connection: &mut PgConnection| {
         sqlx::query_as::<_, (String, Option<String>)>(assembled(wrapped)).persistent(false).fetch_all(connection).await

@@ -7,7 +7,7 @@ pub mod jobs;
 mod portal_events;
 pub mod workers;
 
-use std::{collections::BTreeMap, error::Error, fmt, future::Future, time::Duration};
+use std::{collections::BTreeMap, fmt, future::Future, time::Duration};
 
 use backon::{ExponentialBuilder, Retryable};
 use k8s_openapi::{
@@ -17,6 +17,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
+    core::Status,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -24,7 +25,11 @@ use serde_json::json;
 pub use kube::runtime::events::EventType;
 pub use portal_events::PortalEvents;
 
-use crate::{classify::Classify, secret::SecretValue, text::truncate};
+use crate::{
+    classify::Classify,
+    secret::SecretValue,
+    text::{chain, truncate},
+};
 
 /// The one name under which the operator owns fields.
 pub const FIELD_MANAGER: &str = "portal-release-operator";
@@ -59,6 +64,8 @@ impl Classify for CallError {
     fn is_transient(&self) -> bool {
         match self {
             Self::NoAnswer | Self::KeptFailing { .. } => true,
+            // A quota is freed by what ends, or raised.
+            Self::Kube(kube::Error::Api(status)) if is_over_quota(status) => true,
             Self::Kube(kube::Error::Api(status)) => match status.code {
                 409 => !status.is_already_exists() && !status.message.contains("Precondition failed"),
                 code => code == 429 || code >= 500,
@@ -80,15 +87,36 @@ impl CallError {
         matches!(self, Self::Kube(error) if is_namespace_terminating(error))
     }
 
+    /// A webhook that decides about the object cannot be asked without creating it.
+    pub fn is_dry_run_unsupported(&self) -> bool {
+        matches!(self, Self::Kube(kube::Error::Api(status)) if status.code == 400 && status.message.contains("not support dry run"))
+    }
+
     /// What a person can do about it.
     fn next_step(&self) -> &'static str {
         match self {
+            Self::Kube(kube::Error::Api(status)) if is_over_quota(status) => {
+                "raise the ResourceQuota of that namespace, or delete what uses it up"
+            }
+            Self::Kube(kube::Error::Api(status)) if is_denied(status) => {
+                "change what the admission webhook or policy objects to, or except it there"
+            }
             Self::Kube(kube::Error::Api(status)) if status.is_forbidden() => "grant it to the operator's service account in that namespace",
             Self::Kube(kube::Error::Api(status)) if status.code == 401 => "check the token of the operator's service account",
             _ if self.is_transient() => "check that the API server is reachable and healthy",
             _ => "check the object and the operator's log",
         }
     }
+}
+
+/// The namespace's quota is used up. Kubernetes answers as to somebody without the right.
+fn is_over_quota(status: &Status) -> bool {
+    status.is_forbidden() && status.message.contains("exceeded quota")
+}
+
+/// A webhook or a policy has looked at the object and said no; which code it answers with is its own choice.
+fn is_denied(status: &Status) -> bool {
+    status.message.contains("denied the request") || status.message.contains("denied request")
 }
 
 /// Why an object of the cluster could not be read or written.
@@ -318,20 +346,6 @@ pub fn describe(error: &kube::Error) -> String {
     truncate(&text, MAX_CAUSE_BYTES).to_owned()
 }
 
-/// An error and its causes, without repeating what a message already says.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
 fn unreadable(kind: &'static str, namespace: &str, name: &str, key: &str, cause: CallError) -> ClusterError {
     if cause.is_not_found() {
         let (namespace, name, key) = (namespace.to_owned(), name.to_owned(), key.to_owned());
@@ -397,9 +411,42 @@ mod tests {
             (503, "ServiceUnavailable", "etcd", true),
             (403, "Forbidden", "no", false),
             (404, "NotFound", "no", false),
+            (403, "Forbidden", "jobs.batch \"x\" is forbidden: exceeded quota: few, requested: count/jobs.batch=1", true),
         ] {
             assert_eq!(CallError::Kube(api_error(code, reason, message)).is_transient(), transient, "{code} {reason} {message}");
         }
+    }
+
+    #[test]
+    fn each_refusal_has_its_own_next_step() {
+        for (code, reason, message, next) in [
+            (
+                403,
+                "Forbidden",
+                "jobs.batch \"x\" is forbidden: exceeded quota: few, requested: count/jobs.batch=1",
+                "raise the ResourceQuota",
+            ),
+            (403, "Forbidden", "admission webhook \"v.kyverno.svc\" denied the request: no limits", "admission webhook or policy"),
+            (400, "BadRequest", "admission webhook \"v.kyverno.svc\" denied the request: no limits", "admission webhook or policy"),
+            (
+                422,
+                "Invalid",
+                "jobs.batch \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
+                "admission webhook or policy",
+            ),
+            (
+                403,
+                "Forbidden",
+                "jobs.batch is forbidden: User \"u\" cannot create resource \"jobs\"",
+                "grant it to the operator's service account",
+            ),
+        ] {
+            let cause = CallError::Kube(api_error(code, reason, message));
+            assert!(cause.next_step().contains(next), "{message}: {}", cause.next_step());
+            assert!(!cause.is_dry_run_unsupported());
+        }
+        let cause = CallError::Kube(api_error(400, "BadRequest", "admission webhook \"v.old.svc\" does not support dry run"));
+        assert!(cause.is_dry_run_unsupported() && !cause.is_transient());
     }
 
     #[tokio::test]

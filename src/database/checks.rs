@@ -6,7 +6,7 @@
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Connection, PgConnection, Row};
 
-use super::identifiers::{assembled, qualified, quote_ident};
+use super::identifiers::{assembled, qualified, quote_ident, subquery};
 use crate::{classify::Classify, finding::Finding};
 
 /// The longest piece of data that a message quotes.
@@ -117,7 +117,7 @@ pub async fn row_count(conn: &mut PgConnection, schema: &str, relation: &str) ->
 /// When it cannot be read, or returns anything else.
 pub async fn one_number(conn: &mut PgConnection, object: &str, sql: &str) -> Result<i64, CheckError> {
     // Names only the first column, of any type that is a number.
-    let sql = format!("SELECT counted.portal_release_count::bigint FROM (\n{sql}\n) AS counted(portal_release_count) LIMIT 2");
+    let sql = format!("SELECT counted.portal_release_count::bigint FROM {} AS counted(portal_release_count) LIMIT 2", subquery(sql));
     let rows: Vec<Option<i64>> = sqlx::query_scalar(assembled(sql)).persistent(false).fetch_all(conn).await.map_err(failed(object))?;
     let returned = match rows.as_slice() {
         [Some(number)] if *number >= 0 => return Ok(*number),

@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::{
     checks::reason,
-    identifiers::{Generation, Relations, assembled, quote_ident},
+    identifiers::{Generation, Relations, assembled, quote_ident, subquery},
     inventory::human,
     sqlstate,
 };
@@ -151,7 +151,7 @@ async fn free(conn: &mut PgConnection, sql: &str) -> Result<i64, DiskError> {
     let failed = |source| DiskError::Database { what: "reading how much of the disk is free", source };
     let mut savepoint = conn.begin().await.map_err(failed)?;
     sqlx::query("SET TRANSACTION READ ONLY").execute(&mut *savepoint).await.map_err(failed)?;
-    let wrapped = format!("SELECT trunc(answer.bytes::numeric)::bigint FROM (\n{sql}\n) AS answer(bytes) LIMIT 2");
+    let wrapped = format!("SELECT trunc(answer.bytes::numeric)::bigint FROM {} AS answer(bytes) LIMIT 2", subquery(sql));
     let answer = sqlx::query_scalar::<_, Option<i64>>(assembled(wrapped)).persistent(false).fetch_all(&mut *savepoint).await;
     let answer = match answer {
         Err(error) if sqlstate::is_to_blame(&error) => {

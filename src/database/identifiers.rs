@@ -44,6 +44,16 @@ pub(crate) fn assembled(sql: String) -> AssertSqlSafe<String> {
     AssertSqlSafe(sql)
 }
 
+/// A query without the white space and semicolons at its end, as people copy it from psql: it can be a subquery.
+pub(crate) fn bare(sql: &str) -> &str {
+    sql.trim_end_matches(|c: char| c == ';' || c.is_whitespace())
+}
+
+/// A person's query as a subquery, for `FROM`. On lines of its own: a comment may be its end.
+pub(crate) fn subquery(sql: &str) -> String {
+    format!("(\n{}\n)", bare(sql))
+}
+
 /// Hexadecimal SHA-256.
 pub(super) fn sha256_hex(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -217,6 +227,12 @@ impl fmt::Display for BackupStamp {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_query_from_psql_can_be_a_subquery() {
+        assert_eq!(subquery("SELECT 1 ;\n; "), "(\nSELECT 1\n)");
+        assert_eq!(subquery("SELECT ';' -- one"), "(\nSELECT ';' -- one\n)");
+    }
 
     fn generations() -> Vec<Generation> {
         vec![Generation::Live, Generation::Staging, Generation::Backup("2607011200".parse().unwrap())]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context, escape_formatter};
 
-use super::identifiers::{Generation, qualified};
+use super::identifiers::{Generation, bare, qualified};
 use super::key_range::KeyRange;
 use crate::classify::Classify;
 
@@ -124,7 +124,7 @@ impl TemplateContext {
             Ok(_) => {}
         }
         let text = String::from_utf8_lossy(&output.bytes);
-        let sql = text.trim_end_matches(|c: char| c == ';' || c.is_whitespace());
+        let sql = bare(&text);
         if sql.trim().is_empty() {
             return Err(TemplateError::Empty { template: name.to_owned() });
         }

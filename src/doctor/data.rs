@@ -51,7 +51,7 @@ async fn ask(target: &Target, gate: &Gate, connection: &mut PgConnection) -> Fin
     let level = if gate.hard { Level::Fail } else { Level::Warn };
     match answer {
         Answer::Passed(_) => Finding::ok(format!("{} passes", gate.name)),
-        Answer::Failed(finding) | Answer::NoData(finding) => finding.at(level),
+        Answer::Failed(finding) | Answer::NoData(finding) | Answer::Refused(finding) => finding.at(level),
         Answer::Error(finding) => Finding { next_step: "fix the cause and run doctor again".to_owned(), ..finding },
     }
 }

@@ -50,8 +50,9 @@ impl<'a> JobImport<'a> {
         self.context.subject.portal.database.schema.as_str()
     }
 
-    /// Checks whether the cluster would accept the Job, and whether the operator may create it. Nothing remains of it.
-    pub(crate) async fn check(&self) -> Result<(), PhaseError> {
+    /// Checks whether the cluster would accept the Job, and whether the operator may create it. Nothing remains of it. Returns a sentence
+    /// when the cluster could not be asked.
+    pub(crate) async fn check(&self) -> Result<Option<String>, PhaseError> {
         let tables = self.context.relations();
         if !tables.tables.iter().chain(&tables.lookups).any(|table| *table == self.import.into.0) {
             let next = "name one of the Portal's tables in `into`, or add it to the Portal's tables";

@@ -76,12 +76,19 @@ impl JobRequest<'_> {
     }
 }
 
-/// Checks whether the cluster would accept the Job, and whether the operator may create it. Nothing remains of it.
+/// Checks whether the cluster would accept the Job, and whether the operator may create it. Nothing remains of it. Returns a sentence
+/// when the cluster could not be asked.
 ///
 /// # Errors
 /// When it would not, or the API server does not answer.
-pub(crate) async fn check(context: &Context, request: &JobRequest<'_>) -> Result<(), PhaseError> {
+pub(crate) async fn check(context: &Context, request: &JobRequest<'_>) -> Result<Option<String>, PhaseError> {
     let job = request.job(context, &request.name(context, 0), &[])?;
-    let created = jobs::create(&context.tools.client, &context.subject.namespace, &job, true).await;
-    created.map_err(|error| request.error(context, &error))
+    match jobs::create(&context.tools.client, &context.subject.namespace, &job, true).await {
+        Ok(()) => Ok(None),
+        // It is found out when the Job is created.
+        Err(ClusterError::Call { cause, .. }) if cause.is_dry_run_unsupported() => {
+            Ok(Some(format!("the Job of {} was not tried out: {cause}", request.what)))
+        }
+        Err(error) => Err(request.error(context, &error)),
+    }
 }

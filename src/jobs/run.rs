@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use sha2::{Digest, Sha256};
+
 use super::JobRequest;
 use crate::{
     cluster::{
@@ -12,9 +14,10 @@ use crate::{
         connection,
         ledger::{
             self,
-            jobs::{JobRecord, JobState, Purpose},
+            jobs::{JobKey, JobRecord, JobState, Purpose},
         },
     },
+    text::hex,
     work::{Context, PhaseError, Work},
 };
 
@@ -47,7 +50,7 @@ pub(crate) enum Outcome {
     Succeeded,
     /// It failed: nothing changes by trying again.
     Failed(Report),
-    /// Its pod was evicted, or it was deleted. What happened, and what happens now.
+    /// Its pod was evicted, rejected or lost its node, or somebody has deleted it. What happened.
     Interrupted(String),
 }
 
@@ -83,20 +86,54 @@ impl Report {
 
 /// Runs a Job to its end, or waits for the one that runs already. One that succeeded is deleted.
 ///
-/// A hook whose Job has succeeded in this run is not run again.
+/// A hook whose Job has succeeded in this run is not run again, nor is a gate's that has succeeded in an earlier attempt of the phase.
 ///
 /// # Errors
 /// When the template is wrong, a call fails or the fence is gone.
 pub(crate) async fn run(context: &Context, request: &JobRequest<'_>) -> Result<Outcome, PhaseError> {
-    let known = read(context, request).await?;
-    if request.purpose == Purpose::PostSwap && known.state == JobState::Succeeded && is_of_run(context, &known) {
+    let known = read(context, request.key(context)).await?;
+    // A gate's answer counts for the attempts that follow it without a break; a phase that is done anew is to know anew.
+    let answer = (request.purpose == Purpose::Gate).then(|| answer(context, request));
+    if is_succeeded(context, &known) && (request.purpose == Purpose::PostSwap || (answer.is_some() && known.answer == answer)) {
         return Ok(Outcome::Succeeded);
     }
     let (job, outcome) = attempt(context, request, &()).await?;
     if matches!(outcome, Outcome::Succeeded) {
+        if let Some(answer) = answer {
+            let mut work = context.work().await?;
+            ledger::jobs::answer(&mut work, &job, &answer).await?;
+            work.commit().await?;
+        }
         tidy(context, &job).await?;
     }
     Ok(outcome)
+}
+
+/// What a gate's answer answers: the template, for a series of attempts of which each one but the last has failed.
+fn answer(context: &Context, request: &JobRequest<'_>) -> String {
+    let attempt = context.subject.attempt;
+    let failures = context.subject.run.record(attempt.phase).map_or(0, |record| record.failures);
+    let template = hex(&Sha256::digest(request.text.as_bytes()));
+    format!("{} from attempt {}, template {template}", attempt.phase, attempt.number.saturating_sub(failures))
+}
+
+/// Whether a hook without a Job has succeeded in this run.
+///
+/// # Errors
+/// When the database does not answer or the fence is gone.
+pub(crate) async fn is_done(context: &Context, purpose: Purpose, item: &str) -> Result<bool, PhaseError> {
+    let known = read(context, JobKey { release: context.subject.release_id, purpose, item }).await?;
+    Ok(is_succeeded(context, &known))
+}
+
+/// Notes that a hook without a Job has succeeded in this run.
+///
+/// # Errors
+/// As [`is_done`].
+pub(crate) async fn note_done(context: &Context, purpose: Purpose, item: &str) -> Result<(), PhaseError> {
+    let mut work = context.work().await?;
+    ledger::jobs::done(&mut work, JobKey { release: context.subject.release_id, purpose, item }, context.subject.run.id).await?;
+    work.commit().await
 }
 
 /// As [`run`], with something to prepare before. Returns the Job's name too; the caller deletes one that succeeded.
@@ -120,7 +157,11 @@ pub(crate) async fn attempt(context: &Context, request: &JobRequest<'_>, prepare
             let failure = describe(context, failure).await;
             let report = Report { namespace: namespace.to_owned(), job: job.clone(), failure };
             if disrupted {
-                Outcome::Interrupted(format!("{}; its pod was evicted; retrying{}", report.problem(), report.log()))
+                Outcome::Interrupted(format!(
+                    "{}; it was interrupted: its pod was evicted, rejected or lost its node{}",
+                    report.problem(),
+                    report.log()
+                ))
             } else {
                 Outcome::Failed(report)
             }
@@ -152,15 +193,19 @@ pub(crate) async fn tidy(context: &Context, job: &str) -> Result<(), PhaseError>
     work.commit().await
 }
 
-async fn read(context: &Context, request: &JobRequest<'_>) -> Result<JobRecord, PhaseError> {
+async fn read(context: &Context, key: JobKey<'_>) -> Result<JobRecord, PhaseError> {
     let mut work = context.work().await?;
-    let known = ledger::jobs::lock(&mut work, request.key(context)).await?;
+    let known = ledger::jobs::lock(&mut work, key).await?;
     work.commit().await?;
     Ok(known)
 }
 
 fn is_of_run(context: &Context, known: &JobRecord) -> bool {
     known.run_id == Some(context.subject.run.id)
+}
+
+fn is_succeeded(context: &Context, known: &JobRecord) -> bool {
+    known.state == JobState::Succeeded && is_of_run(context, known)
 }
 
 async fn end(context: &Context, job: &str, state: JobState) -> Result<(), PhaseError> {
@@ -171,7 +216,7 @@ async fn end(context: &Context, job: &str, state: JobState) -> Result<(), PhaseE
 
 /// Finds the Job that runs, or creates one. Returns its name.
 async fn start(context: &Context, request: &JobRequest<'_>, prepare: &impl Prepare) -> Result<String, PhaseError> {
-    let known = read(context, request).await?;
+    let known = read(context, request.key(context)).await?;
     let (client, namespace) = (&context.tools.client, context.subject.namespace.as_str());
     let failed = |error| request.error(context, &error);
     if let Some(job) = &known.job {
@@ -183,6 +228,7 @@ async fn start(context: &Context, request: &JobRequest<'_>, prepare: &impl Prepa
             end(context, job, JobState::Ended).await?;
         }
         // One that failed was kept for inspection until now.
+        context.say(format!("{}: waiting until the former Job {job} and its pods are gone", request.what));
         delete(client, namespace, job).await.map_err(failed)?;
         wait_gone(client, namespace, job).await.map_err(failed)?;
     }

@@ -3,6 +3,7 @@
 use futures::future::try_join_all;
 
 use crate::{
+    classify::Classify,
     cluster::{ClusterError, jobs},
     database::ledger::{self, jobs::JobState},
     work::{Context, PhaseError},
@@ -60,21 +61,27 @@ async fn stop_of_portal(context: &Context, writers: bool) -> Result<(), PhaseErr
 /// Deletes the Jobs of this release that still run, without waiting until they are gone: its run is over.
 ///
 /// # Errors
-/// When the database does not answer. What the API server does not delete now is deleted by the next attempt or release.
+/// When the database or the API server does not answer: what is not deleted is not noted as ended, so the next attempt finds it.
 pub(crate) async fn halt(context: &Context) -> Result<(), PhaseError> {
     let mut work = context.work().await?;
     let names = ledger::jobs::running(&mut work, context.subject.release_id).await?;
-    for name in &names {
-        ledger::jobs::end(&mut work, name, JobState::Ended).await?;
-    }
     work.commit().await?;
-    if context.subject.namespace_terminating {
-        return Ok(());
-    }
     for name in &names {
-        if let Err(error) = jobs::delete(&context.tools.client, &context.subject.namespace, name).await {
-            tracing::warn!(job = name, %error, "Job {name} of a run that is over could not be deleted yet: {error}");
+        // With a namespace that is being deleted go its Jobs, and the operator's rights in it.
+        if !context.subject.namespace_terminating {
+            match jobs::delete(&context.tools.client, &context.subject.namespace, name).await {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => return Err(PhaseError::Failed(error.to_string())),
+                // The end of a run does not wait until a right is granted: the Job counts as running until a release can end it.
+                Err(error) => {
+                    tracing::warn!(job = name, %error, "Job {name} of a run that is over could not be deleted yet: {error}");
+                    continue;
+                }
+            }
         }
+        let mut work = context.work().await?;
+        ledger::jobs::end(&mut work, name, JobState::Ended).await?;
+        work.commit().await?;
     }
     Ok(())
 }

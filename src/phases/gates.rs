@@ -1,5 +1,7 @@
 //! Gates: what a check's answer means for a release.
 
+use std::time::{Duration, Instant};
+
 use crate::{
     api::GatePhase,
     checks::{Answer, Check, Probe, ask},
@@ -8,6 +10,11 @@ use crate::{
     text::counted,
     work::{Context, Done, PhaseError, refuse},
 };
+
+/// Gates that could not be evaluated are asked again for this long in all before their phase fails, which repeats what came before.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The first pause between two attempts, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
 /// Deletes the Jobs of gates that nothing waits for any more.
 ///
@@ -30,32 +37,56 @@ pub(super) async fn before_freeze(context: &Context) -> Result<String, PhaseErro
 /// Evaluates the gates of a phase. A hard one that does not pass rejects the release; soft ones are part of the returned text.
 ///
 /// # Errors
-/// When a hard gate does not pass, or one cannot be evaluated.
+/// When a hard gate does not pass, or cannot be evaluated.
 pub(super) async fn pass(context: &Context, phase: GatePhase) -> Result<String, PhaseError> {
     let portal = &context.subject.portal;
-    let (mut count, mut found) = (0, Vec::new());
+    let (mut count, mut found, mut patience) = (0, Vec::new(), PATIENCE);
     for gate in portal.gates.iter().filter(|gate| gate.phase == phase) {
         let Some(probe) = Probe::of_gate(gate, portal.contract.as_ref()) else { continue };
         count += 1;
-        context.say(format!("evaluating gate {}", gate.name));
         let check =
             Check { object: format!("{} gate {}", if gate.hard { "hard" } else { "soft" }, gate.name), name: gate.name.as_str(), probe };
         let level = if gate.hard { Level::Fail } else { Level::Warn };
-        match ask(&check, context).await? {
+        match evaluate(context, &check, &mut patience).await? {
             Answer::Passed(_) => {}
             // Nothing to judge is no pass.
-            Answer::Failed(finding) | Answer::NoData(finding) => found.push(finding.at(level)),
-            Answer::Error(finding) => {
-                let error = PhaseError::Failed(finding.to_string());
-                // A soft gate never ends a release: what is still unknown at the last attempt is reported.
-                if gate.hard || !context.is_final(&error) {
-                    return Err(error);
-                }
-                found.push(finding.at(level));
+            Answer::Failed(finding) | Answer::NoData(finding) | Answer::Refused(finding) => found.push(finding.at(level)),
+            Answer::Error(finding) if gate.hard => {
+                let is_final = context.is_final(&PhaseError::Failed(String::new()));
+                let next = if is_final { "correct the cause, then raise spec.retry" } else { "it will be retried" };
+                return Err(PhaseError::Failed(format!("{finding}; {next}")));
             }
+            // A soft gate ends neither a phase nor a release: what is still unknown is reported.
+            Answer::Error(finding) => found.push(finding.at(level)),
         }
     }
     let soft: String = found.iter().filter(|finding| !finding.is_failure()).map(|finding| format!("; {finding}")).collect();
     refuse(found)?;
     Ok(format!(", {}{soft}", counted(count, "gate")))
+}
+
+/// Evaluates a gate, again while it cannot be evaluated. Suspending the release and aborting it end the wait.
+async fn evaluate(context: &Context, check: &Check<'_>, patience: &mut Duration) -> Result<Answer, PhaseError> {
+    let mut length = PAUSES.0;
+    context.say(format!("evaluating {}", check.object));
+    // What comes before the first answer is not waiting: it may take hours until the pod of a Job is evicted.
+    let mut answer = ask(check, context).await?;
+    loop {
+        let Answer::Error(finding) = &answer else { return Ok(answer) };
+        if patience.is_zero() {
+            return Ok(answer);
+        }
+        let begun = Instant::now();
+        let pause = length.min(*patience);
+        context.say(format!("{}; asking again in {}s", finding.statement(), pause.as_secs()));
+        tokio::select! {
+            () = context.control.cancel.cancelled() => return Err(PhaseError::Cancelled),
+            () = context.control.pause.cancelled() => return Err(PhaseError::Paused),
+            () = tokio::time::sleep(pause) => {}
+        }
+        context.say(format!("evaluating {}", check.object));
+        answer = ask(check, context).await?;
+        *patience = patience.saturating_sub(begun.elapsed());
+        length = (length * 2).min(PAUSES.1);
+    }
 }

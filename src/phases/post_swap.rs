@@ -12,12 +12,13 @@ use crate::{
         ledger,
         swap::validate_constraints,
     },
+    jobs::{self, Purpose},
     text::counted,
     work::{Context, Done, PhaseError},
 };
 
-/// VACUUM (ANALYZE) on the swapped tables, the functions that the swap replaced, the foreign keys that the swap added unchecked, and the HTTP hooks. A hook may be called
-/// more than once when the operator is killed in between.
+/// VACUUM (ANALYZE) on the swapped tables, the functions that the swap replaced, the foreign keys that the swap added unchecked, and the hooks. One that
+/// succeeded is not called again in this run, unless the operator is killed before that is written down.
 pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     let relations = context.relations();
     for name in &relations.tables {
@@ -69,10 +70,16 @@ async fn as_before(context: &Context) -> Result<Option<String>, PhaseError> {
 /// A hook is called until it succeeds; only what is not called at all is final.
 async fn call(context: &Context, hook: &Hook) -> Result<(), PhaseError> {
     let Some(probe) = Probe::of_hook(hook) else { return Ok(()) };
-    context.say(format!("calling {}", hook.name));
-    let check = Check { object: format!("hook {}", hook.name), name: hook.name.as_str(), probe };
+    let name = hook.name.as_str();
+    if hook.http.is_some() && jobs::is_done(context, Purpose::PostSwap, name).await? {
+        return Ok(());
+    }
+    context.say(format!("calling {name}"));
+    let check = Check { object: format!("hook {}", hook.name), name, probe };
     match ask(&check, context).await? {
+        Answer::Passed(_) if hook.http.is_some() => jobs::note_done(context, Purpose::PostSwap, name).await,
         Answer::Passed(_) => Ok(()),
+        Answer::Refused(finding) => Err(PhaseError::Refused(format!("{finding}; the data is live"))),
         // Its template says how often a Job is tried.
         Answer::Failed(finding) if hook.job.is_some() => Err(PhaseError::Refused(format!("{finding}; the data is live"))),
         Answer::Failed(finding) | Answer::NoData(finding) | Answer::Error(finding) => {

@@ -51,10 +51,10 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
         refuse(findings)?;
     }
     context.say("checking the templates of Jobs");
-    check_templates(context).await?;
+    said.extend(check_templates(context).await?);
     let gates = gates::pass(context, GatePhase::Preflight).await?;
     context.say("checking the imports' columns");
-    import_columns(context, &definition, &templates).await?;
+    said.extend(import_columns(context, &definition, &templates).await?);
 
     if !context.stages_views() {
         // The imports read the live views: keep what they hold, to notice later that they have moved on.
@@ -69,8 +69,9 @@ pub(super) async fn run(context: &Context) -> Result<Done, PhaseError> {
     context.work().await?.complete(&format!("{}, {checks}{gates}", said.join(", "))).await
 }
 
-/// Checks that every import's columns have their place in its target, on empty staged tables that are rolled back.
-async fn import_columns(context: &Context, definition: &Definition, templates: &TemplateContext) -> Result<(), PhaseError> {
+/// Checks that every import's columns have their place in its target, on empty staged tables that are rolled back. Returns which Jobs of
+/// imports could not be tried out.
+async fn import_columns(context: &Context, definition: &Definition, templates: &TemplateContext) -> Result<Vec<String>, PhaseError> {
     let tables = Relations { views: Vec::new(), ..context.relations() };
     // Opened before the transaction begins; what is wrong with a file is said after what is wrong with the Portal.
     let files = files(context, definition, templates).await;
@@ -96,12 +97,13 @@ async fn import_columns(context: &Context, definition: &Definition, templates: &
     }
     // Nothing of it stays.
     work.rollback().await?;
+    let mut said = Vec::new();
     for one in running(context, definition) {
         if let Some((source, text)) = one.job() {
-            JobImport::new(context, &one.import, source, text).check().await?;
+            said.extend(JobImport::new(context, &one.import, source, text).check().await?);
         }
     }
-    Ok(())
+    Ok(said)
 }
 
 /// The imports that this release runs.

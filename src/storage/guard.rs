@@ -19,7 +19,7 @@ use reqwest::{
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest silence, before an answer and inside it. There is no limit on the whole of it.
+/// The longest silence of a server of files, before an answer and inside it. There is no limit on the whole of it.
 pub const STALL: Duration = Duration::from_secs(60);
 /// Metadata services of clouds outside of 169.254.0.0/16: Alibaba, Azure, and AWS by IPv6.
 const METADATA: [IpAddr; 3] = [
@@ -56,31 +56,33 @@ impl Refusal {
     }
 }
 
-/// The client for all of these requests. Clones share their connections.
+/// The clients for all of these requests. Clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    http: reqwest::Client,
+    files: reqwest::Client,
+    checks: reqwest::Client,
     allow_local: bool,
     stall: Duration,
 }
 
 impl Outbound {
-    /// A client that gives up after a silence of `stall`, see [`STALL`].
+    /// Clients of which the one for files gives up after a silence of `stall`, see [`STALL`].
     ///
     /// # Errors
     /// When the system's CA certificates cannot be read.
     pub fn new(allow_local: bool, stall: Duration) -> Result<Self, reqwest::Error> {
         // reqwest is built without a TLS provider of its own. A second installation is refused, which is what we want.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Self { http: client(allow_local, stall).build()?, allow_local, stall })
+        let files = client(allow_local, stall).read_timeout(stall).build()?;
+        Ok(Self { files, checks: for_checks(allow_local, stall).build()?, allow_local, stall })
     }
 
-    /// The same, which also trusts the CA certificates of a PEM text.
+    /// The same, whose checks also trust the CA certificates of a PEM text.
     ///
     /// # Errors
     /// When there is none in it.
     pub fn trusting(&self, pem: &[u8]) -> Result<Self, reqwest::Error> {
-        let mut builder = client(self.allow_local, self.stall);
+        let mut builder = for_checks(self.allow_local, self.stall);
         let certificates = reqwest::Certificate::from_pem_bundle(pem)?;
         if certificates.is_empty() {
             // The words for a text that is no certificate.
@@ -89,10 +91,10 @@ impl Outbound {
         for certificate in certificates {
             builder = builder.add_root_certificate(certificate);
         }
-        Ok(Self { http: builder.build()?, ..*self })
+        Ok(Self { checks: builder.build()?, ..self.clone() })
     }
 
-    /// The longest silence.
+    /// The longest silence of a server of files.
     pub fn stall(&self) -> Duration {
         self.stall
     }
@@ -114,12 +116,20 @@ impl Outbound {
         }
     }
 
-    /// A request to an admitted URL.
+    /// A request for a file at an admitted URL.
     ///
     /// # Errors
     /// See [`Refusal`].
-    pub fn request(&self, method: Method, url: &str) -> Result<RequestBuilder, Refusal> {
-        Ok(self.http.request(method, self.admit(url)?))
+    pub fn file(&self, url: &str) -> Result<RequestBuilder, Refusal> {
+        Ok(self.files.request(Method::GET, self.admit(url)?))
+    }
+
+    /// The request of a check or a hook to an admitted URL. Only the timeout that it gets itself limits it.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub fn check(&self, method: Method, url: &str) -> Result<RequestBuilder, Refusal> {
+        Ok(self.checks.request(method, self.admit(url)?))
     }
 }
 
@@ -128,18 +138,22 @@ fn client(allow_local: bool, stall: Duration) -> reqwest::ClientBuilder {
     let mut http = reqwest::Client::builder()
         .redirect(redirect::Policy::none())
         .user_agent(concat!("portal-release-operator/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT.min(stall))
-        .read_timeout(stall);
+        .connect_timeout(CONNECT_TIMEOUT.min(stall));
     if !allow_local {
         http = http.dns_resolver(Arc::new(Guarded));
     }
     http
 }
 
-/// Object stores are reached through the same client.
+/// A check is sent to its target itself: a proxy's answer is not that of the target, and what it connects to is not guarded.
+fn for_checks(allow_local: bool, stall: Duration) -> reqwest::ClientBuilder {
+    client(allow_local, stall).no_proxy()
+}
+
+/// Object stores are reached through the same client as files.
 impl HttpConnector for Outbound {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.http.clone()))
+        Ok(HttpClient::new(self.files.clone()))
     }
 }
 
@@ -232,8 +246,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_resolves_to_a_local_address_is_refused() {
-        let request = Outbound::new(false, STALL).unwrap().request(Method::GET, "http://localhost:1/").unwrap();
-        let error = request.send().await.unwrap_err();
-        assert!(matches!(Refusal::among(&error), Some(Refusal::Local { host, .. }) if host == "localhost"), "{error:?}");
+        let outbound = Outbound::new(false, STALL).unwrap();
+        for request in [outbound.file("http://localhost:1/"), outbound.check(Method::GET, "http://localhost:1/")] {
+            let error = request.unwrap().send().await.unwrap_err();
+            assert!(matches!(Refusal::among(&error), Some(Refusal::Local { host, .. }) if host == "localhost"), "{error:?}");
+        }
     }
 }

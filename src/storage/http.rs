@@ -2,7 +2,7 @@
 
 use futures::TryStreamExt;
 use reqwest::{
-    Method, Response, StatusCode, Url, Version,
+    Response, StatusCode, Url, Version,
     header::{self, HeaderName, HeaderValue},
 };
 
@@ -16,7 +16,7 @@ use crate::{secret::SecretValue, storage::guard::Outbound};
 pub async fn open(outbound: &Outbound, url: &str, header: Option<(&str, SecretValue)>) -> Result<File, FileError> {
     let admitted = outbound.admit(url).map_err(|refusal| FileError::lasting("the file of csv.url", refusal.to_string()))?;
     let name = without_secrets(&admitted);
-    let mut request = outbound.request(Method::GET, url).map_err(|refusal| FileError::lasting(&name, refusal.to_string()))?;
+    let mut request = outbound.file(url).map_err(|refusal| FileError::lasting(&name, refusal.to_string()))?;
     if let Some((key, value)) = header {
         let problem = "the request header cannot be sent; correct csv.requestHeader and its Secret: a name of letters and dashes, a value of one line";
         let key = HeaderName::try_from(key).map_err(|_| FileError::lasting(&name, problem))?;

@@ -105,13 +105,15 @@ pub struct Gate {
 }
 
 /// How recent the newest base backup must be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("duration(self.maxAge) > duration('0s')").message("backup.maxAge must be more than 0s"))]
 pub struct BackupCheck {
     /// The greatest age at which the gate passes, such as `24h`.
     pub max_age: Duration,
     /// A query, not a template, that returns one row with one `timestamptz`: when the newest complete backup ended. Without a row, or with
-    /// NULL, there is no backup and the gate does not pass.
+    /// NULL, there is no backup and the gate does not pass. Any other type is refused, as its time zone is unknown; a time in the future
+    /// does not pass.
     pub sql: Sql,
 }
 

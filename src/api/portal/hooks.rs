@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::HttpRequest;
 use crate::api::{ItemName, JobSource};
 
-/// Something to call after the swap, exactly one of `http` and `job`. It is called at least once: again after a retry, and when the
-/// operator is killed in between.
+/// Something to call after the swap, exactly one of `http` and `job`. One that succeeded is not called again in the same run, also when a
+/// later one fails; it may be called more than once when the operator is killed in between.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("has(self.http) != has(self.job)").message("a postSwap hook needs exactly one of http and job"))]
 pub struct Hook {

@@ -12,6 +12,7 @@ use crate::api::{Duration, named_enum};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.url.matches('^https?://[^/@?#]+([/?][^@]*)?$')").message("http.url must begin with http:// or https:// and a host, without user, password and '@'; a secret goes into http.headers"))]
 #[x_kube(validation = Rule::new("!has(self.caFrom) || self.url.startsWith('https://')").message("http.caFrom goes with https://"))]
+#[x_kube(validation = Rule::new("!has(self.timeout) || (duration(self.timeout) > duration('0s') && duration(self.timeout) <= duration('1h'))").message("http.timeout must be more than 0s and at most 1h"))]
 pub struct HttpRequest {
     /// An `http://` or `https://` URL without user and password. No template.
     #[schemars(length(min = 8, max = 2048))]
@@ -23,11 +24,13 @@ pub struct HttpRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 100, max = 599))]
     pub expect_status: Option<u16>,
-    /// A text that must occur in the first 64 KiB of the answer's body. Default: the body is not checked. No message repeats the body.
+    /// A text that must occur in the first 64 KiB of the answer's body, which must not be compressed. Default: the body is not checked. No
+    /// message repeats the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub expect_body: Option<String>,
-    /// Headers that are sent, with their values from Secrets. Default: none.
+    /// Headers that are sent, with their values from Secrets. Default: none. A body that is JSON is sent with
+    /// `Content-Type: application/json`, unless a header says otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub headers: Vec<RequestHeader>,
@@ -38,7 +41,8 @@ pub struct HttpRequest {
     /// How long one request may take. Default: `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
-    /// How often the request is repeated, each time 1 s later, while the answer is not as expected. Default: `0`.
+    /// How often the request is repeated, each time 1 s later, while the answer is not as expected. Default: `0`. A request that is
+    /// refused before it is sent, such as one to a local address, is not repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 60))]
     pub retries: Option<u8>,

@@ -58,7 +58,12 @@ pub fn complete(template: &Job, identity: &Identity, name: &str, env: &[EnvVar])
     let mut spec = template.spec.clone().unwrap_or_default();
     spec.ttl_seconds_after_finished = None;
     spec.suspend = None;
-    spec.backoff_limit.get_or_insert(0);
+    // Where each index has its own number of attempts, Kubernetes does not limit those of all.
+    if spec.backoff_limit_per_index.is_none() {
+        spec.backoff_limit.get_or_insert(0);
+    }
+    // Two pods never work at the same time because one is slow to end.
+    spec.pod_replacement_policy.get_or_insert_with(|| "Failed".to_owned());
     let pod_labels = spec.template.metadata.get_or_insert_default().labels.get_or_insert_default();
     pod_labels.extend(own_labels(identity));
     if let Some(pod) = &mut spec.template.spec {
@@ -162,6 +167,7 @@ spec:
         let spec = job.spec.unwrap();
         assert_eq!((spec.backoff_limit, spec.active_deadline_seconds), (Some(0), Some(60)));
         assert_eq!((spec.ttl_seconds_after_finished, spec.suspend), (None, None), "it must start, and stay until it is read");
+        assert_eq!(spec.pod_replacement_policy.as_deref(), Some("Failed"), "no second pod beside one that is ending");
         let pod_labels = spec.template.metadata.unwrap().labels.unwrap();
         assert_eq!((pod_labels["app"].as_str(), pod_labels["portalrelease.dev/release"].as_str()), ("x", "jul2026"));
         let pod = spec.template.spec.unwrap();
@@ -169,5 +175,18 @@ spec:
         let names = |container: &Container| container.env.iter().flatten().map(|one| one.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&pod.containers[0]), ["PORTAL_JOB", "OWN"]);
         assert_eq!(names(&pod.init_containers.unwrap()[0]), ["PORTAL_JOB"]);
+    }
+
+    #[test]
+    fn attempts_that_the_template_counts_by_itself_are_left_to_it() {
+        let made = |spec: &str| {
+            let text =
+                format!("apiVersion: batch/v1\nkind: Job\nspec: {{{spec}, template: {{spec: {{containers: [{{name: c, image: c}}]}}}}}}");
+            complete(&parse(&text).unwrap(), &identity("jul2026", "pame"), "n", &[]).spec.unwrap()
+        };
+        assert_eq!(made("completionMode: Indexed, completions: 3, backoffLimitPerIndex: 2").backoff_limit, None);
+        assert_eq!(made("backoffLimit: 2").backoff_limit, Some(2));
+        let spec = made("podReplacementPolicy: TerminatingOrFailed");
+        assert_eq!((spec.backoff_limit, spec.pod_replacement_policy.as_deref()), (Some(0), Some("TerminatingOrFailed")));
     }
 }

@@ -81,6 +81,8 @@ pub struct JobRecord {
     pub state: JobState,
     /// The run that announced it.
     pub run_id: Option<i64>,
+    /// What the success of a gate's Job answered, see [`answer`].
+    pub answer: Option<String>,
 }
 
 impl JobRecord {
@@ -96,7 +98,7 @@ impl JobRecord {
 /// When the database does not answer.
 pub async fn lock(tx: &mut PgConnection, key: JobKey<'_>) -> Result<JobRecord, sqlx::Error> {
     let found = sqlx::query_as(
-        "SELECT job, attempt, state, run_id FROM portal_release.jobs WHERE release_id = $1 AND purpose = $2 AND item = $3 FOR UPDATE",
+        "SELECT job, attempt, state, run_id, answer FROM portal_release.jobs WHERE release_id = $1 AND purpose = $2 AND item = $3 FOR UPDATE",
     )
     .bind(key.release)
     .bind(key.purpose.as_str())
@@ -132,6 +134,33 @@ pub async fn announce(tx: &mut PgConnection, key: JobKey<'_>, run: i64, job: &st
 /// When the database does not answer.
 pub async fn end(tx: &mut PgConnection, job: &str, state: JobState) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE portal_release.jobs SET state = $2 WHERE job = $1").bind(job).bind(state.as_str()).execute(tx).await?;
+    Ok(())
+}
+
+/// What the success of this Job answers, in words that only its engine compares.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn answer(tx: &mut PgConnection, job: &str, answer: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE portal_release.jobs SET answer = $2 WHERE job = $1").bind(job).bind(answer).execute(tx).await?;
+    Ok(())
+}
+
+/// Something without a Job has succeeded in this run.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn done(tx: &mut PgConnection, key: JobKey<'_>, run: i64) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO portal_release.jobs (release_id, purpose, item, run_id, state) VALUES ($1, $2, $3, $4, 'Succeeded')
+         ON CONFLICT (release_id, purpose, item) DO UPDATE SET run_id = $4, state = 'Succeeded'",
+    )
+    .bind(key.release)
+    .bind(key.purpose.as_str())
+    .bind(key.item)
+    .bind(run)
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
