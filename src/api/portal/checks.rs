@@ -75,7 +75,7 @@ pub struct UniqueCheck {
     pub columns: Vec<Identifier>,
 }
 
-/// Something that must be true before a release goes on: a query, an HTTP request, a Job, the contract or a recent backup.
+/// Something that must be true before a release continues: a query, an HTTP request, a Job, the contract or a recent backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("[has(self.sql), has(self.http), has(self.job), has(self.contract), has(self.backup)].filter(x, x).size() == 1").message("a gate needs exactly one of sql, http, job, contract and backup"))]
 pub struct Gate {

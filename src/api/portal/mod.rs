@@ -91,7 +91,7 @@ pub struct PortalSpec {
     /// Checks of the views before anything is imported.
     #[serde(default)]
     pub preflight: Preflight,
-    /// What must be true before a release goes on: hard gates stop it, soft ones are reported.
+    /// What must be true before a release continues: hard gates stop it, soft ones are reported.
     #[serde(default)]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
