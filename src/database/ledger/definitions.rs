@@ -13,7 +13,7 @@ pub struct DefinitionRecord {
     pub spec_hash: String,
     /// SHA-256 of everything.
     pub hash: String,
-    /// The next phase resolves it anew.
+    /// The next phase resolves it again.
     pub stale: bool,
     /// SHA-256 of specs that were edited since, once people have been told of it.
     pub edited: Option<String>,
@@ -26,7 +26,7 @@ pub struct DefinitionRecord {
 pub struct Stored {
     /// It.
     pub pinned: Pinned,
-    /// The next phase resolves it anew.
+    /// The next phase resolves it again.
     pub stale: bool,
 }
 
@@ -64,7 +64,7 @@ pub async fn define(tx: &mut PgConnection, run: i64, pinned: &Pinned) -> Result<
     Ok(())
 }
 
-/// The run has come to a safe point: its next phase resolves the definition anew.
+/// The run has come to a safe point: its next phase resolves the definition again.
 ///
 /// # Errors
 /// When the database does not answer.
