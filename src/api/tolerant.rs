@@ -1,5 +1,5 @@
 //! Reading what a newer operator wrote: one word that this version does not know must not make an object unreadable, nor the list it
-//! is in. What is left out here is projected anew from the ledger at the next reconcile; only a Portal's `frozenWorkloads` are kept
+//! is in. What is left out here is projected again from the ledger at the next reconcile; only a Portal's `frozenWorkloads` are kept
 //! nowhere else, so an operator should not be downgraded below a kind of worker while `frozen` is true.
 
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};

@@ -14,7 +14,7 @@ use crate::{
 
 /// Compares. Returns whether the objects say something else than what the open run works from.
 ///
-/// A run that is suspended stands at a safe point: its next phase resolves the definition anew.
+/// A run that is suspended stands at a safe point: its next phase resolves the definition again.
 pub(super) async fn compare(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, step: &Step) -> Result<bool, ReconcileError> {
     let observed = &snapshot.observed;
     let run = observed.run.as_ref().filter(|run| run.open && run.ending.is_none() && observed.is_ours());

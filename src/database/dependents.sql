@@ -3,7 +3,7 @@
 -- $1 schema, $2 live names, $3 names of the generation that comes in (may be empty)
 -- object: what it is, in words; before, after: what to execute around the renames (after is written in live names);
 -- locked: the relation to lock for it, quoted; relkind of that relation; obstacle: why it cannot be carried over, and what to do;
--- view_schema, view: a view that is made anew and needs all its details again.
+-- view_schema, view: a view that is rebuilt and needs all its details again.
 -- In the order of after; before goes the other way round, so that what stands on something goes first and comes back last.
 WITH RECURSIVE rel AS (
     SELECT c.*, c.oid::regclass::text AS spelled FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -219,8 +219,8 @@ WITH RECURSIVE rel AS (
     SELECT NULL, object, NULL, NULL, NULL, NULL, NULL,
            CASE through WHEN 'type' THEN ARRAY['uses the row type of ' || on_name || ', which a swap cannot exchange', 'name the columns instead']
                         WHEN 'sequence' THEN ARRAY['draws from ' || on_name || ', which goes away with the backup', 'give it a sequence of its own']
-                        WHEN 'anew' THEN ARRAY['depends on ' || on_name || ', which uses a row type and so is made anew in the swap', 'drop or change it']
-                        WHEN 'circle' THEN ARRAY['uses a row type and is defined in a circle with others, which a swap cannot make anew', 'drop or change it']
+                        WHEN 'rebuilt' THEN ARRAY['depends on ' || on_name || ', which uses a row type and so is rebuilt in the swap', 'drop or change it']
+                        WHEN 'circle' THEN ARRAY['uses a row type and is defined in a circle with others, which a swap cannot rebuild', 'drop or change it']
                         ELSE ARRAY['depends on ' || on_name || ' in a way that a swap cannot carry over', 'drop or change it'] END, NULL, NULL
     FROM left_over
 )

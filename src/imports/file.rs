@@ -158,7 +158,7 @@ impl Source<'_> {
 }
 
 /// The files that are not any more what their imports have read, named for people. Imports that are to run again, or are not settled,
-/// read theirs anew in any case.
+/// read theirs again in any case.
 ///
 /// # Errors
 /// When a file cannot be read.

@@ -1,7 +1,7 @@
 //! ImportCore and ImportRelated: set-based inserts into the staged tables, CSV files through COPY, Jobs with the user's own image.
 //!
 //! An import with a key is cut into ranges, every other one is one range. As many ranges as the Portal allows run at once, each in a
-//! transaction of its own that also writes its checkpoint; so a killed import goes on with the ranges that are missing. Imports that
+//! transaction of its own that also writes its checkpoint; so a killed import continues with the ranges that are missing. Imports that
 //! do not touch each other's tables run side by side, the others in the Portal's order.
 
 mod again;
@@ -74,7 +74,7 @@ async fn run(context: &Context, imports: &[ResolvedImport]) -> Result<Done, Phas
 }
 
 /// Runs every piece, as many at once as the Portal allows. The first error stops the others: their statements are ended, and it waits
-/// until nothing of them runs any more. Jobs go on until the next attempt of the phase; there is none after a final error.
+/// until nothing of them runs any more. Jobs run on until the next attempt of the phase; there is none after a final error.
 async fn load(context: &Context, ones: &[ImportTask<'_>], mut schedule: Schedule, cut: &CancellationToken) -> Result<(), PhaseError> {
     let mut running = FuturesUnordered::new();
     let mut stopped: Option<PhaseError> = None;

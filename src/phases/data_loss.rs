@@ -88,7 +88,7 @@ pub(super) async fn recount(context: &Context, work: &mut Work, before: &Count, 
     let now = count_again(work, schema, before, outgoing).await.map_err(|error| match PhaseError::from(error) {
         PhaseError::Failed(cause) => PhaseError::Failed(format!(
             "other sessions write to this server, and the live tables are too large to be counted again while readers wait ({cause}); nothing was changed; \
-             it is tried again; when they do not rest, set {} to go on without the count",
+             it is tried again; when they do not rest, set {} to continue without the count",
             accepting(context.subject.run.incoming())
         )),
         other => other,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Blocker, RunKind, observed::Refusal};
 use crate::api::{PhaseName, ReleaseState};
 
-/// What to do next. Each is one effect; after it everything is observed anew.
+/// What to do next. Each is one effect; after it everything is observed again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing to do until something changes.
@@ -28,7 +28,7 @@ pub enum Step {
     },
     /// Open a run.
     Open(RunKind),
-    /// Open the latest run again and go on where it stopped.
+    /// Open the latest run again and continue where it stopped.
     Reopen,
     /// Take the label's finished row of another object for this one's.
     Adopt,

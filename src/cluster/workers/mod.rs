@@ -137,7 +137,7 @@ pub async fn stop(client: &Client, namespace: &str, frozen: &[FrozenWorkload]) -
     WorkerError::all(in_batches(stops.collect()).await.into_iter().flatten().collect())
 }
 
-/// Brings the workloads back to exactly what was recorded; CronJobs go on only when they were active. Does not wait. All
+/// Brings the workloads back to exactly what was recorded; CronJobs resume only when they were active. Does not wait. All
 /// are tried, also when one fails; doing it again changes nothing. Gives a sentence about each workload that no longer
 /// exists.
 ///
