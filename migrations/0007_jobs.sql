@@ -1,3 +1,4 @@
+SET LOCAL lock_timeout = '5s'; -- an operator of before may be at work: it must not queue behind this
 -- Every Kubernetes Job of a release, whatever it is for: one table, one engine (src/jobs). The row is written before the Job is created.
 CREATE TABLE portal_release.jobs (
     release_id bigint NOT NULL REFERENCES portal_release.releases,

@@ -1,3 +1,4 @@
+SET LOCAL lock_timeout = '5s'; -- an operator of before may be at work: it must not queue behind this
 -- Fields of cluster objects that a release has changed and will change back, as they were before: one table for every purpose.
 CREATE TABLE portal_release.former_states (
     portal      text        NOT NULL REFERENCES portal_release.portals,

@@ -84,7 +84,7 @@ impl Runner {
         self.stop.child_token()
     }
 
-    /// Starts a task, unless one runs for this release already: two reconciles may want to clean up the same orphan.
+    /// Starts a task, unless one runs for this release already.
     pub fn start(&self, uid: &str, context: Context) {
         let running = Arc::new(Running {
             phase: context.subject.attempt.phase,

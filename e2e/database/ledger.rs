@@ -74,3 +74,31 @@ impl Portal {
         self.run(&format!("UPDATE portal_release.runs SET closed_at = now() WHERE id = {run}")).await;
     }
 }
+
+/// What a role or a database is set to does not reach the operator's sessions.
+#[test]
+fn a_session_has_its_own_settings() {
+    crate::harness::with_portal(async |portal: std::sync::Arc<Portal>| {
+        let settings = [
+            ("lock_timeout", "1ms", "0"),
+            ("default_transaction_read_only", "on", "off"),
+            ("statement_timeout", "1ms", "0"),
+            ("idle_in_transaction_session_timeout", "1ms", "0"),
+            ("default_transaction_isolation", "serializable", "read committed"),
+            ("timezone", "Asia/Kolkata", "UTC"),
+        ];
+        for (name, value, _) in settings {
+            let sql = format!("ALTER ROLE {} SET {name} = '{value}'", portal.owner);
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&portal.admin).await.unwrap();
+        }
+        let options = portal.pool.connect_options();
+        let (host, port, database) = (options.get_host(), options.get_port(), options.get_database().unwrap());
+        let url = format!("postgres://{}:test@{host}:{port}/{database}", portal.owner);
+        let (pool, _) = connect(&url, "public", "test").await.unwrap();
+        for (name, _, ours) in settings {
+            let value: String = sqlx::query_scalar("SELECT current_setting($1)").bind(name).fetch_one(&pool).await.unwrap();
+            assert_eq!(value, ours, "{name}");
+        }
+        pool.close().await;
+    });
+}

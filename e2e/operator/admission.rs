@@ -261,6 +261,7 @@ async fn impossible_portals_are_refused_with_a_sentence() {
         (json!({"database": {"schema": "pg_catalog"}}), "database.schema must be the portal's own schema"),
         (json!({"database": {"schema": "portal_release"}}), "database.schema must be the portal's own schema"),
         (json!({"database": {"schema": "public\"; DROP SCHEMA public --"}}), "spec.database.schema in body should match"),
+        (json!({"database": {"schema": "portal"}}), "database.schema is immutable: make a new Portal for another schema"),
         (json!({"database": {"lockTimeout": "soon"}}), "spec.database.lockTimeout in body should match"),
         (json!({"database": {"lockTimeout": "0s"}}), "database.lockTimeout must be more than 0s and at most 1h"),
         (json!({"database": {"statementTimeout": "25h"}}), "database.statementTimeout must be more than 0s and at most 24h"),
@@ -341,7 +342,7 @@ async fn impossible_portals_are_refused_with_a_sentence() {
         }
     }
     // The same changes without their mistakes are taken.
-    let good = json!({"spec": merged(csv("a/b.csv"), json!({"freeze": {"timeout": "30s"}, "database": {"schema": "portal", "lockTimeout": "1m30s"}}))});
+    let good = json!({"spec": merged(csv("a/b.csv"), json!({"freeze": {"timeout": "30s"}, "database": {"schema": "public", "lockTimeout": "1m30s"}}))});
     stage.kubectl(&["patch", "portal", "protected-planet", "--type", "merge", "-p", &good.to_string()], "").await.expect("taken");
     for good in [
         json!({"url": "https://example.org/x_{{ release.label }}.csv.gz?a=b", "delimiter": "\t", "nullString": "NA", "encoding": "WIN1252",

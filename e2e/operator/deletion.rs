@@ -224,12 +224,29 @@ impl Stage {
         self.wait_gone(name).await;
         signal(operator.pid(), "CONT");
     }
+
+    /// The same after the operator was killed.
+    async fn tear_away_from(&self, operator: Operator, name: &str) {
+        operator.kill().await;
+        let stripped = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+        self.delete(name).await;
+        self.releases().patch(name, &PatchParams::default(), &stripped).await.expect("the finalizer is stripped");
+        self.wait_gone(name).await;
+    }
+
+    /// Waits until so many runs were closed without their objects.
+    async fn cleaned_up(&self, runs: usize) {
+        let closed = "SELECT count(*) FROM portal_release.release_events e JOIN portal_release.runs r ON r.id = e.run_id
+            WHERE e.event = 'CleaningUp' AND e.message LIKE '%deleted while the operator was down%' AND r.closed_at IS NOT NULL";
+        until("the run is closed", || async { (self.text(closed).await == runs.to_string()).then_some(()) }).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_deleted_by_force_is_cleaned_up_for_the_next_one() {
+async fn a_release_deleted_by_force_is_cleaned_up_without_another() {
     let stage = Stage::new("delforce").await;
-    let operator = stage.halting(&["Freeze:end"]).await;
+    let operator = stage.halting(&["Freeze:end", "Scale:begin"]).await;
+    let before = stage.world().await;
 
     // In the middle of a long statement.
     let portal = stage.portals().get("protected-planet").await.expect("the Portal").spec;
@@ -237,17 +254,39 @@ async fn a_release_deleted_by_force_is_cleaned_up_for_the_next_one() {
     stage.make_release("torn", "Jul2026", "").await;
     until("the import sleeps", || async { (stage.sleeping().await == "1").then_some(()) }).await;
     stage.tear_away("torn", &operator).await;
-    assert_eq!(stage.sleeping().await, "1", "nobody knows yet");
+    stage.cleaned_up(1).await;
+    assert_eq!(stage.sleeping().await, "0", "the statement of the release that is gone was cut off");
+    stage.assert_untouched(&before, "a release that was torn away in mid-import").await;
     stage.change_portal(|now| *now = portal.clone()).await;
 
-    // The next one finds it, and is torn away itself while workers are stopped.
+    // Workers are stopped, and no other release is there; the operator hears of it, or is away until all is over.
     stage.make_release("torn", "Jul2026", "").await;
     operator.logs("halted at Freeze:end").await;
-    assert_eq!(stage.sleeping().await, "0", "the statement of the release that is gone was cut off");
     assert_eq!(stage.workers().await, Stage::FROZEN);
     stage.tear_away("torn", &operator).await;
+    stage.cleaned_up(2).await;
+    stage.assert_untouched(&before, "a release that was torn away while workers were stopped").await;
+    stage.make_release("torn", "Jul2026", "").await;
+    operator.logs("halted at Scale:begin").await;
+    assert_eq!(stage.workers().await, Stage::FROZEN);
+    stage.tear_away_from(operator, "torn").await;
+    let operator = stage.halting(&["Freeze:end"]).await;
+    stage.cleaned_up(3).await;
+    stage.assert_let_go("the restart").await;
+    assert_eq!(stage.live_month().await, "1", "what was swapped stays live");
 
-    stage.make_release("next", "Aug2026", "").await;
+    // Only a finished one is there.
+    stage.make_release("aug2026", "Aug2026", "dryRun: true").await;
+    stage.wait_state("aug2026", ReleaseState::DryRunComplete).await;
+    stage.edit("aug2026", r#"{"abort":{"reason":"not this month"}}"#).await;
+    stage.wait_state("aug2026", ReleaseState::Aborted).await;
+    stage.make_release("sep2026", "Sep2026", "").await;
+    operator.logs("halted at Freeze:end").await;
+    stage.tear_away("sep2026", &operator).await;
+    stage.cleaned_up(4).await;
+    stage.assert_let_go("the last one").await;
+
+    stage.make_release("next", "Oct2026", "").await;
     let status = stage.wait_state("next", ReleaseState::Live).await;
     assert!(status.current);
     assert_eq!(stage.staging().await, "");

@@ -43,8 +43,17 @@ async fn a_finished_release_does_what_is_wanted_of_it_after_a_restart() {
     stage.at_rest().await;
     let after = (stage.version("jul2026").await, stage.version("aug2026").await, stage.version("sep2026").await);
     assert_eq!(before, after, "a restart writes nothing");
-    let asked = |operator: &crate::support::Operator| operator.log().lines().filter(|line| line.contains("2026: Rest")).count();
-    assert_eq!(asked(&operator), 0, "none was observed by itself:\n{}", operator.log());
+    let lines = |operator: &crate::support::Operator, word: &str| operator.log().lines().filter(|line| line.contains(word)).count();
+    assert_eq!(lines(&operator, "2026: Rest"), 0, "none was observed by itself:\n{}", operator.log());
+
+    // A pattern that leaves all of them out, and one that is none: what has ended stays as it is.
+    let told = "the ledger has told of all finished releases";
+    for (pattern, times) in [("^[A-Z][a-z]{2}203[0-9]$", 2), ("[", 3), ("^[A-Z][a-z]{2}[0-9]{4}$", 4)] {
+        stage.edit_portal(&format!(r#"{{"labelPattern":"{pattern}"}}"#)).await;
+        until("the ledger was asked again", || async { (lines(&operator, told) >= times).then_some(()) }).await;
+    }
+    stage.at_rest().await;
+    assert_eq!(lines(&operator, "2026: Rest"), 0, "none was observed by itself:\n{}", operator.log());
 
     // Another object with a label that has been through.
     stage.make_release("again", "Jul2026", "").await;

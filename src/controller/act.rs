@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Shared,
     finalizer::{ReconcileError, set_finalizer},
-    observe::{ObserveError, Snapshot, observe_orphan},
+    observe::{ObserveError, Snapshot},
+    settled::portal_of,
 };
 use crate::{
     api::{FrozenWorkload, PhaseName, PortalRelease, ReleaseState},
@@ -24,7 +25,6 @@ use crate::{
     release::{
         Direction, LockView, RunKind, RunRecord, Step,
         definition::Sources,
-        next,
         phases::{Needs, facts},
         plan::{Again, plan, replan, starts},
         written::accepted,
@@ -94,7 +94,11 @@ pub(super) async fn act(shared: &Shared, release: &PortalRelease, snapshot: &Sna
             }
             Ok(Flow::Again)
         }
-        Step::Reap(run) => reap(shared, release, snapshot, run).await,
+        Step::Reap(_) => {
+            // The Portal's reconcile cleans up, and wakes who waits for it.
+            shared.wake_portal(portal_of(release));
+            Ok(Flow::Wait(Action::requeue(LOOK_AGAIN)))
+        }
         Step::Acquire => acquire(snapshot).await,
         Step::Run(phase) => start(shared, snapshot, phase, false).await,
         Step::Undo(phase) => start(shared, snapshot, phase, true).await,
@@ -317,15 +321,6 @@ fn audience(snapshot: &Snapshot) -> Audience {
     }
 }
 
-/// Takes the next step of a run whose object is gone: the same that a deletion takes.
-async fn reap(shared: &Shared, release: &PortalRelease, snapshot: &Snapshot, run: i64) -> Result<Flow, ReconcileError> {
-    let Some(orphan) = observe_orphan(shared, snapshot, run).await? else { return Ok(Flow::Wait(Action::requeue(LOOK_AGAIN))) };
-    let step = next(&orphan.observed);
-    tracing::debug!(release = orphan.owner.name, ?step, "{}: {step:?}", orphan.owner.name);
-    // Its task wakes this object when it has ended.
-    Box::pin(act(shared, release, &orphan, step)).await
-}
-
 /// A deleted object whose ledger cannot be read: the workers come back from what the status says. Returns `true` once the finalizer is removed.
 pub(super) async fn remove_finalizer_unobserved(
     shared: &Shared,
@@ -349,7 +344,7 @@ pub(super) async fn remove_finalizer_unobserved(
             tracing::warn!(release = release.name_any(), %error, "{}: the workers are not restored yet: {error}", release.name_any());
             return Ok(false);
         }
-        let note = format!("finalizer removed without cleaning up the database: {cause}; the next release of this portal cleans up");
+        let note = format!("finalizer removed without cleaning up the database: {cause}; that is done once its database answers");
         shared.services.event(release.object_ref(&()), EventType::Warning, "CleanupSkipped", note);
     }
     tracing::warn!(

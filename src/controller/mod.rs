@@ -5,6 +5,7 @@ mod definition;
 mod emergency_freeze;
 mod finalizer;
 mod observe;
+mod orphan;
 mod portal;
 mod portal_backups;
 mod release;
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     portals: Arc<Portals>,
     runner: Runner,
     waker: Waker,
+    portal_waker: mpsc::UnboundedSender<ObjectRef<Portal>>,
     releases: Store<PortalRelease>,
     portal_objects: Store<Portal>,
     settled: Settled,
@@ -66,6 +68,10 @@ impl Shared {
 
     fn wake(&self, release: &PortalRelease) {
         let _ = self.waker.unbounded_send(ObjectRef::from_obj(release));
+    }
+
+    fn wake_portal(&self, portal: ObjectRef<Portal>) {
+        let _ = self.portal_waker.unbounded_send(portal);
     }
 
     /// Wakes the releases of a portal: one that waits may continue. Finished ones are woken by the Portal's reconcile.
@@ -96,19 +102,20 @@ impl Shared {
     }
 
     /// A release that changes concerns the status of its Portal.
-    fn release_event(&self, event: &watcher::Event<PortalRelease>, portals: &mpsc::UnboundedSender<ObjectRef<Portal>>) {
-        let wake = |portal: ObjectRef<Portal>| drop(portals.unbounded_send(portal));
+    fn release_event(&self, event: &watcher::Event<PortalRelease>) {
         match event {
-            watcher::Event::Apply(release) => wake(portal_of(release)),
+            watcher::Event::Apply(release) => self.wake_portal(portal_of(release)),
             watcher::Event::Delete(release) => {
                 self.settled.forget(release);
-                wake(portal_of(release));
+                self.wake_portal(portal_of(release));
+                // It may have gone without a finalizer, and so without a word to those who wait for it.
+                self.wake_siblings(&release.namespace().unwrap_or_default(), release.spec.portal_ref.name.as_str());
                 self.forget_if_gone(portal_of(release));
             }
             // Some may have been deleted while no operator watched.
             watcher::Event::InitDone => {
                 self.settled.retain(&self.releases.state());
-                self.portal_objects.state().iter().for_each(|portal| wake(ObjectRef::from_obj(portal.as_ref())));
+                self.portal_objects.state().iter().for_each(|portal| self.wake_portal(ObjectRef::from_obj(portal.as_ref())));
             }
             watcher::Event::Init | watcher::Event::InitApply(_) => {}
         }
@@ -146,6 +153,7 @@ pub async fn run(
         portals,
         runner: Runner::default(),
         waker,
+        portal_waker,
         releases: store.clone(),
         portal_objects: portal_writer.as_reader(),
         settled: Settled::default(),
@@ -158,7 +166,7 @@ pub async fn run(
     let release_stream = watcher(releases, watching())
         .modify(move |release| receiving.settled.receive(release))
         .reflect(writer)
-        .inspect(move |event| event.iter().for_each(|event| seeing.release_event(event, &portal_waker)))
+        .inspect(move |event| event.iter().for_each(|event| seeing.release_event(event)))
         .applied_objects();
     let portal_stream = watcher(portal_api, watching())
         .modify(|portal: &mut Portal| settled::slim(&mut portal.metadata))

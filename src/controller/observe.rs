@@ -8,7 +8,7 @@ use regex::Regex;
 
 use super::Shared;
 use crate::{
-    api::{Portal, PortalRef, PortalRelease, PortalReleaseSpec, PortalReleaseStatus, PortalSpec, ReleaseState},
+    api::{Portal, PortalRelease, PortalReleaseStatus, PortalSpec, ReleaseState},
     database::{ledger, portal::PortalDatabase},
     portals::{Known, PortalError},
     release::{Blocker, LockView, Observed, observed::Refusal, status::Extras},
@@ -58,7 +58,8 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         Some(_) => LockView::Held,
         None => database.busy().map_or(LockView::Free, LockView::Busy),
     };
-    let composed = compose(release, usable(&portal, release), &view);
+    let refusal = refusal(&portal, &Regex::new(portal.spec.label_pattern.as_str()), release);
+    let composed = compose(release, refusal.map_or_else(|| Ok(portal.spec.clone()), Err), &view);
     // An open run may have stopped workers, and a deleted object holds a namespace: these are ended with what is known, also when the
     // Portal is gone, or its Secret, or the right to read it. Whether a label matches decides only whether a run may start.
     let usable = match (missing, composed.open_run().is_some()) {
@@ -116,37 +117,6 @@ pub(super) fn extras(shared: &Shared, release: &PortalRelease, view: &ledger::Vi
     }
 }
 
-/// The release whose run is open although its object is gone, observed as if the object were being deleted. `None`: there is no such run
-/// any more.
-pub(super) async fn observe_orphan(shared: &Shared, snapshot: &Snapshot, run: i64) -> Result<Option<Snapshot>, sqlx::Error> {
-    let Some(open) = snapshot.ledger.open.as_ref().filter(|open| open.run == run) else { return Ok(None) };
-    let task = shared.runner.view(&open.uid);
-    let (portal, database) = (snapshot.portal.clone(), snapshot.database.clone());
-    let view = ledger::observe(&mut *database.pool().acquire().await?, database.key(), &open.label).await?;
-    let portal_ref = PortalRef { name: portal.name_any().as_str().into() };
-    let observed = Observed {
-        now: jiff::Timestamp::now(),
-        spec: PortalReleaseSpec { portal_ref, label: open.label.as_str().into(), ..PortalReleaseSpec::default() },
-        deleting: true,
-        orphan: true,
-        uid: open.uid.clone(),
-        portal: Ok(portal.spec.clone()),
-        release: view.release.clone(),
-        run: view.run.clone(),
-        blocker: None,
-        lock: snapshot.observed.lock.clone(),
-        task,
-        workers_frozen: !view.frozen.is_empty(),
-        current: false,
-        owns_staging: false,
-        backups: view.backups.clone(),
-        written: None,
-    };
-    let object = ObjectReference { name: Some(open.name.clone()), uid: Some(open.uid.clone()), ..snapshot.owner.object.clone() };
-    let owner = Owner { namespace: snapshot.owner.namespace.clone(), name: open.name.clone(), object, wake: snapshot.owner.wake.clone() };
-    Ok(observed.open_run().is_some().then_some(Snapshot { observed, owner, ledger: view, portal, database }))
-}
-
 async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledger::View, sqlx::Error> {
     let mut connection = database.pool().acquire().await?;
     ledger::observe(&mut connection, database.key(), release.spec.label.as_str()).await
@@ -179,19 +149,19 @@ async fn portal_of(shared: &Shared, namespace: &str, name: &str) -> Result<(Know
     }
 }
 
-/// The Portal's spec, if this release may use it.
-fn usable(portal: &Portal, release: &PortalRelease) -> Result<PortalSpec, Refusal> {
+/// Why this release may not use the Portal, whose `labelPattern` is `regex`.
+pub(super) fn refusal(portal: &Portal, regex: &Result<Regex, regex::Error>, release: &PortalRelease) -> Option<Refusal> {
     let name = &release.spec.portal_ref.name;
     let (label, pattern) = (release.spec.label.as_str(), portal.spec.label_pattern.as_str());
-    match Regex::new(pattern) {
-        Ok(regex) if regex.is_match(label) => Ok(portal.spec.clone()),
-        Ok(_) => Err(Refusal {
+    match regex {
+        Ok(regex) if regex.is_match(label) => None,
+        Ok(_) => Some(Refusal {
             reason: "LabelRefused",
             message: format!(
                 "label {label} does not match the labelPattern {pattern} of Portal {name}; create a release with a label that does"
             ),
         }),
-        Err(error) => Err(Refusal {
+        Err(error) => Some(Refusal {
             reason: "PortalInvalid",
             message: format!("labelPattern of Portal {name} is not a regular expression ({error}); correct it there"),
         }),

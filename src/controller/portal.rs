@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use kube::{ResourceExt, runtime::controller::Action};
 
-use super::{Shared, emergency_freeze::emergency_freeze, finalizer::ReconcileError, settled};
+use super::{Shared, emergency_freeze::emergency_freeze, finalizer::ReconcileError, orphan, settled};
 use crate::{
     api::{Conditions, Label, Portal, PortalStatus},
     cluster,
@@ -13,6 +13,8 @@ use crate::{
 
 /// Pause after a failure.
 const PAUSE: Duration = Duration::from_secs(5);
+/// How often the clean-up of a release that is gone is looked at: its tasks wake nobody.
+const CLEANING_UP: Duration = Duration::from_secs(1);
 /// How often an idle portal is observed: its ledger may have been changed or restored.
 const LOOK_AGAIN: Duration = Duration::from_secs(600);
 
@@ -29,14 +31,23 @@ pub(super) async fn reconcile(portal: Arc<Portal>, shared: Arc<Shared>) -> Resul
     // What cannot be read stays as it was.
     let mut status = PortalStatus { frozen_workloads: freeze.record, conditions: Vec::new(), ..before.clone() };
     let ready = observe(&shared, &portal, &mut status).await;
-    let retry = ready.is_err().then_some(PAUSE);
+    let retry = match &ready {
+        Ok(orphan) => orphan.as_ref().map(|_| CLEANING_UP),
+        Err(_) => Some(PAUSE),
+    };
     let generation = portal.metadata.generation.unwrap_or_default();
     status.observed_generation = generation;
     let mut conditions = Conditions::new(jiff::Timestamp::now(), generation, &before.conditions);
     let reason = match &ready {
-        Ok(()) => {
+        Ok(orphan) => {
             conditions.push("Ready", "True", "Connected", "the database is reachable and the ledger is up to date");
-            conditions.push("Reconciling", "False", "Connected", "nothing to do");
+            match orphan {
+                Some(name) => {
+                    let message = format!("cleaning up after PortalRelease {name}, which was deleted without its finalizer");
+                    conditions.push("Reconciling", "True", "CleaningUp", &message);
+                }
+                None => conditions.push("Reconciling", "False", "Connected", "nothing to do"),
+            }
             "Connected"
         }
         Err(message) => {
@@ -68,15 +79,22 @@ pub(super) fn failed(portal: Arc<Portal>, error: &ReconcileError, _: Arc<Shared>
     Action::requeue(PAUSE)
 }
 
-/// Connects, and reads the states of finished releases, which release readers see and which backups exist.
-async fn observe(shared: &Shared, portal: &Arc<Portal>, status: &mut PortalStatus) -> Result<(), String> {
+/// Connects, cleans up after a release that is gone, and reads the states of finished releases, which release readers see and which backups
+/// exist. Returns the name of a release that is gone and whose run is still open.
+async fn observe(shared: &Shared, portal: &Arc<Portal>, status: &mut PortalStatus) -> Result<Option<String>, String> {
     let database = shared.portals.database(portal).await.map_err(|error| error.to_string())?;
     let looked = look_into(shared, portal, &database, status).await;
     database.rest().await;
     looked
 }
 
-async fn look_into(shared: &Shared, portal: &Portal, database: &PortalDatabase, status: &mut PortalStatus) -> Result<(), String> {
+async fn look_into(
+    shared: &Shared,
+    portal: &Arc<Portal>,
+    database: &Arc<PortalDatabase>,
+    status: &mut PortalStatus,
+) -> Result<Option<String>, String> {
+    let orphan = orphan::reap(shared, portal, database).await.map_err(|error| error.to_string())?;
     settled::look(shared, portal, database).await.map_err(|error| format!("the ledger cannot be read: {error}"))?;
     let read = async {
         let mut connection = database.pool().acquire().await?;
@@ -88,5 +106,5 @@ async fn look_into(shared: &Shared, portal: &Portal, database: &PortalDatabase, 
     status.backup_count = i32::try_from(count).unwrap_or(i32::MAX);
     status.backup_size = (count > 0).then(|| human(backups.iter().map(|backup| backup.bytes).sum()));
     status.backups = backups;
-    Ok(())
+    Ok(orphan)
 }

@@ -16,7 +16,7 @@ use regex::Regex;
 
 use super::{
     Shared,
-    observe::{compose, extras},
+    observe::{compose, extras, refusal},
 };
 use crate::{
     api::{Portal, PortalRelease, PortalReleaseStatus},
@@ -44,6 +44,8 @@ struct Marks {
     shown: Option<Mark>,
     /// What it must show to rest, by the ledger.
     agreed: Option<Mark>,
+    /// It shows that its Portal does not exist: there is no ledger to ask.
+    without_portal: bool,
 }
 
 impl Marks {
@@ -93,11 +95,15 @@ impl Settled {
         let Some(uid) = release.uid() else { return };
         let (generation, deleting) = (release.metadata.generation, release.metadata.deletion_timestamp.is_some());
         let finished = |status: &PortalReleaseStatus| !deleting && Some(status.observed_generation) == generation && is_finished(status);
-        let shown = release.status.take_if(|status| finished(status)).map(|status| {
+        let finished = release.status.take_if(|status| finished(status));
+        let without_portal = finished.as_ref().is_some_and(says_no_portal);
+        let shown = finished.map(|status| {
             release.status = Some(rest_of(&status));
             Mark::of(status)
         });
-        self.inner().releases.entry(uid).or_default().shown = shown;
+        let mut inner = self.inner();
+        let marks = inner.releases.entry(uid).or_default();
+        (marks.shown, marks.without_portal) = (shown, without_portal);
     }
 
     /// Forgets a release that is gone.
@@ -118,11 +124,13 @@ impl Settled {
         let Some(uid) = release.meta().uid.as_deref() else { return Finished::No };
         let inner = self.inner();
         let Some(marks) = inner.releases.get(uid).filter(|marks| marks.shown.is_some()) else { return Finished::No };
-        let portal_ref = portal_of(release);
-        let Some(portal) = shared.portal_objects.get(&portal_ref) else { return Finished::No };
         if shared.runner.view(uid).is_some() || release.metadata.deletion_timestamp.is_some() {
             return Finished::No;
         }
+        let portal_ref = portal_of(release);
+        let Some(portal) = shared.portal_objects.get(&portal_ref) else {
+            return if marks.without_portal { Finished::Rests } else { Finished::No };
+        };
         match inner.portals.get(&portal_ref) {
             Some(look) if look.uid == portal.metadata.uid && look.generation == portal.metadata.generation => {
                 if marks.agree() {
@@ -173,6 +181,11 @@ fn rest_of(status: &PortalReleaseStatus) -> PortalReleaseStatus {
     PortalReleaseStatus { observed_generation: status.observed_generation, state: status.state, ..PortalReleaseStatus::default() }
 }
 
+/// The status says that the Portal of the release does not exist.
+fn says_no_portal(status: &PortalReleaseStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == "Stalled" && condition.reason == "PortalNotFound")
+}
+
 /// The status is not the one that the object has.
 pub(super) fn is_slim(status: &PortalReleaseStatus) -> bool {
     status.state.is_some() && status.conditions.is_empty()
@@ -200,17 +213,21 @@ pub(super) async fn look(shared: &Shared, portal: &Portal, database: &PortalData
     }
     let labels: Vec<String> = by_label.keys().map(|&label| label.to_owned()).collect();
     let mut agreed: HashMap<String, Mark> = HashMap::with_capacity(labels.len());
-    if let (false, Ok(pattern)) = (labels.is_empty(), Regex::new(portal.spec.label_pattern.as_str())) {
-        let mut usable = Ok(portal.spec.clone());
+    if !labels.is_empty() {
+        let pattern = Regex::new(portal.spec.label_pattern.as_str());
+        // It is large: one for all of them.
+        let mut spec = None;
         let mut views = ledger::observe_all(&mut connection, database.key(), labels);
         while let Some((label, view)) = views.try_next().await? {
-            for release in by_label.get(label.as_str()).into_iter().flatten().filter(|_| pattern.is_match(&label)) {
+            for release in by_label.get(label.as_str()).into_iter().flatten() {
+                let refusal = refusal(portal, &pattern, release);
+                let usable = refusal.map_or_else(|| Ok(spec.take().unwrap_or_else(|| portal.spec.clone())), Err);
                 let observed = compose(release, usable, &view);
                 let status = settled(&observed, extras(shared, release, &view, PortalReleaseStatus::default()));
                 if let (Some(status), Some(uid)) = (status, release.uid()) {
                     agreed.insert(uid, Mark::of(status));
                 }
-                usable = observed.portal;
+                spec = observed.portal.ok().or(spec);
             }
         }
     }
@@ -300,6 +317,26 @@ mod tests {
             assert_eq!(received.status == before, !slim);
             assert_eq!(received.status.unwrap().state, before.unwrap().state);
         }
+    }
+
+    #[test]
+    fn one_without_a_portal_rests_once_it_says_so() {
+        let settled = Settled::default();
+        let rests = |settled: &Settled| settled.inner().releases["uid"].without_portal;
+        let mut ended = release("Superseded", "", 1);
+        let blind = |stalled| {
+            let before = ended.status.clone().unwrap();
+            let (generation, now) = (1, jiff::Timestamp::UNIX_EPOCH);
+            crate::release::status::blind(&before, generation, now, "PortalNotFound", "create it", stalled)
+        };
+        let told = PortalRelease { status: Some(blind(true)), ..ended.clone() };
+        settled.receive(&mut ended.clone());
+        assert!(!rests(&settled));
+        settled.receive(&mut told.clone());
+        assert!(rests(&settled));
+        ended.metadata.generation = Some(2);
+        settled.receive(&mut ended);
+        assert!(!rests(&settled), "edited since");
     }
 
     #[test]

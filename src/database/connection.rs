@@ -4,10 +4,12 @@ use std::{str::FromStr, time::Duration};
 
 use sqlx::{
     ConnectOptions, PgPool,
-    migrate::Migrator,
+    migrate::{MigrateError, Migrator},
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use thiserror::Error;
+
+use super::sqlstate;
 
 /// The migrations of schema `portal_release`.
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -80,8 +82,13 @@ pub enum ConnectError {
         /// User of the URL.
         user: String,
         /// What the migration says.
-        cause: sqlx::migrate::MigrateError,
+        cause: MigrateError,
     },
+    /// Somebody uses a table of the ledger that is to be changed. A migration does not wait for long: others would queue behind it.
+    #[error(
+        "schema portal_release cannot be upgraded yet, as another session uses one of its tables; it is tried again until that session's transaction ends"
+    )]
+    Locked,
 }
 
 impl ConnectError {
@@ -93,6 +100,13 @@ impl ConnectError {
             return Self::Pooler { host, port, cause };
         }
         Self::Connect { host, port, user: options.get_username().to_owned(), cause }
+    }
+
+    fn of_migration(user: String, cause: MigrateError) -> Self {
+        match &cause {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) if sqlstate::is_busy(error) => Self::Locked,
+            _ => Self::Migrate { user, cause },
+        }
     }
 }
 
@@ -133,7 +147,7 @@ async fn open(options: PgConnectOptions) -> Result<(PgPool, PgConnectOptions), C
     migrator.set_ignore_missing(true);
     migrator.create_schema("portal_release");
     migrator.dangerous_set_table_name("portal_release._sqlx_migrations");
-    migrator.run(&pool).await.map_err(|cause| ConnectError::Migrate { user, cause })?;
+    migrator.run(&pool).await.map_err(|cause| ConnectError::of_migration(user, cause))?;
     Ok((pool, options))
 }
 
@@ -146,13 +160,15 @@ pub fn options(url: &str, schema: &str, application: &str) -> Result<PgConnectOp
         .map_err(|_| ConnectError::Url)?
         .application_name(application)
         // Nothing depends on the server's or the role's settings: neither the formats of times and numbers, nor what a transaction
-        // sees, nor for how long one may stand open while the cluster is asked.
+        // sees or may write, nor for how long one may wait for a lock or stand open while the cluster is asked.
         .options([
             ("search_path", search_path(schema).as_str()),
             ("TimeZone", "UTC"),
             ("DateStyle", "ISO"),
             ("statement_timeout", "0"),
+            ("lock_timeout", "0"),
             ("default_transaction_isolation", "read committed"),
+            ("default_transaction_read_only", "off"),
             ("idle_in_transaction_session_timeout", "0"),
             ("client_min_messages", "warning"),
         ])

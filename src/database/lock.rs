@@ -140,7 +140,7 @@ impl LockSession {
         }
         let epoch = match next_epoch(&mut connection, portal, holder).await {
             // A transaction of a predecessor that was killed continues without it, and holds the row until it ends.
-            Err(error) if sqlstate::is_timeout(&error) => {
+            Err(error) if sqlstate::is_busy(&error) => {
                 if !end_predecessors(&mut connection, family, holder, term).await? {
                     let holder = "an operator whose last transaction is still open".to_owned();
                     return Err(LockError::Busy { key: lock_key, holder });

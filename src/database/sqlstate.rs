@@ -45,11 +45,6 @@ pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("55P03" | DEADLOCK | "57014"))
 }
 
-/// Cancelled by the statement timeout.
-pub(super) fn is_timeout(error: &sqlx::Error) -> bool {
-    code(error).as_deref() == Some("57014")
-}
-
 /// The database refuses a row, and not the statement: data exceptions, violated constraints, limits of a value, and the errors that
 /// functions raise, for PostGIS reports broken geometries as internal errors. See [`ABOUT_DATA`].
 pub(super) fn is_about_data(error: &sqlx::Error) -> bool {

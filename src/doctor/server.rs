@@ -48,10 +48,10 @@ async fn server(target: &Target, connection: &mut PgConnection) -> Result<Vec<Li
     lines.push(if standby {
         Line::fail("primary", "this server is a standby (in recovery)", "give the URL of the primary in the Secret")
     } else if read_only.ends_with("=on") {
-        Line::fail(
+        Line::warn(
             "primary",
-            format!("the role or the database is set to {read_only}"),
-            "reset it with ALTER ROLE or ALTER DATABASE ... RESET",
+            format!("the role or the database is set to {read_only}: the operator's own sessions write all the same, those of Jobs do not"),
+            "reset it with ALTER ROLE or ALTER DATABASE ... RESET where imports are made by Jobs",
         )
     } else {
         Line::ok("primary", "not a standby")
@@ -123,7 +123,9 @@ async fn privileges(target: &Target, connection: &mut PgConnection) -> Result<Ve
         ),
     });
     lines.push(match (schema_exists, in_schema) {
-        (false, _) => Line::fail("schema", format!("schema {schema} does not exist"), "correct database.schema in the Portal"),
+        (false, _) => {
+            Line::fail("schema", format!("schema {schema} does not exist"), "create it, or a new Portal with the right database.schema")
+        }
         (true, true) => Line::ok("schema", format!("{} may create relations in {schema}", target.role)),
         (true, false) => Line::fail(
             "schema",

@@ -9,12 +9,13 @@ use crate::api::{Duration, Identifier, named_enum};
 /// How to reach the portal's database, and how long to wait for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(has(self.schema) ? self.schema : 'public') == (has(oldSelf.schema) ? oldSelf.schema : 'public')").message("database.schema is immutable: make a new Portal for another schema"))]
 #[x_kube(validation = Rule::new("!has(self.lockTimeout) || (duration(self.lockTimeout) > duration('0s') && duration(self.lockTimeout) <= duration('1h'))").message("database.lockTimeout must be more than 0s and at most 1h"))]
 #[x_kube(validation = Rule::new("!has(self.statementTimeout) || (duration(self.statementTimeout) > duration('0s') && duration(self.statementTimeout) <= duration('24h'))").message("database.statementTimeout must be more than 0s and at most 24h"))]
 pub struct Database {
     /// Secret key with the URL `postgres://user:password@host:port/database` of a direct connection to the primary, not of a pooler.
     pub connection_secret_ref: SecretKeyRef,
-    /// The schema that holds the portal's relations.
+    /// The schema that holds the portal's relations. Immutable: another schema needs another Portal.
     #[serde(default = "default_schema")]
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "!self.startsWith('pg_') && self != 'portal_release' && self != 'information_schema'", "message": "database.schema must be the portal's own schema, not a system schema or the operator's ledger"}]))]
     pub schema: Identifier,

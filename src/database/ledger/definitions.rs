@@ -13,7 +13,7 @@ pub struct DefinitionRecord {
     pub spec_hash: String,
     /// SHA-256 of everything.
     pub hash: String,
-    /// The next phase resolves it anew.
+    /// The next phase resolves it again.
     pub stale: bool,
     /// SHA-256 of specs that were edited since, once the edit has been reported.
     pub edited: Option<String>,
@@ -26,7 +26,7 @@ pub struct DefinitionRecord {
 pub struct Stored {
     /// It.
     pub pinned: Pinned,
-    /// The next phase resolves it anew.
+    /// The next phase resolves it again.
     pub stale: bool,
 }
 

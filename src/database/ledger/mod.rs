@@ -62,7 +62,7 @@ pub struct PortalRecord {
 }
 
 /// The portal's open run.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, sqlx::FromRow)]
 pub struct OpenRun {
     /// The run.
     pub run: i64,
@@ -104,6 +104,20 @@ pub fn observe_all<'a>(
 ) -> BoxStream<'a, Result<(String, View), sqlx::Error>> {
     let rows = sqlx::query_as(OBSERVE).bind(portal).bind(labels).fetch(connection);
     rows.map_ok(|(label, Json(view)): (String, Json<View>)| (label, view)).boxed()
+}
+
+/// The open run of `portal`, whichever release it belongs to.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn open_run(connection: &mut PgConnection, portal: &str) -> Result<Option<OpenRun>, sqlx::Error> {
+    sqlx::query_as(
+        "SELECT u.id AS run, o.id AS release, o.uid, o.name, o.label
+         FROM portal_release.runs u JOIN portal_release.releases o ON o.id = u.release_id WHERE u.portal = $1 AND u.closed_at IS NULL",
+    )
+    .bind(portal)
+    .fetch_optional(connection)
+    .await
 }
 
 const OBSERVE: &str = "SELECT wanted.label, jsonb_build_object(
