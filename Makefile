@@ -55,6 +55,7 @@ lint: ## Format, clippy with warnings as errors, and shellcheck where it is inst
 
 .PHONY: generate
 generate: ## The CRDs in crds/ and in the chart, from the Rust types.
+	@cargo build --locked --quiet
 	@rm -f $(addsuffix /*.yaml,$(GENERATED))
 	cargo run --locked --quiet -- crd --out crds
 	cp crds/*.yaml charts/portal-release-operator/files/crds/

@@ -50,7 +50,7 @@ async fn backups_are_listed_and_one_that_something_depends_on_is_kept() {
     assert!(notes.iter().any(|note| note.contains("view keepsake")), "{notes:?}");
     let status = portal_status(&stage, "two backups in the Portal", |status| status.backup_count == 2).await;
     assert_eq!(
-        status.backups.iter().map(told).collect::<Vec<_>>(),
+        status.backups.iter().map(described).collect::<Vec<_>>(),
         [(july.as_str(), Some("Jul2026"), Some("Aug2026")), (june.as_str(), None, Some("Jul2026"))]
     );
     assert_eq!(status.backups[0].held_by, None);
@@ -109,7 +109,7 @@ async fn a_backup_of_another_tool_is_rolled_back_to_past_a_newer_one() {
     let august = stage.live().await;
     let status = portal_status(&stage, "both backups in the Portal", |status| status.backup_count == 2).await;
     assert_eq!(
-        status.backups.iter().map(told).collect::<Vec<_>>(),
+        status.backups.iter().map(described).collect::<Vec<_>>(),
         [(july.as_str(), Some("Jul2026"), Some("Aug2026")), ("2605010800", None, None)]
     );
     assert!(status.backups[1].complete && status.backups[1].created_at.0.to_string() == "2026-05-01T08:00:00Z", "{:?}", status.backups[1]);

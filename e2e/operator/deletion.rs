@@ -272,7 +272,7 @@ async fn a_release_deleted_by_force_is_cleaned_up_without_another() {
     stage.tear_away_from(operator, "torn").await;
     let operator = stage.halting(&["Freeze:end"]).await;
     stage.cleaned_up(3).await;
-    stage.assert_let_go("the restart").await;
+    stage.assert_finalized("the restart").await;
     assert_eq!(stage.live_month().await, "1", "what was swapped stays live");
 
     // Only a finished one is there.
@@ -284,7 +284,7 @@ async fn a_release_deleted_by_force_is_cleaned_up_without_another() {
     operator.logs("halted at Freeze:end").await;
     stage.tear_away("sep2026", &operator).await;
     stage.cleaned_up(4).await;
-    stage.assert_let_go("the last one").await;
+    stage.assert_finalized("the last one").await;
 
     stage.make_release("next", "Oct2026", "").await;
     let status = stage.wait_state("next", ReleaseState::Live).await;

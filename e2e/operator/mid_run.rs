@@ -42,7 +42,7 @@ async fn a_portal_that_changes_or_goes_leaves_no_worker_at_zero() {
 
     stage.edit_portal(r#"{"labelPattern": null}"#).await;
     stage.month(2).await;
-    let mut reader = stage.pool.begin().await.expect("a reader");
+    let mut reader = stage.database.begin().await.expect("a reader");
     reader.execute("SELECT count(*) FROM protected_areas").await.expect("it reads");
     stage.make_release("aug2026", "Aug2026", "").await;
     stage.wait("aug2026", "waiting for the reader", |status| status.phase == Some(PhaseName::FinaliseSwap)).await;

@@ -55,6 +55,10 @@ async fn a_failure_after_the_swap_rolls_back_where_the_release_says_so() {
             .await
             .unwrap();
     }
+    stage.receiver.set(Mood::Fine);
+    stage.wait("aug2026", "still rolled back", |status| status.state == Some(ReleaseState::RolledBack) && stalled(status)).await;
+    assert_eq!(stage.text("SELECT count(*) FROM portal_release.runs").await, runs);
+
     // A retry rolls forward; a failure on the way leads back again.
     stage.receiver.set(Mood::Broken);
     stage.edit("aug2026", r#"{"retry": 1}"#).await;

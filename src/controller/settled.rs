@@ -324,12 +324,12 @@ mod tests {
         let settled = Settled::default();
         let rests = |settled: &Settled| settled.inner().releases["uid"].without_portal;
         let mut ended = release("Superseded", "", 1);
-        let blind = |stalled| {
+        let unobserved = |stalled| {
             let before = ended.status.clone().unwrap();
             let (generation, now) = (1, jiff::Timestamp::UNIX_EPOCH);
-            crate::release::status::blind(&before, generation, now, "PortalNotFound", "create it", stalled)
+            crate::release::status::unobserved(&before, generation, now, "PortalNotFound", "create it", stalled)
         };
-        let told = PortalRelease { status: Some(blind(true)), ..ended.clone() };
+        let told = PortalRelease { status: Some(unobserved(true)), ..ended.clone() };
         settled.receive(&mut ended.clone());
         assert!(!rests(&settled));
         settled.receive(&mut told.clone());
