@@ -53,7 +53,8 @@ fn main() -> ExitCode {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+    // Kubernetes' types are nested deeply. Only what is used of a stack takes memory.
+    tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(8 << 20).build().context("cannot start the runtime")
 }
 
 /// 0: ready to release; 1: a release would fail; 2: could not check.
