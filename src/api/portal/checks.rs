@@ -26,6 +26,7 @@ pub struct Preflight {
     /// Column lists that must be unique.
     #[serde(default)]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub unique: Vec<UniqueCheck>,
     /// How Preflight learns whether the disk has room for the copies that a release makes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,12 +67,13 @@ fn default_srid() -> i32 {
 }
 
 /// Columns of a view that must be unique together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct UniqueCheck {
     /// The view.
     pub relation: Identifier,
     /// The columns.
     #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub columns: Vec<Identifier>,
 }
 

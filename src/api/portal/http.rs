@@ -30,6 +30,7 @@ pub struct HttpRequest {
     /// Headers that are sent, with their values from Secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub headers: Vec<RequestHeader>,
     /// The body that is sent. None by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -78,6 +78,8 @@ pub struct Import {
     /// rule here or a `maxRejected` above 0 %. Otherwise a file fails at its first wrong line.
     #[serde(default)]
     #[schemars(length(max = 16))]
+    // The first rule that holds names the reason: their order counts.
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub reject: Vec<RejectRule>,
     /// How many of its rows may be rejected before the release fails. They are in `portal_release.rejected_rows`.
     #[serde(default = "none_rejected")]
