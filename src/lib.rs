@@ -36,7 +36,7 @@
 //! | [`controller`] | observe, decide, act | `api`, `cluster`, `database`, `notify`, `portals`, `release`, `runner`, `services`, `text`, `work` |
 //!
 //! Promises and where they are kept: one writer, fenced ([`database::lock`]); what was done and the row that says so commit together
-//! ([`work::Work`]); workers come back whatever happens ([`release::phase`], [`release::step`]); nothing is dropped with CASCADE
+//! ([`work::Work`]); workers come back whatever happens ([`release::phases`], [`release::step`]); nothing is dropped with CASCADE
 //! ([`database::staging`], [`database::backups`]).
 
 pub mod api;
