@@ -3,9 +3,9 @@ SET LOCAL lock_timeout = '5s'; -- an operator of before may be at work: it must 
 -- is edited meanwhile changes nothing in the middle of a run. No value of a Secret is ever in it.
 CREATE TABLE portal_release.definitions (
     run_id     bigint      PRIMARY KEY REFERENCES portal_release.runs,
-    portal     jsonb       NOT NULL,                      -- the Portal's spec, without what is read live
-    release    jsonb       NOT NULL,                      -- the PortalRelease's spec, without what is read live
-    sources    jsonb       NOT NULL,                      -- queries and Job templates from ConfigMaps, by name and key
+    portal     jsonb,                                     -- the Portal's spec, without what is read live; of what may hold a secret the SHA-256
+    release    jsonb,                                     -- the PortalRelease's spec, without what is read live
+    sources    jsonb,                                     -- queries and Job templates from ConfigMaps, by name and key; all three: null of a release's former runs
     spec_hash  text        NOT NULL,                      -- SHA-256 of portal and release: compared with the objects as they are now
     hash       text        NOT NULL,                      -- SHA-256 of all of it
     stale      boolean     NOT NULL DEFAULT false,        -- the run has come to a safe point: the next phase resolves it again

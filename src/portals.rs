@@ -207,7 +207,7 @@ impl ManifestSource for Portals {
                 return Ok(None);
             }
             let api: Api<Portal> = Api::namespaced(self.client.clone(), namespace);
-            let Some(found) = api.get_opt(portal).await.map_err(|error| cluster::describe(&error))? else { return Ok(None) };
+            let Some(found) = cluster::call(|| api.get_opt(portal)).await.map_err(|error| error.to_string())? else { return Ok(None) };
             let database = self.database(&Arc::new(found)).await.map_err(|error| error.to_string())?;
             let mut connection = database.pool().acquire().await.map_err(|error| error.to_string())?;
             ledger::staging::manifest(&mut connection, database.key(), label).await.map_err(|error| error.to_string())

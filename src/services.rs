@@ -38,12 +38,6 @@ pub struct Services {
 }
 
 impl Services {
-    /// The namespace is being deleted: its Secrets, and the right to read them or to write events, go away in any order. A request
-    /// would be refused, and nobody is left to be notified.
-    async fn is_going(&self, namespace: &str) -> bool {
-        cluster::is_terminating(&self.client, namespace).await
-    }
-
     /// Sends a notice to everyone who wants it, in the background: nothing waits for it.
     pub fn notify(self: &Arc<Self>, audience: Audience, notice: Notice) {
         if !audience.notifications.iter().any(|notification| notice.is_wanted(notification)) {
@@ -51,7 +45,8 @@ impl Services {
         }
         let services = self.clone();
         tokio::spawn(async move {
-            if services.is_going(&audience.namespace).await {
+            // Secrets, and the right to read them, go away with the namespace in any order; there is nobody left to notify.
+            if cluster::is_terminating(&services.client, &audience.namespace).await {
                 return;
             }
             let text = notice.text(&audience);
@@ -70,11 +65,7 @@ impl Services {
     /// Writes an event about an object, in the background.
     pub fn event(self: &Arc<Self>, object: ObjectReference, type_: EventType, reason: &'static str, note: String) {
         let services = self.clone();
-        tokio::spawn(async move {
-            if !services.is_going(object.namespace.as_deref().unwrap_or_default()).await {
-                services.events.publish(&object, type_, reason, "Reconcile", &note).await;
-            }
-        });
+        tokio::spawn(async move { services.events.publish(&object, type_, reason, "Reconcile", &note).await });
     }
 
     /// Where the manifest of a label is served.

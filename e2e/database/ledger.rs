@@ -102,3 +102,23 @@ fn a_session_has_its_own_settings() {
         pool.close().await;
     });
 }
+
+/// An operator of before reopens a run and does not know that its definition is to be resolved again.
+#[test]
+fn the_definition_of_a_reopened_run_is_stale() {
+    crate::harness::with_portal(async |portal: std::sync::Arc<Portal>| {
+        portal.with_ledger().await;
+        let release = portal.release_row("Jul2026").await;
+        let run = portal.open_run(release, RunKind::Release).await;
+        portal
+            .run(&format!(
+                "INSERT INTO portal_release.definitions (run_id, portal, release, sources, spec_hash, hash) VALUES ({run}, '{{}}', '{{}}', '{{}}', '', '')"
+            ))
+            .await;
+        let stale = "SELECT stale FROM portal_release.definitions";
+        portal.run(&format!("UPDATE portal_release.runs SET closed_at = now() WHERE id = {run}")).await;
+        assert!(!portal.get::<bool>(stale).await, "closing it changes nothing");
+        portal.run(&format!("UPDATE portal_release.runs SET closed_at = NULL WHERE id = {run}")).await;
+        assert!(portal.get::<bool>(stale).await);
+    });
+}

@@ -44,8 +44,8 @@ async fn edits_in_the_middle_of_a_run_are_reported_and_taken_up_at_the_next_safe
     assert!(!stage.text(&format!("{LINKS} staging_story_map_links")).await.contains("edited"));
     assert_eq!(stage.definition().await, before);
     assert_eq!(stage.audit("Jul2026", "DefinitionEdited").await.lines().count(), 1, "said once");
-    let secrets = "SELECT count(*) FROM portal_release.definitions d WHERE d::text ~ 'postgres://|/slack'";
-    assert_eq!(stage.text(secrets).await, "0", "no value of a Secret is kept");
+    let secrets = "SELECT count(*) FROM portal_release.definitions d WHERE d::text ~ 'postgres://|/slack|/cache'";
+    assert_eq!(stage.text(secrets).await, "0", "no value of a Secret is kept, and no URL that may hold a token");
 
     // The end of the dry run is a safe point.
     stage.apply(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: portal-sql}}\ndata: {data}\n")).await;
@@ -63,6 +63,9 @@ async fn edits_in_the_middle_of_a_run_are_reported_and_taken_up_at_the_next_safe
     stage.edit("jul2026", r#"{"rollback": {"to": "Previous"}}"#).await;
     stage.wait_state("jul2026", ReleaseState::RolledBack).await;
     assert_eq!(stage.live_month().await, "0");
+    let kept = "SELECT string_agg((portal IS NOT NULL)::text, ' ' ORDER BY run_id) FROM portal_release.definitions";
+    assert_eq!(stage.text(kept).await, "false true", "of a former run only the hashes are kept");
+    assert_eq!(stage.definition().await.split(' ').filter(|hash| hash.len() == 64).count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -245,7 +245,8 @@ impl Stage {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_deleted_by_force_is_cleaned_up_without_another() {
     let stage = Stage::new("delforce").await;
-    let operator = stage.halting(&["Freeze:end", "Scale:begin"]).await;
+    let halting = ["--leader-election=false", "--halt-at", "Freeze:end"];
+    let operator = stage.operator_with("operator", &[&halting[..], &["--halt-at", "Scale:begin"]].concat()).await;
     let before = stage.world().await;
 
     // In the middle of a long statement.
@@ -270,7 +271,7 @@ async fn a_release_deleted_by_force_is_cleaned_up_without_another() {
     operator.logs("halted at Scale:begin").await;
     assert_eq!(stage.workers().await, Stage::FROZEN);
     stage.tear_away_from(operator, "torn").await;
-    let operator = stage.halting(&["Freeze:end"]).await;
+    let operator = stage.operator_with("operator", &halting).await;
     stage.cleaned_up(3).await;
     stage.assert_finalized("the restart").await;
     assert_eq!(stage.live_month().await, "1", "what was swapped stays live");

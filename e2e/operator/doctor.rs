@@ -109,7 +109,7 @@ async fn every_defect_is_named_with_the_next_step() {
     assert_found(&found, "fail", &["owners: pame_sources belongs to postgres", "ALTER TABLE \"pame_sources\" OWNER TO \"portal_owner\""]);
     assert_found(&found, "fail", &["obstacles: materialized view public.sites_by_type reads live relations", "→ "]);
     assert_found(&found, "fail", &["gates: hard gate recent-backup failed: expected one row with true in the first column, got false"]);
-    assert_found(&found, "warn", &["staging: staging_sources: no release in the ledger owns it", "rename what should be kept"]);
+    assert_found(&found, "fail", &["staging: staging_sources already exists and was not created by this operator", "drop or rename them"]);
     assert_found(&found, "warn", &["backups: 2605010800: 1 tables, 0 views", "view keepsake depends on it"]);
     assert_found(&found, "warn", &["lock: advisory lock 42000001 is held by pid", "another tool", "pg_terminate_backend("]);
     assert_found(&found, "ok", &["names: ", "an_index_whose_name_is_so_long_that_a_backup_of_it_is_cut as bk"]);

@@ -157,6 +157,19 @@ mod tests {
     }
 
     #[test]
+    fn each_list_says_how_owners_share_it() {
+        for (path, schema) in schemas("spec").into_iter().filter(|(_, schema)| schema["type"] == "array") {
+            assert!(schema["maxItems"].is_u64(), "{path} has no bound");
+            let strategy = schema["x-kubernetes-list-type"].as_str();
+            assert!(matches!(strategy, Some("map" | "set" | "atomic")), "{path}: {strategy:?}");
+            let required = &schema["items"]["required"];
+            for key in schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten() {
+                assert!(required.as_array().unwrap().contains(key), "{path} has items without {key}");
+            }
+        }
+    }
+
+    #[test]
     fn a_status_takes_words_of_a_newer_version_and_is_bounded() {
         for (path, schema) in schemas("status") {
             assert_eq!(schema.get("enum"), None, "{path}");

@@ -122,12 +122,12 @@ pub struct PhaseSelection {
     pub stop_after: Option<PhaseName>,
     /// Run only these phases, and those that they need. Cannot be combined with the other fields. Default: all.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = PhaseName::ALL.len()))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub only: Vec<PhaseName>,
     /// Skip these phases. Those that keep the data safe cannot be skipped. Default: none.
     #[serde(default)]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = PhaseName::ALL.len()))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub skip: Vec<PhaseName>,
 }

@@ -6,7 +6,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 
-use super::{FIELD_MANAGER, describe, is_namespace_terminating};
+use super::{FIELD_MANAGER, describe, is_forbidden, is_namespace_terminating, is_terminating};
 use crate::text::truncate;
 
 /// Longest note that the API server takes, in bytes.
@@ -18,6 +18,7 @@ const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 /// the first note; so whatever must be distinguished has its own reason.
 #[derive(Clone)]
 pub struct PortalEvents {
+    client: Client,
     recorder: Recorder,
 }
 
@@ -25,7 +26,7 @@ impl PortalEvents {
     /// Events are reported in the name of `instance`, usually the pod's name.
     pub fn new(client: Client, instance: &str) -> Self {
         let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(truncate(instance, 128).to_owned()) };
-        Self { recorder: Recorder::new(client, reporter) }
+        Self { recorder: Recorder::new(client.clone(), reporter), client }
     }
 
     /// Writes one event about `object`. `reason` and `action` are CamelCase words; `note` is cut after 1024 bytes.
@@ -43,7 +44,10 @@ impl PortalEvents {
         let namespace = object.namespace.as_deref().unwrap_or_default();
         match tokio::time::timeout(TIMEOUT, self.recorder.publish(&event, object)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) if is_namespace_terminating(&error) => {
+            // The right to write events goes away with the namespace, in any order.
+            Ok(Err(error))
+                if is_namespace_terminating(&error) || (is_forbidden(&error) && is_terminating(&self.client, namespace).await) =>
+            {
                 tracing::debug!(namespace, name, reason, "event {reason} was not written: the namespace is being deleted");
             }
             Ok(Err(error)) => tracing::warn!(namespace, name, reason, error = describe(&error), "event {reason} was not written"),

@@ -8,6 +8,10 @@ use crate::classify::Classify;
 pub(super) const READ_ONLY: &str = "25006";
 /// This transaction was the one that a deadlock cost.
 pub(super) const DEADLOCK: &str = "40P01";
+/// The relation, or another object, does not exist; a relation has that name already.
+pub(super) const UNDEFINED_TABLE: &str = "42P01";
+pub(super) const UNDEFINED_OBJECT: &str = "42704";
+pub(super) const DUPLICATE_TABLE: &str = "42P07";
 /// A row has the unique key of another.
 pub(super) const UNIQUE_VIOLATION: &str = "23505";
 /// Something depends on what is to be dropped.

@@ -79,6 +79,8 @@ pub struct Pending {
     pub what: String,
     /// When in the build it belongs.
     pub stage: Stage,
+    /// It builds an index, and waits for nothing but the columns.
+    pub builds_index: bool,
     /// The statement, in staging names.
     pub sql: String,
 }
@@ -149,6 +151,7 @@ pub async fn pending(conn: &mut PgConnection, relations: &Relations) -> Result<V
         relation: fact.relation.clone(),
         what: format!("{} {}", fact.kind(), fact.name()).trim_end().to_owned(),
         stage: fact.stage(),
+        builds_index: fact.kind() == catalog::INDEX,
         sql: sql.render(&Generation::Staging),
     };
     let taken_away = extra.into_iter().filter_map(|fact| fact.undo.as_ref().map(|undo| step(fact, undo)));

@@ -44,11 +44,9 @@ async fn staging(target: &Target, connection: &mut PgConnection) -> Result<Vec<L
     };
     Ok(vec![match owner {
         Some((label, state)) => Line::ok("staging", format!("{what}: the data of {label}, which is {state}")),
-        None => Line::warn(
-            "staging",
-            format!("{what}: no release in the ledger owns it"),
-            "a release drops and rebuilds relations with these names; rename what should be kept",
-        ),
+        None => {
+            return Ok(ledger::staging::foreign_finding(&there).into_iter().map(|finding| Line { check: "staging", finding }).collect());
+        }
     }])
 }
 

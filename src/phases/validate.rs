@@ -10,7 +10,7 @@ use super::{
 use crate::{
     api::{GatePhase, TableGeometry},
     database::{
-        catalog::{self, Stage},
+        catalog,
         checks::{GeometryRule, geometry, max_shrink, non_empty},
         checksum,
         identifiers::{Generation, Relations, qualified},
@@ -95,9 +95,9 @@ async fn complete(context: &Context, relations: &Relations) -> Result<(), PhaseE
     let steps = staging::pending(&mut work, relations).await?;
     work.commit().await?;
     // Indexes wait for nothing but the columns; constraints take over indexes, and foreign keys lock two tables.
-    let first = steps.iter().position(is_index).unwrap_or(steps.len());
+    let first = steps.iter().position(|step| step.builds_index).unwrap_or(steps.len());
     let (before, rest) = steps.split_at(first);
-    let (indexes, after): (Vec<&Pending>, Vec<&Pending>) = rest.iter().partition(|step| is_index(step));
+    let (indexes, after): (Vec<&Pending>, Vec<&Pending>) = rest.iter().partition(|step| step.builds_index);
     for step in before {
         add(context, step, None).await?;
     }
@@ -114,11 +114,6 @@ async fn complete(context: &Context, relations: &Relations) -> Result<(), PhaseE
 async fn vacuum(context: &Context, relations: &Relations, name: &str) -> Result<(), PhaseError> {
     context.say(format!("VACUUM {name}"));
     context.vacuum(&qualified(&relations.schema, name), "FREEZE, ANALYZE").await
-}
-
-fn is_index(step: &Pending) -> bool {
-    // Comments on indexes and their options are of the same stage, and need the index.
-    step.stage == Stage::Indexes && step.what.starts_with("index ") && step.sql.starts_with("CREATE ")
 }
 
 /// Adds one detail to its staged relation, with so many megabytes of `maintenance_work_mem`.

@@ -70,11 +70,8 @@ pub(super) async fn undo_create(context: &Context) -> Result<Done, PhaseError> {
 /// else and is not touched.
 pub(super) async fn claim(work: &mut Work, context: &Context) -> Result<(), PhaseError> {
     let foreign = ledger::staging::foreign_staging(work, &context.key(), &context.all_relations()).await?;
-    if !foreign.is_empty() {
-        return Err(PhaseError::Refused(format!(
-            "{} already exist and were not created by this operator; drop or rename them, then raise spec.retry",
-            foreign.join(", ")
-        )));
+    if let Some(finding) = ledger::staging::foreign_finding(&foreign) {
+        return Err(PhaseError::Refused(format!("{finding}, then raise spec.retry")));
     }
     ledger::staging::own_staging(work, &context.key(), Some(context.subject.release_id)).await?;
     Ok(())

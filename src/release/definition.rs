@@ -1,6 +1,6 @@
 //! What a run works from: the Portal and the release as they were when it started, with the queries from ConfigMaps.
 //!
-//! Everything is pinned but what the two tables here name. A change of what is pinned takes effect at the next safe point: a retry, the
+//! Everything is pinned but what the tables here name. A change of what is pinned takes effect at the next safe point: a retry, the
 //! end of a suspension or of a dry run, the rebuilding of a staging, or the next release.
 
 use std::collections::BTreeMap;
@@ -38,7 +38,17 @@ pub const LIVE_IN_PORTAL: &[Live] = &[
     live("frozen", "the emergency freeze acts at once"),
     live("labelPattern", "decides whether a release may run, not what it does"),
     live("notifications", "whom to notify is not part of what is done"),
-    live("postSwap", "the URL of a hook may hold a token, and the ledger holds no secret"),
+];
+
+/// What may hold a token, so that the ledger must not: a SHA-256 is pinned in its place, by which an edit is noticed. The value is read
+/// live. Items of a list are told apart by their names.
+pub const SECRET_IN_PORTAL: &[&str] = &[
+    "gates[].http.url",
+    "gates[].http.body",
+    "postSwap[].http.url",
+    "postSwap[].http.body",
+    "imports.core[].csv.url",
+    "imports.related[].csv.url",
 ];
 
 /// What a run reads from the PortalRelease as it is now: the control fields, and what cannot change.
@@ -72,7 +82,7 @@ pub type Sources = BTreeMap<String, Source>;
 /// What a run works from, as the ledger keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pinned {
-    /// The Portal's spec, without what is read live.
+    /// The Portal's spec, without what is read live, and with the SHA-256 of what may hold a secret.
     pub portal: Value,
     /// The release's spec, likewise.
     pub release: Value,
@@ -86,6 +96,12 @@ impl Pinned {
     /// # Errors
     /// When a spec cannot be written as JSON.
     pub fn of(portal: &PortalSpec, release: &PortalReleaseSpec, sources: Sources) -> Result<Self, serde_json::Error> {
+        let mut pinned = Self::in_clear(portal, release, sources)?;
+        each_secret(&mut pinned.portal, &mut |_, text| *text = masked(text));
+        Ok(pinned)
+    }
+
+    fn in_clear(portal: &PortalSpec, release: &PortalReleaseSpec, sources: Sources) -> Result<Self, serde_json::Error> {
         let without = |spec: Value, live: &[Live]| {
             let mut spec = spec;
             live.iter().for_each(|part| drop(take(&mut spec, part.field)));
@@ -98,11 +114,25 @@ impl Pinned {
         })
     }
 
-    /// The specs that a phase works from: what is pinned, and what is live in the objects as they are now.
+    /// The specs that a phase works from: what is pinned, and what is live in the objects as they are now. Of what may hold a secret and
+    /// is no longer in the Portal, only the SHA-256 is known.
     ///
     /// # Errors
     /// When this version cannot read what is pinned.
     pub fn specs(&self, portal: &PortalSpec, release: &PortalReleaseSpec) -> Result<(PortalSpec, PortalReleaseSpec), serde_json::Error> {
+        let mut values = BTreeMap::new();
+        each_secret(&mut serde_json::to_value(portal)?, &mut |place, text| drop(values.insert(place.to_owned(), text.clone())));
+        let mut known = self.portal.clone();
+        each_secret(&mut known, &mut |place, text| {
+            if let Some(value) = values.get(place) {
+                text.clone_from(value);
+            }
+        });
+        Self { portal: known, ..self.clone() }.with_live(portal, release)
+    }
+
+    /// What is pinned, with what is live; what may hold a secret is what is pinned of it.
+    fn with_live(&self, portal: &PortalSpec, release: &PortalReleaseSpec) -> Result<(PortalSpec, PortalReleaseSpec), serde_json::Error> {
         let with = |pinned: &Value, now: Value, live: &[Live]| {
             let (mut spec, mut now) = (pinned.clone(), now);
             for part in live {
@@ -121,7 +151,7 @@ impl Pinned {
     /// The same as this version writes it: another one may have written other defaults, which are no differences.
     #[must_use]
     pub fn rewritten(self, portal: &PortalSpec, release: &PortalReleaseSpec) -> Self {
-        let rewritten = self.specs(portal, release).and_then(|(portal, release)| Self::of(&portal, &release, Sources::new()));
+        let rewritten = self.with_live(portal, release).and_then(|(portal, release)| Self::in_clear(&portal, &release, Sources::new()));
         match rewritten {
             Ok(rewritten) => Self { sources: self.sources, ..rewritten },
             Err(_) => self,
@@ -135,7 +165,8 @@ impl Pinned {
 
     /// The objects still say what is pinned, as this version understands it.
     pub fn is_still(&self, portal: &PortalSpec, release: &PortalReleaseSpec) -> bool {
-        self.specs(portal, release).is_ok_and(|(pinned_portal, pinned_release)| pinned_portal == *portal && pinned_release == *release)
+        let now = Self::of(portal, release, Sources::new()).and_then(|now| now.with_live(portal, release));
+        matches!((self.with_live(portal, release), now), (Ok(then), Ok(now)) if then == now)
     }
 
     /// SHA-256 over both specs.
@@ -177,6 +208,34 @@ fn digest(parts: &[&str]) -> String {
         sha256.update(part.as_bytes());
     }
     hex(&sha256.finalize())
+}
+
+/// What is pinned of a text that may hold a secret.
+fn masked(text: &str) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(text)))
+}
+
+/// Shows each text of a Portal's spec that may hold a secret, and where it is.
+fn each_secret(portal: &mut Value, see: &mut dyn FnMut(&str, &mut String)) {
+    for field in SECRET_IN_PORTAL {
+        secrets_at(portal, field, "", see);
+    }
+}
+
+fn secrets_at(spec: &mut Value, field: &str, above: &str, see: &mut dyn FnMut(&str, &mut String)) {
+    let (first, rest) = field.split_once('.').map_or((field, None), |(first, rest)| (first, Some(rest)));
+    let name = first.trim_end_matches("[]");
+    match (spec.get_mut(name), rest) {
+        (Some(Value::Array(items)), Some(rest)) => {
+            for item in items {
+                let place = format!("{above}{name}/{}.", item.get("name").and_then(Value::as_str).unwrap_or_default());
+                secrets_at(item, rest, &place, see);
+            }
+        }
+        (Some(Value::String(text)), None) => see(&format!("{above}{name}"), text),
+        (Some(below), Some(rest)) => secrets_at(below, rest, &format!("{above}{name}."), see),
+        _ => {}
+    }
 }
 
 /// Takes a field out of a spec.
@@ -254,6 +313,35 @@ mod tests {
     }
 
     #[test]
+    fn what_may_hold_a_secret_is_not_kept_and_its_edit_is_noticed() {
+        let with = |token: &str| {
+            let http = json!({"url": format!("https://example.org/{token}"), "body": token, "timeout": "9s"});
+            portal(json!({
+                "gates": [{"name": "g", "phase": "Preflight", "http": http}],
+                "postSwap": [{"name": "h", "http": http}],
+                "imports": {
+                    "core": [{"name": "c", "into": "areas", "csv": {"url": http["url"]}}],
+                    "related": [{"name": "r", "into": "areas", "csv": {"url": http["url"]}}],
+                },
+            }))
+        };
+        let (then, now, release) = (with("canary-one"), with("canary-two"), release(json!({})));
+        let pinned = Pinned::of(&then, &release, Sources::new()).unwrap();
+        let text = pinned.portal.to_string();
+        assert_eq!((text.contains("canary"), text.matches("sha256:").count()), (false, SECRET_IN_PORTAL.len()), "{text}");
+        assert_eq!(pinned.specs(&then, &release).unwrap().0, then);
+        assert!(pinned.is_still(&then, &release) && !pinned.is_still(&now, &release));
+        assert_eq!(pinned.specs(&now, &release).unwrap().0, now, "a new token works at once");
+        let anew = Pinned::of(&now, &release, Sources::new()).unwrap();
+        let edited = ["spec.gates of the Portal", "spec.imports of the Portal", "spec.postSwap of the Portal"];
+        assert_eq!(pinned.clone().rewritten(&now, &release).differences(&anew), edited);
+        assert_ne!(pinned.spec_hash(), anew.spec_hash());
+        // What is no longer there is not made up.
+        let gone = portal(json!({}));
+        assert!(pinned.specs(&gone, &release).unwrap().0.gates[0].http.as_ref().unwrap().url.starts_with("sha256:"));
+    }
+
+    #[test]
     fn texts_of_config_maps_count() {
         let with = |text: &str| {
             let sources = Sources::from([("sql/sites".to_owned(), Source::Text(text.to_owned()))]);
@@ -274,6 +362,10 @@ mod tests {
                 assert!(!part.why.is_empty());
                 let path = format!("/openAPIV3Schema/properties/spec/properties/{}", part.field.replace('.', "/properties/"));
                 assert!(schema.pointer(&path).is_some(), "{} of {kind}", part.field);
+            }
+            for field in SECRET_IN_PORTAL.iter().filter(|_| kind == "portals") {
+                let path = field.replace("[]", "/items").replace('.', "/properties/");
+                assert!(schema.pointer(&format!("/openAPIV3Schema/properties/spec/properties/{path}")).is_some(), "{field}");
             }
         }
     }

@@ -317,7 +317,7 @@ impl RunRecord {
     pub fn pending(&self, dry_run: bool) -> Option<&PhaseRecord> {
         let waits = |state| matches!(state, PhaseState::Pending | PhaseState::Running | PhaseState::Failed | PhaseState::Undone);
         let dry = dry_run && self.builds() && !self.has_swapped();
-        self.phases.iter().find(|record| waits(record.state) && !(dry && facts(record.name).in_dry_run == DryRun::Skip))
+        self.phases.iter().find(|record| waits(record.state) && !(dry && facts(record.name).in_dry_run != DryRun::Run))
     }
 
     /// Whether `phase` was done in this run.

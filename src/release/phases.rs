@@ -33,7 +33,7 @@ pub enum Undo {
 pub enum DryRun {
     /// It runs.
     Run,
-    /// It runs in a transaction that is rolled back.
+    /// It is to run in a transaction that is rolled back. Until the runner can do that, it is skipped: nothing but `Run` runs.
     Rehearse,
     /// It is skipped: it would change what readers or workers see, or belongs to what follows.
     Skip,

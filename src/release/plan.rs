@@ -82,7 +82,7 @@ fn why_skipped(phase: PhaseName, release: &PortalReleaseSpec, order: &[PhaseName
     let after_start = selection.start_at.is_none_or(|start| position(phase) >= position(start));
     let before_stop = selection.stop_after.is_none_or(|stop| position(phase) <= position(stop));
     let named = selection.only.is_empty() || selection.only.contains(&phase);
-    if release.dry_run && facts(phase).in_dry_run == DryRun::Skip {
+    if release.dry_run && facts(phase).in_dry_run != DryRun::Run {
         Some("skipped: dryRun is true")
     } else if after_start && before_stop && named && !selection.skip.contains(&phase) {
         None

@@ -26,6 +26,7 @@ pub struct Preflight {
     /// Column lists whose values must be unique. Default: none.
     #[serde(default)]
     #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub unique: Vec<UniqueCheck>,
     /// How to learn the free disk space. Default: Preflight reports how much a release needs, and refuses none for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,12 +67,13 @@ fn default_srid() -> i32 {
 }
 
 /// Columns of a relation that must be unique together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct UniqueCheck {
     /// The view or table, by its live name.
     pub relation: Identifier,
     /// The columns that must be unique together.
     #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub columns: Vec<Identifier>,
 }
 

@@ -1,20 +1,24 @@
 //! What the code relies on in the database.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::named_enum;
 
 /// Functions and tables that the portal's code relies on. In a gate `{}` means `spec.contract`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct Contract {
     /// Functions that must exist as described. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
+    // Overloads have one name, and `arguments` may be absent: there is no key.
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub functions: Vec<ContractFunction>,
     /// Tables and views that must exist with these columns. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["schema".to_string(), "name".to_string()]))]
     pub tables: Vec<ContractTable>,
 }
 
@@ -26,7 +30,7 @@ impl Contract {
 }
 
 /// A function or procedure that must exist.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContractFunction {
     /// Its schema.
@@ -56,6 +60,7 @@ pub struct ContractFunction {
     /// Roles that must be allowed to execute it. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
     pub execute: Vec<String>,
 }
 
@@ -82,7 +87,7 @@ named_enum! {
 }
 
 /// A table or view that must exist.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 pub struct ContractTable {
     /// Its schema.
     #[schemars(length(min = 1, max = 63))]
@@ -93,6 +98,7 @@ pub struct ContractTable {
     /// Columns that it must have; it may have more. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub columns: Vec<ContractColumn>,
 }
 

@@ -33,6 +33,7 @@ pub struct HttpRequest {
     /// `Content-Type: application/json`, unless a header says otherwise.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_string()]))]
     pub headers: Vec<RequestHeader>,
     /// The body that is sent. No template. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

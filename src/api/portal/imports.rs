@@ -79,6 +79,8 @@ pub struct Import {
     /// file if there is a rule here or a `maxRejected` above 0 %. Otherwise a file fails at its first wrong line.
     #[serde(default)]
     #[schemars(length(max = 16))]
+    // The first rule that holds names the reason: their order counts.
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub reject: Vec<RejectRule>,
     /// What share of its rows may be rejected; with more the release fails. Rejected rows are in `portal_release.rejected_rows`.
     #[serde(default = "none_rejected")]

@@ -85,7 +85,7 @@ impl Default for Views {
 }
 
 /// One materialized view over the foreign tables.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MaterializedView {
     /// Name of the live view.
@@ -93,6 +93,8 @@ pub struct MaterializedView {
     /// Columns of a unique index that its staged twin gets; a view needs one to be refreshed concurrently. Default: none.
     #[serde(default)]
     #[schemars(length(max = 8))]
+    // The order of an index's columns counts.
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub unique_key: Vec<Identifier>,
     /// Template of the view's query.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -40,7 +40,7 @@ pub(super) const KINDS: &[(&str, Stage)] = &[
     ("row security", Stage::Base),
     ("grant", Stage::Base),
     ("comment", Stage::Base),
-    ("index", Stage::Indexes),
+    (INDEX, Stage::Indexes),
     ("constraint", Stage::Indexes),
     ("index option", Stage::Indexes),
     ("cluster", Stage::Indexes),
@@ -61,6 +61,8 @@ pub(super) const KINDS: &[(&str, Stage)] = &[
     (SWAP_COMMENT, Stage::Swap),
 ];
 
+/// The statement that builds an index.
+pub(in crate::database) const INDEX: &str = "index";
 /// A foreign key to a lookup table.
 pub(in crate::database) const LOOKUP_KEY: &str = "foreign key to a lookup table";
 /// The comment on something that only the swap can make.

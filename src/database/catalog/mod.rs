@@ -15,8 +15,8 @@ use sqlx::PgConnection;
 
 pub use self::difference::Difference;
 pub(super) use self::difference::{lacking, left_to_swap};
-pub(super) use self::fact::LOOKUP_KEY;
 pub use self::fact::{Fact, Stage, Structure};
+pub(super) use self::fact::{INDEX, LOOKUP_KEY};
 pub(super) use self::read::{empty_search_path, read_catalogue};
 pub use self::template::Template;
 use self::{difference::compare, read::facts};

@@ -30,20 +30,20 @@ pub struct Stored {
     pub stale: bool,
 }
 
-/// The definition of a run; an older version did not write one.
+/// The definition of a run; an older version did not write one, and of former runs only the hashes are kept.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn of_run(connection: &mut PgConnection, run: i64) -> Result<Option<Stored>, sqlx::Error> {
     let row: Option<(serde_json::Value, serde_json::Value, Json<Sources>, bool)> =
-        sqlx::query_as("SELECT portal, release, sources, stale FROM portal_release.definitions WHERE run_id = $1")
+        sqlx::query_as("SELECT portal, release, sources, stale FROM portal_release.definitions WHERE run_id = $1 AND portal IS NOT NULL")
             .bind(run)
             .fetch_optional(connection)
             .await?;
     Ok(row.map(|(portal, release, Json(sources), stale)| Stored { pinned: Pinned { portal, release, sources }, stale }))
 }
 
-/// Writes the definition of a run.
+/// Writes the definition of a run. Nobody works from those of the release's former runs: they are large, and only their hashes stay.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -59,6 +59,14 @@ pub async fn define(tx: &mut PgConnection, run: i64, pinned: &Pinned) -> Result<
     .bind(Json(&pinned.sources))
     .bind(pinned.spec_hash())
     .bind(pinned.hash())
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "UPDATE portal_release.definitions d SET portal = NULL, release = NULL, sources = NULL
+         FROM portal_release.runs mine JOIN portal_release.runs former ON former.release_id = mine.release_id AND former.id < mine.id
+         WHERE mine.id = $1 AND d.run_id = former.id AND d.portal IS NOT NULL",
+    )
+    .bind(run)
     .execute(tx)
     .await?;
     Ok(())

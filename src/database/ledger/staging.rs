@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, types::Json};
 
-use crate::database::{
-    checksum::Content,
-    identifiers::{Generation, Relations},
-    swap::Horizon,
+use crate::{
+    database::{
+        checksum::Content,
+        identifiers::{Generation, Relations},
+        swap::Horizon,
+    },
+    finding::Finding,
 };
 
 /// What a release's staging was built from. As long as it is unchanged, a release resumes from its staging.
@@ -190,4 +193,10 @@ pub async fn foreign_staging(connection: &mut PgConnection, portal: &str, relati
     .bind(portal)
     .fetch_all(connection)
     .await
+}
+
+/// What a release says of such relations, and doctor before it.
+pub fn foreign_finding(names: &[String]) -> Option<Finding> {
+    let problem = if names.len() == 1 { "already exists and was" } else { "already exist and were" };
+    (!names.is_empty()).then(|| Finding::fail(names.join(", "), format!("{problem} not created by this operator"), "drop or rename them"))
 }

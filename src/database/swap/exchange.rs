@@ -21,7 +21,7 @@ use super::{
 };
 use crate::database::{
     identifiers::{Generation, Relations, assembled, qualified},
-    sqlstate,
+    sqlstate::{self, DUPLICATE_TABLE, UNDEFINED_OBJECT, UNDEFINED_TABLE},
     staging::publish_lookup,
 };
 
@@ -217,7 +217,11 @@ async fn prepare(
         match sqlx::raw_sql(assembled(sql)).execute(&mut *tx).await.map_err(failed("renaming the indexes")) {
             Ok(_) => Ok(Outcome::Prepared),
             // What was to be renamed no longer exists, or its new name is taken.
-            Err(error) if error.code().is_some_and(|code| matches!(code.as_str(), "42P01" | "42704" | "42P07" | CHANGED)) => {
+            Err(error)
+                if error
+                    .code()
+                    .is_some_and(|code| matches!(code.as_str(), UNDEFINED_TABLE | UNDEFINED_OBJECT | DUPLICATE_TABLE | CHANGED)) =>
+            {
                 Ok(Outcome::Changed)
             }
             Err(error) => Err(error),
