@@ -27,7 +27,7 @@
 //! | [`services`] | the handles that everything shares | `api`, `cluster`, `faults`, `metrics`, `notify`, `storage`, `term` |
 //! | [`portals`] | the portals' databases, opened when first needed | `api`, `cluster`, `database`, `http`, `secret`, `term` |
 //! | [`work`] | what every phase gets: data, handles, controls, fenced transactions, the definition | `api`, `classify`, `cluster`, `database`, `finding`, `notify`, `release`, `services`, `text` |
-//! | [`jobs`] | one Kubernetes Job of a release, from its announcement to its removal | `api`, `classify`, `cluster`, `database`, `work` |
+//! | [`jobs`] | one Kubernetes Job of a release, from its announcement to its removal | `api`, `classify`, `cluster`, `database`, `text`, `work` |
 //! | [`imports`] | what fills the staged tables: queries, files, Jobs | `api`, `cluster`, `database`, `jobs`, `notify`, `storage`, `work` |
 //! | [`checks`] | one engine for checks, and the one list of what blocks a release | `api`, `classify`, `cluster`, `database`, `finding`, `jobs`, `storage`, `text`, `work` |
 //! | [`phases`] | what each phase does and what undoes it | `api`, `checks`, `cluster`, `database`, `finding`, `imports`, `jobs`, `metrics`, `release`, `text`, `work` |
