@@ -21,6 +21,7 @@ mod finished;
 mod freeze;
 mod freeze_timeout;
 mod http;
+mod http_checks;
 mod imports;
 mod imports_again;
 mod job_checks;

@@ -149,7 +149,8 @@ pub(crate) async fn attempt(context: &Context, request: &JobRequest<'_>, prepare
         Some(obstacle) => context.say(format!("{what}: Job {job} is waiting: {obstacle}")),
         None => context.say(&runs),
     };
-    let ended = wait(client, namespace, &job, waiting).await.map_err(|error| request.error(context, &error))?;
+    // On the heap: it holds objects of the cluster, and futures within futures fill a thread's stack.
+    let ended = Box::pin(wait(client, namespace, &job, waiting)).await.map_err(|error| request.error(context, &error))?;
     let outcome = match ended {
         Ended::Succeeded => return Ok((job, Outcome::Succeeded)),
         Ended::Failed(failure) => {

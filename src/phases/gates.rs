@@ -68,15 +68,18 @@ pub(super) async fn pass(context: &Context, phase: GatePhase) -> Result<String, 
 /// Evaluates a gate, again while it cannot be evaluated. Suspending the release and aborting it end the wait.
 async fn evaluate(context: &Context, check: &Check<'_>, patience: &mut Duration) -> Result<Answer, PhaseError> {
     let mut length = PAUSES.0;
-    context.say(format!("evaluating {}", check.object));
-    // What comes before the first answer is not waiting: it may take hours until the pod of a Job is evicted.
-    let mut answer = ask(check, context).await?;
+    let mut begun: Option<Instant> = None;
     loop {
+        context.say(format!("evaluating {}", check.object));
+        // On the heap: futures within futures fill a thread's stack.
+        let answer = Box::pin(ask(check, context)).await?;
+        // What comes before the first answer is not waiting: it may take hours until the pod of a Job is evicted.
+        *patience = patience.saturating_sub(begun.map_or(Duration::ZERO, |begun| begun.elapsed()));
         let Answer::Error(finding) = &answer else { return Ok(answer) };
         if patience.is_zero() {
             return Ok(answer);
         }
-        let begun = Instant::now();
+        begun = Some(Instant::now());
         let pause = length.min(*patience);
         context.say(format!("{}; asking again in {}s", finding.statement(), pause.as_secs()));
         tokio::select! {
@@ -84,9 +87,6 @@ async fn evaluate(context: &Context, check: &Check<'_>, patience: &mut Duration)
             () = context.control.pause.cancelled() => return Err(PhaseError::Paused),
             () = tokio::time::sleep(pause) => {}
         }
-        context.say(format!("evaluating {}", check.object));
-        answer = ask(check, context).await?;
-        *patience = patience.saturating_sub(begun.elapsed());
         length = (length * 2).min(PAUSES.1);
     }
 }

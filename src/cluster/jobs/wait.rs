@@ -64,7 +64,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
     // A Job that takes too long loses its pods, and their logs, before it counts as failed.
     let mut early: Option<Failure> = None;
     let mut reported = None;
-    let mut current: Option<Job> = None;
+    let mut current: Option<Box<Job>> = None;
     let mut podless: Option<Instant> = None;
     let mut looks = tokio::time::interval(LOOK);
     loop {
@@ -78,7 +78,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
                     let failed = is_true(&job, "Failed");
                     if let Some(condition) = failed.or_else(|| is_true(&job, "FailureTarget")) {
                         let known = seen.values().chain(&lost).cloned().collect();
-                        let mut failure = inspect(client, namespace, &job, known, condition).await;
+                        let mut failure = Box::pin(inspect(client, namespace, &job, known, condition)).await;
                         // With its pods went what they told.
                         if let Some(early) = early.take().filter(|_| failure.log.is_empty()) {
                             failure = early;
@@ -88,7 +88,7 @@ pub async fn wait(client: &Client, namespace: &str, name: &str, mut waiting: imp
                         }
                         early = Some(failure);
                     }
-                    current = Some(job);
+                    current = Some(Box::new(job));
                 }
                 Err(error) => refused(error, "watch", namespace, name)?,
             },
