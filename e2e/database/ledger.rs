@@ -108,8 +108,10 @@ fn a_session_has_its_own_settings() {
 fn the_definition_of_a_reopened_run_is_stale() {
     crate::harness::with_portal(async |portal: std::sync::Arc<Portal>| {
         portal.with_ledger().await;
-        let release = portal.release_row("Jul2026").await;
-        let run = portal.open_run(release, RunKind::Release).await;
+        let release = format!(
+            "INSERT INTO portal_release.releases (portal, label, name, uid, state) VALUES ('{KEY}', 'Jul2026', 'jul', 'u', 'Running') RETURNING id"
+        );
+        let run = portal.open_run(portal.get(&release).await, RunKind::Release).await;
         portal
             .run(&format!(
                 "INSERT INTO portal_release.definitions (run_id, portal, release, sources, spec_hash, hash) VALUES ({run}, '{{}}', '{{}}', '{{}}', '', '')"

@@ -46,14 +46,16 @@ async fn a_finished_release_does_what_is_wanted_of_it_after_a_restart() {
     let lines = |operator: &crate::support::Operator, word: &str| operator.log().lines().filter(|line| line.contains(word)).count();
     assert_eq!(lines(&operator, "2026: Rest"), 0, "none was observed by itself:\n{}", operator.log());
 
-    // A pattern that leaves all of them out, and one that is none: what has ended stays as it is.
+    // A pattern that leaves all of them out, and one that is none: what has ended stays as it is. Only an aborted one, which a retry
+    // would run again, has no plan while its Portal cannot be used.
     let told = "the ledger has told of all finished releases";
     for (pattern, times) in [("^[A-Z][a-z]{2}203[0-9]$", 2), ("[", 3), ("^[A-Z][a-z]{2}[0-9]{4}$", 4)] {
         stage.edit_portal(&format!(r#"{{"labelPattern":"{pattern}"}}"#)).await;
         until("the ledger was asked again", || async { (lines(&operator, told) >= times).then_some(()) }).await;
     }
     stage.at_rest().await;
-    assert_eq!(lines(&operator, "2026: Rest"), 0, "none was observed by itself:\n{}", operator.log());
+    let observed = lines(&operator, "jul2026: Rest") + lines(&operator, "aug2026: Rest");
+    assert_eq!(observed, 0, "none was observed by itself:\n{}", operator.log());
 
     // Another object with a label that has been through.
     stage.make_release("again", "Jul2026", "").await;
