@@ -51,24 +51,63 @@ fn expand(tree: &str) -> Vec<String> {
     parts.iter().filter(|part| !part.trim().is_empty()).flat_map(|part| expand(&format!("{prefix}{}", part.trim()))).collect()
 }
 
-/// Paths into the crate that a file names, as segments: from its `use` lines, and written out.
-fn crate_paths(code: &str, module: &[String]) -> BTreeSet<Vec<String>> {
-    let mut paths = BTreeSet::new();
-    let start = |line: &str| line.trim_start().starts_with("use ") || (line.trim_start().starts_with("pub") && line.contains(" use "));
+/// The `use` statements of a file, and whether each is `pub`.
+fn uses(code: &str) -> Vec<(bool, String)> {
+    let is_public = |line: &str| line.trim_start().starts_with("pub") && line.contains(" use ");
     let mut statements = Vec::new();
     let mut lines = code.lines();
     while let Some(line) = lines.next() {
-        if start(line) {
+        if line.trim_start().starts_with("use ") || is_public(line) {
             let mut statement = line[line.find("use ").unwrap() + 4..].to_owned();
             while !statement.contains(';') {
                 statement.push_str(lines.next().unwrap());
             }
-            statements.push(statement.split(';').next().unwrap().to_owned());
+            statements.push((is_public(line), statement.split(';').next().unwrap().to_owned()));
         }
     }
+    statements
+}
+
+/// Names that a `mod.rs` passes on from its files, and where they are.
+fn passed_on(modules: &BTreeMap<Vec<String>, String>) -> BTreeMap<Vec<String>, Vec<String>> {
+    let mut places = BTreeMap::new();
+    for (module, code) in modules {
+        for path in uses(code).iter().filter(|(public, _)| *public).flat_map(|(_, statement)| expand(statement)) {
+            let mut segments: Vec<String> = path.split("::").map(|segment| segment.trim().to_owned()).collect();
+            if segments[0] == "self" {
+                segments.remove(0);
+            }
+            let below = |segments: &[String]| [module, segments].concat();
+            if !modules.contains_key(&below(&segments[..1])) {
+                continue;
+            }
+            let last = segments.pop().unwrap();
+            let (there, here) = last.split_once(" as ").unwrap_or((&last, &last));
+            segments.push(there.to_owned());
+            places.insert(below(&[here.to_owned()]), below(&segments));
+        }
+    }
+    places
+}
+
+/// The path to where a name is, however many files pass it on.
+fn resolved(mut path: Vec<String>, passed_on: &BTreeMap<Vec<String>, Vec<String>>) -> Vec<String> {
+    while let Some((length, place)) = (1..=path.len()).rev().find_map(|length| Some((length, passed_on.get(&path[..length])?))) {
+        // `pub use next::next` names a file and what it holds alike.
+        if path.starts_with(place) {
+            break;
+        }
+        path.splice(..length, place.iter().cloned());
+    }
+    path
+}
+
+/// Paths into the crate that a file names, as segments: from its `use` lines, and written out.
+fn crate_paths(code: &str, module: &[String]) -> BTreeSet<Vec<String>> {
+    let mut paths = BTreeSet::new();
     let written =
         code.match_indices("crate::").map(|(at, _)| code[at..].split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).next());
-    for path in statements.iter().flat_map(|statement| expand(statement)).chain(written.flatten().map(str::to_owned)) {
+    for path in uses(code).iter().flat_map(|(_, statement)| expand(statement)).chain(written.flatten().map(str::to_owned)) {
         let mut segments: Vec<String> = path.split("::").map(|segment| segment.trim().to_owned()).collect();
         let mut base = module.to_vec();
         match segments.first().map(String::as_str) {
@@ -134,10 +173,11 @@ fn the_table_of_modules_is_true() {
 #[test]
 fn no_two_files_import_each_other_in_a_circle() {
     let modules = modules();
+    let passed_on = passed_on(&modules);
     // A folder's `mod.rs` gathers its files and may be named by them; a circle is one of files beside each other, or of folders.
     let mut edges: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
     for (module, code) in &modules {
-        for path in crate_paths(code, module) {
+        for path in crate_paths(code, module).into_iter().map(|path| resolved(path, &passed_on)) {
             for depth in 1..module.len() {
                 let (one, other) = (&module[..=depth], path.get(..=depth));
                 let Some(other) = other.filter(|other| other[..depth] == module[..depth] && *other != one) else { continue };
@@ -148,14 +188,17 @@ fn no_two_files_import_each_other_in_a_circle() {
         }
     }
     let mut left: BTreeSet<Vec<String>> = edges.keys().cloned().chain(edges.values().flatten().cloned()).collect();
+    // Who imports none of the others is in no circle, and neither is whom none of the others imports.
     loop {
-        let free: Vec<Vec<String>> =
-            left.iter().filter(|module| edges.get(*module).is_none_or(|others| others.is_disjoint(&left))).cloned().collect();
+        let imports = |one: &Vec<String>, other: &Vec<String>| edges.get(one).is_some_and(|others| others.contains(other));
+        let is_free = |one: &&Vec<String>| !left.iter().any(|other| imports(one, other)) || !left.iter().any(|other| imports(other, one));
+        let free: Vec<Vec<String>> = left.iter().filter(is_free).cloned().collect();
         if free.is_empty() {
             break;
         }
         left.retain(|module| !free.contains(module));
     }
-    let circle: Vec<String> = left.iter().map(|module| module.join("::")).collect();
-    assert!(circle.is_empty(), "files import each other in a circle: {circle:?}");
+    let others = |module: &Vec<String>| edges[module].intersection(&left).map(|other| other.join("::")).collect::<Vec<_>>().join(", ");
+    let circle: Vec<String> = left.iter().map(|module| format!("{} imports {}", module.join("::"), others(module))).collect();
+    assert!(circle.is_empty(), "files import each other in a circle:\n{}", circle.join("\n"));
 }
