@@ -9,6 +9,7 @@ pub mod observed;
 pub mod phases;
 pub mod plan;
 mod rest;
+pub mod run;
 pub mod settled;
 mod size;
 pub mod status;
@@ -17,10 +18,9 @@ mod verdict;
 pub mod written;
 
 pub use next::next;
-pub use observed::{
-    Blocker, Direction, Incoming, KeptBackup, LockView, Observed, PhaseRecord, ReleaseRecord, RunKind, RunRecord, TaskView,
-};
+pub use observed::{Blocker, KeptBackup, LockView, Observed, ReleaseRecord, TaskView};
 pub use plan::{Entry, UndoneBy, Why, plan, unwind};
+pub use run::{Direction, Incoming, PhaseRecord, RunKind, RunRecord};
 pub use step::Step;
 pub use written::{TableWrites, Written};
 

@@ -159,7 +159,7 @@ fn a_phase_is_named_where_it_belongs_and_nowhere_else() {
         "api/portal/workers.rs",
         "release/phases.rs",
         "release/plan.rs",
-        "release/observed.rs",
+        "release/run.rs",
         "imports/mod.rs",
         "database/ledger/mod.rs",
     ];
