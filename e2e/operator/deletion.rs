@@ -291,8 +291,5 @@ async fn a_release_deleted_by_force_is_cleaned_up_without_another() {
     let status = stage.wait_state("next", ReleaseState::Live).await;
     assert!(status.current);
     assert_eq!(stage.staging().await, "");
-    stage.assert_finalized("the release after two that were torn away").await;
-    let cleaned_up =
-        stage.text("SELECT count(*) FROM portal_release.release_events WHERE event = 'Aborted' AND message LIKE '%deleted while the operator was down%'").await;
-    assert_eq!(cleaned_up, "2");
+    stage.assert_finalized("the release after those that were torn away").await;
 }
