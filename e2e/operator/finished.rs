@@ -48,10 +48,10 @@ async fn a_finished_release_does_what_is_wanted_of_it_after_a_restart() {
 
     // A pattern that leaves all of them out, and one that is none: what has ended stays as it is. Only an aborted one, which a retry
     // would run again, has no plan while its Portal cannot be used.
-    let told = "the ledger has told of all finished releases";
+    let read = "all finished releases were read from the ledger";
     for (pattern, times) in [("^[A-Z][a-z]{2}203[0-9]$", 2), ("[", 3), ("^[A-Z][a-z]{2}[0-9]{4}$", 4)] {
         stage.edit_portal(&format!(r#"{{"labelPattern":"{pattern}"}}"#)).await;
-        until("the ledger was asked again", || async { (lines(&operator, told) >= times).then_some(()) }).await;
+        until("the ledger was read again", || async { (lines(&operator, read) >= times).then_some(()) }).await;
     }
     stage.at_rest().await;
     let observed = lines(&operator, "jul2026: Rest") + lines(&operator, "aug2026: Rest");
