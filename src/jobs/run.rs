@@ -92,7 +92,7 @@ impl Report {
 /// When the template is wrong, a call fails or the fence is gone.
 pub(crate) async fn run(context: &Context, request: &JobRequest<'_>) -> Result<Outcome, PhaseError> {
     let known = read(context, request.key(context)).await?;
-    // A gate's answer counts for the attempts that follow it without a break; a phase that is done anew is to know anew.
+    // A gate's answer counts for the attempts that follow it without a break; a phase that is done again asks again.
     let answer = (request.purpose == Purpose::Gate).then(|| answer(context, request));
     if is_succeeded(context, &known) && (request.purpose == Purpose::PostSwap || (answer.is_some() && known.answer == answer)) {
         return Ok(Outcome::Succeeded);
