@@ -33,6 +33,18 @@ pub(super) struct Owner {
     pub wake: ObjectRef<PortalRelease>,
 }
 
+impl Owner {
+    /// The owner is this object.
+    pub(super) fn of(release: &PortalRelease) -> Self {
+        Self {
+            namespace: release.namespace().unwrap_or_default(),
+            name: release.name_any(),
+            object: release.object_ref(&()),
+            wake: ObjectRef::from_obj(release),
+        }
+    }
+}
+
 /// Why nothing can be decided.
 #[derive(Debug)]
 pub(super) enum ObserveError {
@@ -54,10 +66,7 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
 
     let siblings = shared.releases.state();
     let blocker = blocker(release, &uid, &view, &siblings);
-    let lock = match database.fence().await {
-        Some(_) => LockView::Held,
-        None => database.busy().map_or(LockView::Free, LockView::Busy),
-    };
+    let lock = lock_of(&database).await;
     let refusal = refusal(&portal, &Regex::new(portal.spec.label_pattern.as_str()), release);
     let composed = compose(release, refusal.map_or_else(|| Ok(portal.spec.clone()), Err), &view);
     // An open run may have stopped workers, and a deleted object holds a namespace: these are ended with what is known, also when the
@@ -70,7 +79,7 @@ pub(super) async fn observe(shared: &Shared, release: &PortalRelease) -> Result<
         (None, false) => composed.portal.clone(),
     };
     let observed = Observed { blocker, lock, task, portal: usable, ..composed };
-    let owner = Owner { namespace, name: release.name_any(), object: release.object_ref(&()), wake: ObjectRef::from_obj(release) };
+    let owner = Owner::of(release);
     Ok(Snapshot { observed, owner, ledger: view, portal, database })
 }
 
@@ -117,7 +126,16 @@ pub(super) fn extras(shared: &Shared, release: &PortalRelease, view: &ledger::Vi
     }
 }
 
-async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledger::View, sqlx::Error> {
+/// The advisory lock, as this process knows it.
+pub(super) async fn lock_of(database: &PortalDatabase) -> LockView {
+    match database.fence().await {
+        Some(_) => LockView::Held,
+        None => database.busy().map_or(LockView::Free, LockView::Busy),
+    }
+}
+
+/// What the ledger knows of the release and its portal.
+pub(super) async fn read(database: &PortalDatabase, release: &PortalRelease) -> Result<ledger::View, sqlx::Error> {
     let mut connection = database.pool().acquire().await?;
     ledger::observe(&mut connection, database.key(), release.spec.label.as_str()).await
 }

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use kube::{Resource, ResourceExt, runtime::reflector::ObjectRef};
+use kube::{Resource, ResourceExt};
 
 use super::{
     Shared,
     act::{Flow, act},
     finalizer::ReconcileError,
-    observe::{Owner, Snapshot, compose},
+    observe::{Owner, Snapshot, compose, lock_of, read},
 };
 use crate::{
     api::{Portal, PortalRef, PortalRelease, PortalReleaseSpec},
@@ -17,7 +17,7 @@ use crate::{
         ledger::{self, OpenRun},
         portal::PortalDatabase,
     },
-    release::{LockView, Observed, Step, next},
+    release::{Observed, Step, next},
 };
 
 /// Steps of one reconcile; the next one continues from there.
@@ -68,15 +68,9 @@ async fn observe(
 ) -> Result<Option<Snapshot>, sqlx::Error> {
     // The task first: one that ends in between has written to the ledger what is read after it.
     let task = shared.runner.view(release.meta().uid.as_deref().unwrap_or_default());
-    let view = ledger::observe(&mut *database.pool().acquire().await?, database.key(), release.spec.label.as_str()).await?;
-    let lock = if database.fence().await.is_some() { LockView::Held } else { LockView::Free };
+    let view = read(database, release).await?;
+    let lock = lock_of(database).await;
     let observed = Observed { deleting: true, orphan: true, task, lock, ..compose(release, Ok(portal.spec.clone()), &view) };
-    let owner = Owner {
-        namespace: release.namespace().unwrap_or_default(),
-        name: release.name_any(),
-        object: release.object_ref(&()),
-        wake: ObjectRef::from_obj(release),
-    };
-    let snapshot = Snapshot { observed, owner, ledger: view, portal: portal.clone(), database: database.clone() };
+    let snapshot = Snapshot { observed, owner: Owner::of(release), ledger: view, portal: portal.clone(), database: database.clone() };
     Ok(snapshot.observed.open_run().is_some().then_some(snapshot))
 }

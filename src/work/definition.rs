@@ -158,7 +158,7 @@ async fn resolve(context: &mut Context, former: Option<Stored>) -> Result<Pinned
         }
         definitions::define(&mut tx, attempt.run, &pinned).await?;
         if replanned {
-            ledger::runs::replan(&mut tx, attempt.run, &phases).await?;
+            ledger::runs::write_plan(&mut tx, attempt.run, &phases).await?;
         }
         if recheck {
             ledger::phases::recheck(&mut tx, attempt.run).await?;

@@ -170,11 +170,7 @@ pub async fn reopen(connection: &mut PgConnection, how: &Reopening<'_>) -> Resul
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn replan(tx: &mut PgConnection, run: i64, phases: &[Start]) -> Result<(), sqlx::Error> {
-    write_plan(tx, run, phases).await
-}
-
-async fn write_plan(tx: &mut PgConnection, run: i64, entries: &[Start]) -> Result<(), sqlx::Error> {
+pub async fn write_plan(tx: &mut PgConnection, run: i64, entries: &[Start]) -> Result<(), sqlx::Error> {
     let names: Vec<&str> = entries.iter().map(|entry| entry.phase.as_str()).collect();
     let directions: Vec<&str> = entries.iter().map(|entry| entry.direction.as_str()).collect();
     let states: Vec<&str> = entries.iter().map(|entry| entry.state.as_str()).collect();
