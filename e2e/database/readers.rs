@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use portal_release_operator::database::commit;
 use portal_release_operator::database::identifiers::Generation;
-use portal_release_operator::database::swap::{self, Limits, SwapError, SwapRequest};
+use portal_release_operator::database::swap::{self, Exchanged, Limits, SwapError, SwapRequest};
 use sqlx::Connection;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,18 @@ fn statements_see_no_error_and_no_mix_during_fifty_swaps() {
 #[test]
 fn transactions_see_no_error_and_no_mix_during_fifteen_swaps() {
     swaps_under_load(&[], &TRANSACTIONS, 15);
+}
+
+/// A swap that gives up because readers kept its relations busy is asked for again, as the operator does: on a slow machine
+/// transactions may leave it no gap for its whole budget.
+async fn exchange_at_last(portal: &Portal, request: &SwapRequest<'_>) -> (sqlx::Transaction<'static, sqlx::Postgres>, Exchanged) {
+    for _ in 0..9 {
+        match swap::exchange(&portal.pool, request, &portal.pool, &CancellationToken::new()).await {
+            Err(error) if error.is_busy() => {}
+            exchanged => return exchanged.unwrap(),
+        }
+    }
+    panic!("readers left no gap in nine budgets");
 }
 
 fn swaps_under_load(queries: &'static [&'static str], transactions: &'static [&'static [&'static str]], swaps: usize) {
@@ -87,7 +99,7 @@ fn swaps_under_load(queries: &'static [&'static str], transactions: &'static [&'
         let mut worst_lock = Duration::ZERO;
         for _ in 0..swaps {
             let order = order(&portal.relations, &incoming, &outgoing);
-            let (tx, exchanged) = swap::exchange(&portal.pool, &order, &portal.pool, &CancellationToken::new()).await.unwrap();
+            let (tx, exchanged) = exchange_at_last(&portal, &order).await;
             commit(tx).await.unwrap();
             worst_lock = worst_lock.max(exchanged.locked.elapsed());
             std::mem::swap(&mut incoming, &mut outgoing);
@@ -119,7 +131,7 @@ fn a_reader_that_does_not_end_makes_the_swap_give_up_and_is_named() {
         let began = Instant::now();
         let error = try_exchange(&portal, limits, &CancellationToken::new()).await.unwrap_err();
         let took = began.elapsed();
-        assert!(took < Duration::from_millis(2200), "{took:?}");
+        assert!(took < Limits::default().budget, "it kept to its own budget: {took:?}");
         assert!(error.is_busy());
         assert!(error.to_string().contains("slow-report") && error.to_string().contains("idle in transaction"), "{error}");
         let SwapError::Blocked { attempts, blockers, .. } = error else { panic!("{error}") };
